@@ -1,0 +1,20 @@
+//! meshseed: a headless BitTorrent seeding daemon for mesh routers.
+pub mod piece;
+pub mod have;
+pub mod bencode;
+pub mod metainfo;
+pub mod config;
+pub mod rate;
+pub mod http;
+pub mod net;
+pub mod storage;
+pub mod peer;
+pub mod tracker;
+pub mod torrent;
+pub mod session;
+pub mod watch;
+pub mod status;
+pub mod sys;
+pub mod log;
+pub mod daemon;
+pub mod cli;
