@@ -1,6 +1,11 @@
 //! Real clients with their own default settings download from us, found through a real tracker, each in a network
 //! namespace of its own. Needs root and the clients' packages; `tests/run` installs them.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real processes, files and sockets")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    reason = "real processes, files and sockets; a test may panic"
+)]
 
 mod common;
 
@@ -103,7 +108,8 @@ fn the_tracker_is_told_on_both_families() {
     // A name with both families, as the resolver of the seed's namespace sees it.
     let hosts = Folder::new();
     let file = hosts.path().join("hosts");
-    fs::write(&file, format!("{} tracker.mesh\n{} tracker.mesh\n", middle.address, middle.address6)).expect("ours");
+    fs::write(&file, format!("{} tracker.mesh\n{} tracker.mesh\n", middle.address, middle.address6))
+        .expect("ours");
     let url = format!("http://tracker.mesh:{}/announce", tracker.address.port());
     let torrent = Torrent::single("both families.bin", 50_000, 16 * 1024).announce(&url);
     let home = Home::inside(seed);
@@ -142,7 +148,10 @@ fn the_shared_content_is_seeded_from_where_it_lies() {
     let mut content = Vec::new();
     for row in manifest.lines().skip(1).map(|line| line.split('\t').collect::<Vec<_>>()) {
         let [file, _, verdict, _, info_hash, _, name] = row[..7] else { panic!("a short row") };
-        if !file.starts_with("webtorrent-fixtures/") || verdict != "valid" || !shared.join("content").join(name).exists() {
+        if !file.starts_with("webtorrent-fixtures/")
+            || verdict != "valid"
+            || !shared.join("content").join(name).exists()
+        {
             continue;
         }
         wait(&format!("{file} is seeded"), common::PATIENCE, || {
@@ -162,7 +171,9 @@ fn the_shared_content_is_seeded_from_where_it_lies() {
 
     let _client = aria2(client, watched.path(), out.path());
     for name in &content {
-        wait(&format!("{name} arrives whole"), DOWNLOAD, || same(&shared.join("content").join(name), &out.path().join(name)));
+        wait(&format!("{name} arrives whole"), DOWNLOAD, || {
+            same(&shared.join("content").join(name), &out.path().join(name))
+        });
     }
     assert_eq!(listing(&shared), before, "nothing was written there");
 }
@@ -172,7 +183,13 @@ fn downloads(client: Client) {
     let world = World::new::<3>();
     let [seed, middle, leech] = world.spaces();
     let home = Home::inside(seed);
-    let files = [("empty", 0), ("one byte", 1), ("täglich/größer.bin", 777_777), ("z/last", 300_001), ("zz", 16 * 1024)];
+    let files = [
+        ("empty", 0),
+        ("one byte", 1),
+        ("täglich/größer.bin", 777_777),
+        ("z/last", 300_001),
+        ("zz", 16 * 1024),
+    ];
     let torrents =
         [Torrent::single("single.bin", 5_000_003, 64 * 1024), Torrent::multi("folder", &files, 32 * 1024)];
     let tracker = Opentracker::start(middle, &torrents.each_ref().map(Torrent::hex));
@@ -192,7 +209,9 @@ fn downloads(client: Client) {
 }
 
 fn wait_same(data: &Path, out: &Path, torrent: &Torrent) {
-    wait(&format!("{} arrives whole", torrent.name), DOWNLOAD, || same(&data.join(&torrent.name), &out.join(&torrent.name)));
+    wait(&format!("{} arrives whole", torrent.name), DOWNLOAD, || {
+        same(&data.join(&torrent.name), &out.join(&torrent.name))
+    });
 }
 
 /// Whether both files, or all files of both folders, have equal SHA-256.
@@ -265,4 +284,3 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(folder).expect("it is ours").map(|entry| entry.expect("it is ours").path());
     entries.filter(|path| path.extension().is_some_and(|extension| extension == "torrent")).collect()
 }
-

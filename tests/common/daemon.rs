@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use super::peer::RawPeer;
 use super::torrent::Torrent;
 use super::world::Namespace;
 use super::{Folder, PATIENCE, meshseed, number, wait, wait_value};
@@ -39,7 +40,8 @@ impl Home {
         for path in [&torrents, &data, &state] {
             std::fs::create_dir(path).expect("the folder is ours");
         }
-        let [control, config, log] = ["control.sock", "config.toml", "log"].map(|name| folder.path().join(name));
+        let [control, config, log] =
+            ["control.sock", "config.toml", "log"].map(|name| folder.path().join(name));
         // Ranges of ports that do not overlap, for tests that run side by side.
         let port = 20_000 + (std::process::id() * 400 + number() * 10) % 40_000;
         let settings = RefCell::default();
@@ -99,7 +101,8 @@ impl Home {
         words.extend(prefix.iter().map(PathBuf::from));
         words.extend([meshseed(), "daemon".into(), "-c".into(), self.config.clone()]);
         let mut command = Command::new(&words[0]);
-        let log = std::fs::File::options().create(true).append(true).open(&self.log).expect("the folder is ours");
+        let log =
+            std::fs::File::options().create(true).append(true).open(&self.log).expect("the folder is ours");
         command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command
     }
@@ -153,12 +156,15 @@ pub struct Memory {
 impl Daemon<'_> {
     /// One question on the control socket; none when it is not answered with a result.
     pub fn try_ask(&self, method: &str, params: Value) -> Option<Value> {
-        let mut answer: Value = serde_json::from_str(&self.ask_raw(&json!({"method": method, "params": params}).to_string())?).ok()?;
+        let mut answer: Value =
+            serde_json::from_str(&self.ask_raw(&json!({"method": method, "params": params}).to_string())?)
+                .ok()?;
         answer.get_mut("result").map(Value::take)
     }
 
     pub fn ask(&self, method: &str, params: Value) -> Value {
-        self.try_ask(method, params.clone()).unwrap_or_else(|| panic!("{method} {params} is answered with a result"))
+        self.try_ask(method, params.clone())
+            .unwrap_or_else(|| panic!("{method} {params} is answered with a result"))
     }
 
     /// One line to the control socket and the line it answers.
@@ -193,6 +199,13 @@ impl Daemon<'_> {
         said
     }
 
+    /// A peer gets all of it, and it is right.
+    pub fn assert_serves(&self, torrent: &Torrent) {
+        let mut peer = RawPeer::connect(self.address(), &torrent.info_hash).expect("it shakes hands");
+        peer.unchoked().expect("its turn comes");
+        assert!(peer.download(torrent, 16).expect("it is served") == torrent.content(), "the data is right");
+    }
+
     pub fn wait_gone(&self, torrent: &Torrent) {
         wait_value(&format!("{} is gone", torrent.name), PATIENCE, || self.torrent(torrent), Value::is_null);
     }
@@ -204,7 +217,12 @@ impl Daemon<'_> {
 
     /// Waits until a file of this name is among the refused.
     pub fn wait_refused(&self, name: &str) -> String {
-        wait_value(&format!("{name} is refused"), PATIENCE, || self.refused(), |refused| refused.contains(name))
+        wait_value(
+            &format!("{name} is refused"),
+            PATIENCE,
+            || self.refused(),
+            |refused| refused.contains(name),
+        )
     }
 
     /// Where peers connect to: the first address it says it listens on.
@@ -242,7 +260,8 @@ impl Daemon<'_> {
     }
 
     pub fn memory(&self) -> Memory {
-        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).expect("the daemon runs");
+        let text =
+            std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).expect("the daemon runs");
         let field = |name: &str| {
             let line = text.lines().find(|line| line.starts_with(name)).expect("the kernel says it");
             line.split_whitespace().nth(1).expect("a number").parse().expect("a number")

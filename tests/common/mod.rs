@@ -49,9 +49,11 @@ impl Need {
 pub fn able(needs: &[Need]) -> bool {
     let Some(need) = needs.iter().find(|need| !need.met()) else { return true };
     let test = std::thread::current().name().unwrap_or("?").to_owned();
-    assert!(std::env::var("CI").is_ok_and(|ci| ci == "true") == false, "{test} needs {need:?}: nothing is skipped in CI");
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} needs {need:?}: nothing is skipped in CI");
     // Not `eprintln!`: the harness swallows that of a test which passes.
-    std::io::stderr().write_all(format!("skipped: {test}: needs {need:?}\n").as_bytes()).expect("stderr is open");
+    std::io::stderr()
+        .write_all(format!("skipped: {test}: needs {need:?}\n").as_bytes())
+        .expect("stderr is open");
     false
 }
 
@@ -86,7 +88,12 @@ pub fn wait<T>(what: &str, bound: Duration, mut condition: impl FnMut() -> Optio
 }
 
 /// Polls a measurement until it is as wanted; the panic says what it was last.
-pub fn wait_value<T: Debug>(what: &str, bound: Duration, mut measure: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
+pub fn wait_value<T: Debug>(
+    what: &str,
+    bound: Duration,
+    mut measure: impl FnMut() -> T,
+    wanted: impl Fn(&T) -> bool,
+) -> T {
     let start = Instant::now();
     loop {
         let value = measure();
@@ -102,7 +109,12 @@ pub fn wait_value<T: Debug>(what: &str, bound: Duration, mut measure: impl FnMut
 pub fn run(command: &mut Command) -> String {
     let out = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.status.success(), "{command:?}: {}: {text}{}", out.status, String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{command:?}: {}: {text}{}",
+        out.status,
+        String::from_utf8_lossy(&out.stderr)
+    );
     text
 }
 

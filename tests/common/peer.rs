@@ -67,7 +67,11 @@ impl RawPeer {
         }
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body)?;
-        Ok(if body.is_empty() { Message { id: None, body } } else { Message { id: Some(body.remove(0)), body } })
+        Ok(if body.is_empty() {
+            Message { id: None, body }
+        } else {
+            Message { id: Some(body.remove(0)), body }
+        })
     }
 
     /// Reads on until a message of this kind comes.
@@ -167,7 +171,8 @@ fn blocks(total: usize, piece_length: usize) -> Vec<(u32, u32, u32)> {
         let end = (start + piece_length).min(total);
         for begin in (start..end).step_by(BLOCK) {
             let numbers = [start / piece_length, begin - start, BLOCK.min(end - begin)];
-            let [piece, begin, length] = numbers.map(|number| u32::try_from(number).expect("a small torrent"));
+            let [piece, begin, length] =
+                numbers.map(|number| u32::try_from(number).expect("a small torrent"));
             blocks.push((piece, begin, length));
         }
     }

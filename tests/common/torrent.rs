@@ -35,11 +35,17 @@ impl Torrent {
                 dictionary(&[("length", integer(*length as u64)), ("path", list(&components))])
             })
             .collect();
-        let files = files.iter().map(|(path, length)| (format!("{name}/{path}"), noise(path, *length))).collect();
+        let files =
+            files.iter().map(|(path, length)| (format!("{name}/{path}"), noise(path, *length))).collect();
         Self::new(name, files, &[("files", list(&entries))], piece_length)
     }
 
-    fn new(name: &str, files: Vec<(String, Vec<u8>)>, lengths: &[(&str, Vec<u8>)], piece_length: usize) -> Self {
+    fn new(
+        name: &str,
+        files: Vec<(String, Vec<u8>)>,
+        lengths: &[(&str, Vec<u8>)],
+        piece_length: usize,
+    ) -> Self {
         let content: Vec<u8> = files.iter().flat_map(|(_, bytes)| bytes).copied().collect();
         let hashes: Vec<u8> = content.chunks(piece_length).flat_map(Sha1::digest).collect();
         let info = info(name, lengths, piece_length as u64, &hashes);
@@ -50,7 +56,8 @@ impl Torrent {
     pub fn sparse(name: &str, length: u64, piece_length: usize, tail: &[u8]) -> Self {
         let zeros = Sha1::digest(vec![0; piece_length]);
         let count = length.div_ceil(piece_length as u64);
-        let last_length = usize::try_from(length - (count - 1) * piece_length as u64).expect("at most a piece");
+        let last_length =
+            usize::try_from(length - (count - 1) * piece_length as u64).expect("at most a piece");
         let mut last = vec![0; last_length];
         last[last_length - tail.len()..].copy_from_slice(tail);
         let mut hashes: Vec<u8> = (1..count).flat_map(|_| zeros).collect();
@@ -138,7 +145,8 @@ fn skip(bytes: &[u8], at: usize) -> usize {
         }
         _ => {
             let colon = at + bytes[at..].iter().position(|byte| *byte == b':').expect("a length");
-            let length: usize = std::str::from_utf8(&bytes[at..colon]).expect("digits").parse().expect("a number");
+            let length: usize =
+                std::str::from_utf8(&bytes[at..colon]).expect("digits").parse().expect("a number");
             colon + 1 + length
         }
     }
@@ -171,13 +179,16 @@ pub fn list(items: &[Vec<u8>]) -> Vec<u8> {
 /// Keys have to come in order.
 pub fn dictionary(pairs: &[(&str, Vec<u8>)]) -> Vec<u8> {
     assert!(pairs.is_sorted_by_key(|(key, _)| *key), "keys of a dictionary are sorted");
-    let body: Vec<u8> = pairs.iter().flat_map(|(key, value)| [string(key.as_bytes()), value.clone()].concat()).collect();
+    let body: Vec<u8> =
+        pairs.iter().flat_map(|(key, value)| [string(key.as_bytes()), value.clone()].concat()).collect();
     [b"d", body.as_slice(), b"e"].concat()
 }
 
 /// Bytes without a pattern that depend on the name alone (xorshift64*).
 fn noise(name: &str, length: usize) -> Vec<u8> {
-    let mut state = name.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |state, byte| (state ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)) | 1;
+    let mut state = name.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |state, byte| {
+        (state ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    }) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
         state ^= state >> 12;

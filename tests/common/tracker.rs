@@ -213,8 +213,11 @@ fn reply(interval: u64, peers: &[SocketAddr]) -> Vec<u8> {
 
 fn parse(head: &str, from: SocketAddr, connection: u32) -> Option<Announce> {
     let (_, query) = head.lines().next()?.split(' ').nth(1)?.split_once('?')?;
-    let query: HashMap<String, String> =
-        query.split('&').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect();
+    let query: HashMap<String, String> = query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(key, value)| (key.into(), value.into()))
+        .collect();
     let number = |key: &str| query.get(key).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     Some(Announce {
         info_hash: unescape(query.get("info_hash")?).try_into().ok()?,
@@ -270,7 +273,17 @@ impl Opentracker {
         open_to_all(&list, 0o644);
         let child = space
             .command("opentracker")
-            .args(["-i", &space.address.to_string(), "-p", &Self::PORT.to_string(), "-u", "nobody", "-w", "/whitelist", "-d"])
+            .args([
+                "-i",
+                &space.address.to_string(),
+                "-p",
+                &Self::PORT.to_string(),
+                "-u",
+                "nobody",
+                "-w",
+                "/whitelist",
+                "-d",
+            ])
             .arg(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

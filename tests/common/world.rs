@@ -42,12 +42,34 @@ impl World {
             };
             let port = format!("port{n}");
             ip(&["netns", "add", &space.name]);
-            ip(&["-n", &hub, "link", "add", &port, "type", "veth", "peer", "name", "mesh", "netns", &space.name]);
+            ip(&[
+                "-n",
+                &hub,
+                "link",
+                "add",
+                &port,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "mesh",
+                "netns",
+                &space.name,
+            ]);
             ip(&["-n", &hub, "link", "set", &port, "master", "bridge", "up"]);
             ip(&["-n", &space.name, "link", "set", "lo", "up"]);
             ip(&["-n", &space.name, "link", "set", "mesh", "up"]);
             ip(&["-n", &space.name, "address", "add", &format!("{}/24", space.address), "dev", "mesh"]);
-            ip(&["-n", &space.name, "address", "add", &format!("{}/64", space.address6), "dev", "mesh", "nodad"]);
+            ip(&[
+                "-n",
+                &space.name,
+                "address",
+                "add",
+                &format!("{}/64", space.address6),
+                "dev",
+                "mesh",
+                "nodad",
+            ]);
             world.spaces.push(space);
         }
         world
@@ -80,7 +102,8 @@ impl Namespace {
         let space = File::open(format!("/run/netns/{}", self.name)).expect("it was made");
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may enter");
+                move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))
+                    .expect("root may enter");
                 work()
             });
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
