@@ -227,15 +227,15 @@ impl Peer {
         if extended {
             let handshake = extension::Handshake {
                 port: Some(listen_port).filter(|&port| self.outgoing && port != 0),
-                version: Some(concat!("meshseed ", env!("CARGO_PKG_VERSION"))),
+                client: Some(concat!("meshseed ", env!("CARGO_PKG_VERSION")).into()),
                 your_ip: Some(self.addr.ip()),
-                requests: u32::try_from(outbox::MAX_REQUESTS).ok(),
+                reqq: u32::try_from(outbox::MAX_REQUESTS).ok(),
                 upload_only: seed,
                 ..extension::Handshake::default()
             };
             let mut payload = Vec::new();
             handshake.encode(&mut payload);
-            wire::encode(&Message::Extended { id: 0, payload: &payload }, &mut self.control);
+            wire::encode(&Message::Extended { id: extension::HANDSHAKE, payload: &payload }, &mut self.control);
         }
     }
 
@@ -274,10 +274,10 @@ impl Peer {
                 self.part_if_both_seed(view)?;
             }
             Message::HaveNone => self.has = 0,
-            Message::Extended { id: 0, payload } => {
+            Message::Extended { id: extension::HANDSHAKE, payload } => {
                 // A handshake that cannot be read costs its sender the extensions, not the connection.
                 if let Ok(theirs) = extension::Handshake::decode(payload) {
-                    self.client = theirs.version.unwrap_or("").into();
+                    self.client = theirs.client.unwrap_or_default().into();
                     self.upload_only = theirs.upload_only;
                     self.part_if_both_seed(view)?;
                 }

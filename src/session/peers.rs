@@ -8,16 +8,13 @@ use super::{
     SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, is_local,
 };
 use crate::metainfo::InfoHash;
+use crate::peer::extension::MAX_PAYLOAD;
 use crate::peer::outbox::Part;
 use crate::peer::wire::{self, Handshake, Limits, Message, Reserved};
 use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
 use crate::storage::io::Job as StorageJob;
 use crate::torrent::TorrentKey;
 use crate::torrent::choker::{self, Contender, Slots};
-
-/// Extension messages longer than this are skipped: handshakes are some hundred bytes, and this much a thousand hostile
-/// peers can make us hold each.
-const MAX_EXTENDED: u32 = 4 * 1024;
 
 impl Session {
     // Connections come and go.
@@ -389,7 +386,7 @@ impl Session {
     /// What its messages may be at most.
     pub fn wire_limits(&self, key: PeerKey) -> Option<Limits> {
         let torrent = self.torrents.get(&self.peers.get(&key)?.torrent?)?;
-        Some(Limits { pieces: torrent.lengths.piece_count(), max_extended: MAX_EXTENDED })
+        Some(Limits { pieces: torrent.lengths.piece_count(), max_extended: MAX_PAYLOAD })
     }
 
     /// Whether a peer's writer has blocks to send and need not wait.
