@@ -2,14 +2,14 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lexopt::Arg;
+use lexopt::{Arg, Parser};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::output::{self, bytes, rate};
 use crate::config::Config;
 use crate::log::escaped;
 use crate::metainfo::InfoHash;
@@ -44,37 +44,26 @@ struct Options {
     torrent: Option<InfoHash>,
 }
 
-/// Runs the command with what stands behind its name on the command line.
-pub fn run(arguments: lexopt::Parser) -> ExitCode {
-    let options = match parse(arguments) {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("meshseed status: {error}\n\n{HELP}");
-            return ExitCode::from(2);
-        }
-    };
-    let text = if options.help { Ok(HELP.to_owned()) } else { answer(&options) };
-    match text {
-        Ok(text) => {
-            // Whoever reads us may stop reading.
-            let _ = io::stdout().lock().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(reason) => {
-            eprintln!("meshseed status: {reason}");
-            ExitCode::FAILURE
-        }
+/// The command.
+pub fn run(parser: Parser) -> ExitCode {
+    match parse(parser) {
+        Ok(options) if options.help => output::print(HELP),
+        Ok(options) => match answer(&options) {
+            Ok(text) => output::print(&text),
+            Err(reason) => output::failed("status", &reason),
+        },
+        Err(error) => output::wrong_usage("status", &error),
     }
 }
 
-fn parse(mut arguments: lexopt::Parser) -> Result<Options, lexopt::Error> {
+fn parse(mut parser: Parser) -> Result<Options, lexopt::Error> {
     let mut options = Options::default();
-    while let Some(argument) = arguments.next()? {
+    while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("json") => options.json = true,
             Arg::Short('h') | Arg::Long("help") => options.help = true,
-            Arg::Short('c') | Arg::Long("config") => options.config = Some(arguments.value()?.into()),
-            Arg::Long("control") => options.control = Some(arguments.value()?.into()),
+            Arg::Short('c') | Arg::Long("config") => options.config = Some(parser.value()?.into()),
+            Arg::Long("control") => options.control = Some(parser.value()?.into()),
             Arg::Value(value) if options.torrent.is_none() => {
                 let text = value.to_string_lossy();
                 options.torrent = Some(text.parse().map_err(|right| format!("{}: {right}", escaped(&text)))?);
@@ -185,10 +174,10 @@ fn summary(status: &Status) -> String {
             "{}, up {} ({} in all), down {} ({} in all), memory {}",
             count(status.peers, "peer"),
             rate(status.up_rate),
-            size(status.up_total),
+            bytes(status.up_total),
             rate(status.down_rate),
-            size(status.down_total),
-            size(status.memory)
+            bytes(status.down_total),
+            bytes(status.memory)
         ),
     );
     if let Some(error) = &status.last_error {
@@ -210,11 +199,11 @@ fn table(text: &mut String, torrents: &[TorrentStatus]) {
             text,
             format_args!(
                 "{:>10} {:>6} {:>5} {:>11} {:>10}  {:<17} {}",
-                size(torrent.size),
+                bytes(torrent.size),
                 percent(torrent.have, torrent.size),
                 torrent.peers,
                 rate(torrent.up_rate),
-                size(torrent.up_total),
+                bytes(torrent.up_total),
                 torrent.state.words(),
                 escaped(&torrent.name)
             ),
@@ -239,23 +228,23 @@ fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
     field("file", escaped(&torrent.file));
     field("data", escaped(&torrent.data));
     let state = match (torrent.state, torrent.checked) {
-        (State::Checking, Some(checked)) => format!("checking, {} read", size(checked)),
+        (State::Checking, Some(checked)) => format!("checking, {} read", bytes(checked)),
         (state, _) => state.words().to_owned(),
     };
     field(
         "state",
         torrent.reason.as_ref().map_or(state.clone(), |reason| format!("{state}: {}", escaped(reason))),
     );
-    field("size", format!("{} ({} bytes)", size(torrent.size), torrent.size));
-    field("have", format!("{} ({})", size(torrent.have), percent(torrent.have, torrent.size)));
-    field("up", format!("{} ({} in all)", rate(torrent.up_rate), size(torrent.up_total)));
-    field("down", format!("{} ({} in all)", rate(torrent.down_rate), size(torrent.down_total)));
+    field("size", format!("{} ({} bytes)", bytes(torrent.size), torrent.size));
+    field("have", format!("{} ({})", bytes(torrent.have), percent(torrent.have, torrent.size)));
+    field("up", format!("{} ({} in all)", rate(torrent.up_rate), bytes(torrent.up_total)));
+    field("down", format!("{} ({} in all)", rate(torrent.down_rate), bytes(torrent.down_total)));
     if !torrent.trackers.is_empty() {
         text.push_str("\ntrackers:\n");
         torrent.trackers.iter().for_each(|tracker| tracker_line(&mut text, tracker));
     }
     if !peers.peers.is_empty() {
-        put(&mut text, format_args!("\n{:>11} {:>10} {:>8}  {:<7} ADDRESS", "UP", "SENT", "FOR", "SLOT"));
+        put(&mut text, format_args!("\n{:>11} {:>10} {:>11}  {:<7} ADDRESS", "UP", "SENT", "FOR", "SLOT"));
         peers.peers.iter().for_each(|peer| peer_line(&mut text, peer));
     }
     text
@@ -279,9 +268,9 @@ fn peer_line(text: &mut String, peer: &PeerStatus) {
     put(
         text,
         format_args!(
-            "{:>11} {:>10} {:>8}  {slot:<7} {} ({}{local})",
+            "{:>11} {:>10} {:>11}  {slot:<7} {} ({}{local})",
             rate(peer.up_rate),
-            size(peer.up_total),
+            bytes(peer.up_total),
             duration(peer.connected),
             escaped(&peer.address),
             escaped(&peer.client)
@@ -297,33 +286,6 @@ fn put(text: &mut String, line: std::fmt::Arguments) {
 
 fn count(number: u32, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
-/// `1.4 GiB`: steps of 1024, as sizes are configured.
-fn size(bytes: u64) -> String {
-    scaled(bytes, 1024, ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
-}
-
-/// `1.4 MB/s`: steps of 1000, as rates are configured.
-fn rate(bytes: u64) -> String {
-    scaled(bytes, 1000, ["B/s", "kB/s", "MB/s", "GB/s", "TB/s", "PB/s", "EB/s"])
-}
-
-fn scaled(bytes: u64, step: u64, units: [&str; 7]) -> String {
-    let mut unit = 1;
-    for (index, name) in units.into_iter().enumerate() {
-        let whole = bytes / unit;
-        let tenths = bytes % unit / unit.div_ceil(10);
-        if whole < step || index == units.len() - 1 {
-            return if index == 0 || whole >= 100 {
-                format!("{whole} {name}")
-            } else {
-                format!("{whole}.{} {name}", tenths.min(9))
-            };
-        }
-        unit *= step;
-    }
-    String::new()
 }
 
 /// 100 % only where nothing is missing.
@@ -350,7 +312,7 @@ mod tests {
     use super::*;
 
     fn options(arguments: &[&str]) -> Result<Options, lexopt::Error> {
-        parse(lexopt::Parser::from_args(arguments))
+        parse(Parser::from_args(arguments))
     }
 
     fn torrent() -> TorrentStatus {
@@ -398,22 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_rates_and_durations_read_well() {
-        for (bytes, text) in [
-            (0, "0 bytes"),
-            (1023, "1023 bytes"),
-            (1024, "1.0 KiB"),
-            (1535, "1.4 KiB"),
-            (102_399, "99.9 KiB"),
-            (102_400, "100 KiB"),
-            (1 << 30, "1.0 GiB"),
-            (u64::MAX, "15.9 EiB"),
-        ] {
-            assert_eq!(size(bytes), text);
-        }
-        for (bytes, text) in [(999, "999 B/s"), (1999, "1.9 kB/s"), (1_250_000, "1.2 MB/s")] {
-            assert_eq!(rate(bytes), text);
-        }
+    fn durations_and_shares_read_well() {
         for (seconds, text) in [(5, "5 s"), (90, "1 min"), (3_700, "1 h 1 min"), (90_000, "1 d 1 h")] {
             assert_eq!(duration(seconds), text);
         }
@@ -454,7 +401,7 @@ mod tests {
         assert_eq!(
             text,
             "      SIZE   HAVE PEERS          UP       SENT  STATE             NAME\n\
-             \u{20}  1.3 GiB   99 %     3    1.2 MB/s    3.0 GiB  waiting for data  a\\u{1b}[2Jname\n\
+             \u{20}  1.4 GiB   99 %     3    1.3 MB/s    3.0 GiB  waiting for data  a\\u{1b}[2Jname\n\
              \u{20}                                               /srv/torrents/a is not there\n"
         );
     }
@@ -478,11 +425,11 @@ mod tests {
         for line in [
             "info-hash  abababababababababababababababababababab",
             "state      waiting for data: /srv/torrents/a is not there",
-            "size       1.3 GiB (1500000000 bytes)",
+            "size       1.4 GiB (1500000000 bytes)",
             "  http://t/announce: failed, next in 1 min",
             "    no\\nsuch torrent",
-            "         UP       SENT      FOR  SLOT    ADDRESS",
-            "  10.0 kB/s    1.0 MiB  1 h 0 min  waits   10.0.0.7:51413 (Transmission 4, local)",
+            "         UP       SENT         FOR  SLOT    ADDRESS",
+            "  10.0 kB/s    1.0 MiB   1 h 0 min  waits   10.0.0.7:51413 (Transmission 4, local)",
         ] {
             assert!(text.lines().any(|found| found == line), "{line:?} in {text}");
         }
