@@ -1,0 +1,262 @@
+//! The network as the system tells it: names to addresses, and the addresses of our own interfaces.
+//!
+//! Omits: changes as they happen (netlink). Holds at most 256 names with their addresses.
+#![expect(clippy::disallowed_methods, reason = "I/O shell")]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::SockaddrStorage;
+use smol::future::FutureExt;
+
+use super::{Class, Prefix, class};
+
+/// How long addresses are believed: the system's resolver does not tell their real time to live.
+const FRESH: Duration = Duration::from_secs(5 * 60);
+
+/// How long a name that does not resolve is left alone: on a mesh the uplink comes back at any moment.
+const ABSENT: Duration = Duration::from_secs(15);
+
+/// A resolver that says nothing for so long has no uplink.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Names that are remembered: a thousand torrents name a handful of trackers.
+const MAX_NAMES: usize = 256;
+
+/// Addresses of one name that are kept.
+const MAX_ADDRESSES: usize = 16;
+
+/// Asks the system for the addresses of names, one name at a time: a lookup blocks a thread, and routers have
+/// none to spare.
+pub struct Resolver {
+    /// Belongs to the lookup that runs, even when nobody waits for it any more.
+    turn: Arc<smol::lock::Mutex<()>>,
+    known: RefCell<BTreeMap<Box<str>, Known>>,
+}
+
+/// What was heard of a name.
+struct Known {
+    until: Instant,
+    addresses: Result<Box<[IpAddr]>, ResolveError>,
+}
+
+/// Why a name has no addresses. All of them may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResolveError {
+    /// The resolver's own words.
+    System(Box<str>),
+    /// The resolver says nothing.
+    Timeout,
+}
+
+/// One address of one interface that is up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name, such as `br-lan`.
+    pub name: String,
+    /// Our address.
+    pub address: IpAddr,
+    /// The addresses that are reached without a router.
+    pub prefix: Prefix,
+}
+
+impl Resolver {
+    /// Knows no name yet.
+    pub fn new() -> Resolver {
+        Resolver { turn: Arc::new(smol::lock::Mutex::new(())), known: RefCell::new(BTreeMap::new()) }
+    }
+
+    /// The addresses of a name, or of an address in letters (without a thread).
+    pub async fn resolve(&self, host: &str) -> Result<Box<[IpAddr]>, ResolveError> {
+        if let Ok(literal) = host.parse::<IpAddr>() {
+            return Ok(Box::new([literal]));
+        }
+        if let Some(known) = self.recall(host) {
+            return known;
+        }
+        async {
+            let turn = self.turn.lock_arc().await;
+            // Whoever had the turn before may have asked for the same name.
+            if let Some(known) = self.recall(host) {
+                return known;
+            }
+            let name = host.to_owned();
+            let addresses = smol::unblock(move || {
+                let _turn = turn;
+                lookup(&name)
+            })
+            .await;
+            self.remember(host, addresses.clone());
+            addresses
+        }
+        .or(async {
+            smol::Timer::after(PATIENCE).await;
+            self.remember(host, Err(ResolveError::Timeout));
+            Err(ResolveError::Timeout)
+        })
+        .await
+    }
+
+    fn recall(&self, host: &str) -> Option<Result<Box<[IpAddr]>, ResolveError>> {
+        let known = self.known.borrow();
+        let known = known.get(host)?;
+        (Instant::now() < known.until).then(|| known.addresses.clone())
+    }
+
+    fn remember(&self, host: &str, addresses: Result<Box<[IpAddr]>, ResolveError>) {
+        let now = Instant::now();
+        let mut known = self.known.borrow_mut();
+        if known.len() >= MAX_NAMES {
+            known.retain(|_, known| now < known.until);
+        }
+        if known.len() >= MAX_NAMES {
+            known.clear();
+        }
+        let until = now + if addresses.is_ok() { FRESH } else { ABSENT };
+        known.insert(host.into(), Known { until, addresses });
+    }
+}
+
+impl Default for Resolver {
+    fn default() -> Resolver {
+        Resolver::new()
+    }
+}
+
+impl fmt::Display for ResolveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ResolveError::System(reason) => write!(f, "{reason}"),
+            ResolveError::Timeout => write!(f, "the name server does not answer"),
+        }
+    }
+}
+
+impl std::error::Error for ResolveError {}
+
+/// The addresses of all interfaces that are up, loopback left out.
+pub fn interfaces() -> std::io::Result<Vec<Interface>> {
+    let up = nix::ifaddrs::getifaddrs()?.filter(|found| {
+        found.flags.contains(InterfaceFlags::IFF_UP) && !found.flags.contains(InterfaceFlags::IFF_LOOPBACK)
+    });
+    Ok(up
+        .filter_map(|found| {
+            let address = ip(found.address.as_ref()?)?;
+            let mask = found.netmask.as_ref().and_then(ip);
+            let prefix = Prefix::new(address, mask.map_or(width(address), bits))?;
+            Some(Interface { name: found.interface_name, address, prefix })
+        })
+        .collect())
+}
+
+/// The prefixes of our own links: what `on-link` in the configuration means. A routed mesh gives its nodes /32
+/// and /128 addresses; those hold nobody but ourselves and are left out.
+pub fn on_link(interfaces: &[Interface]) -> Vec<Prefix> {
+    let mut prefixes: Vec<Prefix> = interfaces
+        .iter()
+        .filter(|found| found.prefix.bits() > 0 && found.prefix.bits() < width(found.address))
+        .filter(|found| !matches!(class(found.address), Class::Loopback | Class::Nowhere))
+        .map(|found| found.prefix)
+        .collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes
+}
+
+fn lookup(name: &str) -> Result<Box<[IpAddr]>, ResolveError> {
+    let found = (name, 0).to_socket_addrs().map_err(|error| {
+        // "failed to lookup address information: " stands before the resolver's own words.
+        let text = error.to_string();
+        ResolveError::System(text.rsplit(": ").next().unwrap_or(&text).into())
+    })?;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in found.map(|found| found.ip()) {
+        if addresses.len() < MAX_ADDRESSES && !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        return Err(ResolveError::System("the name has no address".into()));
+    }
+    Ok(addresses.into())
+}
+
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::from(std::net::SocketAddrV4::from(*v4)).ip());
+    }
+    address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))
+}
+
+fn width(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// Leading ones of a mask. Masks with holes exist only in museums.
+fn bits(mask: IpAddr) -> u8 {
+    let ones = match mask {
+        IpAddr::V4(v4) => v4.to_bits().leading_ones(),
+        IpAddr::V6(v6) => v6.to_bits().leading_ones(),
+    };
+    u8::try_from(ones).unwrap_or(128)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_need_no_thread_and_names_are_remembered() {
+        smol::block_on(async {
+            let resolver = Resolver::new();
+            assert_eq!(*resolver.resolve("::1").await.unwrap(), ["::1".parse::<IpAddr>().unwrap()]);
+            assert!(resolver.known.borrow().is_empty());
+            let found = resolver.resolve("localhost").await.unwrap();
+            assert!(found.iter().all(|address| address.is_loopback()));
+            assert_eq!(resolver.resolve("localhost").await.unwrap(), found);
+            assert_eq!(resolver.known.borrow().len(), 1);
+        });
+    }
+
+    #[test]
+    fn a_name_that_does_not_resolve_is_asked_for_again_soon() {
+        smol::block_on(async {
+            let resolver = Resolver::new();
+            let error = resolver.resolve("no-such-name.invalid").await.unwrap_err();
+            assert!(!error.to_string().contains("failed to lookup"), "{error}");
+            let until = resolver.known.borrow()["no-such-name.invalid"].until;
+            assert!(until <= Instant::now() + ABSENT);
+        });
+    }
+
+    #[test]
+    fn the_table_of_names_is_bounded() {
+        let resolver = Resolver::new();
+        for n in 0..10 * MAX_NAMES {
+            resolver.remember(&n.to_string(), Err(ResolveError::Timeout));
+        }
+        assert!(resolver.known.borrow().len() <= MAX_NAMES);
+    }
+
+    #[test]
+    fn our_links_hold_our_addresses_but_not_the_world() {
+        let found = interfaces().unwrap();
+        let links = on_link(&found);
+        for interface in &found {
+            assert!(interface.prefix.contains(interface.address));
+            assert!(!interface.address.is_loopback());
+        }
+        assert!(links.iter().all(|link| !link.contains("192.0.2.1".parse().unwrap()) || link.bits() > 0));
+        let alone = Interface {
+            name: "mesh0".into(),
+            address: "10.9.0.1".parse().unwrap(),
+            prefix: "10.9.0.1/32".parse().unwrap(),
+        };
+        assert!(on_link(&[alone]).is_empty());
+    }
+}
