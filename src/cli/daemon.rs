@@ -55,9 +55,7 @@ pub fn run(mut parser: lexopt::Parser) -> ExitCode {
     if args.check {
         return output::print(&config.explain());
     }
-    if let Err(error) = crate::log::init(config.log) {
-        return output::failed("daemon", &error);
-    }
+    crate::log::init(config.log.to, config.log.level);
     match crate::daemon::run(config, Box::new(move || args.config()), None) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -125,7 +123,7 @@ impl Args {
             config.state = Some(absolute(state)?);
         }
         if let Some(listen) = &self.listen {
-            config.listen = crate::config::Listen::parse(listen)?;
+            config.listen = listen.parse()?;
         }
         if let Some(to) = self.log {
             config.log.to = to;

@@ -6,12 +6,12 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use log::LevelFilter;
 use lexopt::{Arg, Parser, ValueExt};
 
 use super::create::{MAKER_HELP, MakerArgs};
 use super::output;
 use crate::config::{Config, Listen, LogTo};
-use crate::log::LevelFilter;
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{self, io};
 use crate::status::{Method, Status};
@@ -67,7 +67,7 @@ impl Args {
             match arg {
                 Arg::Long("help") | Arg::Short('h') => return Ok(None),
                 Arg::Long("into") => into = Some(PathBuf::from(parser.value()?)),
-                Arg::Long("listen") => listen = Some(Listen::parse(&parser.value()?.string()?)?),
+                Arg::Long("listen") => listen = Some(parser.value()?.string()?.parse()?),
                 Arg::Long("control") => control = PathBuf::from(parser.value()?),
                 Arg::Long("quiet") | Arg::Short('q') => quiet = true,
                 Arg::Value(value) if path.is_none() => path = Some(PathBuf::from(value)),
@@ -140,7 +140,7 @@ impl Args {
         if let Some(listen) = &self.listen {
             config.listen = listen.clone();
         }
-        crate::log::init(&config.log).map_err(|error| error.to_string())?;
+        crate::log::init(config.log.to, config.log.level);
         let reload = config.clone();
         let report = (!self.quiet && std::io::stderr().is_terminal()).then_some(line as fn(&Status));
         crate::daemon::run(config, Box::new(move || Ok(reload.clone())), report).map_err(|error| error.to_string())?;

@@ -207,7 +207,7 @@ impl Session {
         let growing = torrent.state == State::Incomplete && torrent.seen != checked.fingerprint;
         torrent.seen = checked.fingerprint;
         if growing {
-            self.set_if_later_or_unset(Timer::Growing, now + GROWING);
+            self.set_by(Timer::Growing, now + GROWING);
             return;
         }
         torrent.settled = checked.fingerprint;
@@ -351,7 +351,7 @@ impl Session {
         };
         self.jobs.push_back(Job::Storage(StorageJob::Record(Box::new(record))));
         if !self.stopping {
-            self.set_if_later_or_unset(Timer::Flush, now + RECORD_DELAY);
+            self.set_by(Timer::Flush, now + RECORD_DELAY);
         }
     }
 

@@ -386,8 +386,18 @@ impl Session {
     }
 
     /// Its .torrent has another path now: its data stays where it is, and is not checked again.
-    pub fn moved(&mut self, info_hash: InfoHash, file: Arc<Path>, ident: Ident, now: Instant) {
+    pub fn moved(&mut self, info_hash: InfoHash, file: Arc<Path>, ident: Ident, tiers: Vec<Vec<String>>, now: Instant) {
+        let tiers = self.tiers(tiers);
         let Some(&key) = self.by_hash.get(&info_hash) else { return };
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        if *torrent.tiers != *tiers {
+            // Another file than the one that was moved away names the same torrent.
+            torrent.tiers = tiers;
+            if std::mem::take(&mut torrent.announced) {
+                self.trackers.remove(key.0, now);
+                self.announce(key, now);
+            }
+        }
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         torrent.place.torrent = file;
         torrent.place.ident = ident;
@@ -446,6 +456,11 @@ impl Session {
         self.set(Timer::Rescan, now);
     }
 
+    /// Asks for a look at the watched directories at that time or before.
+    pub fn rescan_by(&mut self, time: Instant) {
+        self.set_by(Timer::Rescan, time);
+    }
+
     /// Whether [`Session::poll`] should be called before `time` (`None`: at all).
     pub fn wants_poll_before(&self, time: Option<Instant>) -> bool {
         let job = match self.jobs.front() {
@@ -459,6 +474,16 @@ impl Session {
     /// All torrents in the order they came.
     pub fn torrents(&self) -> impl ExactSizeIterator<Item = (TorrentKey, &Torrent)> {
         self.torrents.iter().map(|(&key, torrent)| (key, &**torrent))
+    }
+
+    /// All torrents in the order of their info-hashes.
+    pub fn by_info_hash(&self) -> impl Iterator<Item = (TorrentKey, &Torrent)> {
+        self.by_hash.values().filter_map(|&key| Some((key, self.torrent(key)?)))
+    }
+
+    /// All connections.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values().map(|peer| &**peer)
     }
 
     /// One torrent.
@@ -665,7 +690,7 @@ impl Session {
         self.timers[timer as usize] = Some(at);
     }
 
-    fn set_if_later_or_unset(&mut self, timer: Timer, at: Instant) {
+    fn set_by(&mut self, timer: Timer, at: Instant) {
         let slot = &mut self.timers[timer as usize];
         *slot = Some(slot.map_or(at, |set| set.min(at)));
     }

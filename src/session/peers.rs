@@ -44,7 +44,7 @@ impl Session {
         peer.torrent = torrent;
         self.peers.insert(key, Box::new(peer));
         self.half_open += 1;
-        self.set_if_later_or_unset(Timer::Sweep, now + SWEEP_HANDSHAKES);
+        self.set_by(Timer::Sweep, now + SWEEP_HANDSHAKES);
         key
     }
 
@@ -209,7 +209,7 @@ impl Session {
 
     pub(super) fn set_dial(&mut self, now: Instant) {
         if let Some(at) = self.candidates.deadline() {
-            self.set_if_later_or_unset(Timer::Dial, at.max(self.dials.ready_at(1, now)));
+            self.set_by(Timer::Dial, at.max(self.dials.ready_at(1, now)));
         }
     }
 
@@ -241,7 +241,7 @@ impl Session {
             if peer.choked {
                 peer.turn = at;
             }
-            self.set_if_later_or_unset(Timer::Choke, now + CHOKE_ROUND);
+            self.set_by(Timer::Choke, now + CHOKE_ROUND);
             if !self.is_full() {
                 self.fill_slots(now);
             }
@@ -353,7 +353,7 @@ impl Session {
             peer.waiting = Waiting::Tokens;
             let at = bucket.ready_at(u64::from(LEAST_WRITE), now);
             self.throttled.push_back(key);
-            self.set_if_later_or_unset(Timer::Tokens, at);
+            self.set_by(Timer::Tokens, at);
             return None;
         }
         Some(Upload { torrent: torrent_key, lengths: torrent.lengths, layout: layout.clone() })

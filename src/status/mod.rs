@@ -10,6 +10,7 @@ use std::fmt::{self, Display};
 use serde::{Deserialize, Serialize};
 
 use crate::metainfo::InfoHash;
+pub use crate::torrent::State;
 
 pub mod io;
 
@@ -122,6 +123,8 @@ pub struct Status {
     pub version: String,
     /// Since its start, seconds.
     pub uptime: u64,
+    /// The watched directories.
+    pub watched: Vec<String>,
     /// Where peers reach it, `address:port`.
     pub listen: Vec<String>,
     /// Torrents by state.
@@ -142,32 +145,6 @@ pub struct Status {
     pub memory: u64,
     /// Of the whole daemon or any torrent, until it is over.
     pub last_error: Option<String>,
-}
-
-/// A torrent's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// Waits for its turn to be checked.
-    Queued,
-    /// Its data is read and hashed; what is good so far is served.
-    Checking,
-    /// A magnet link without its torrent.
-    FetchingMetadata,
-    /// Pieces come in.
-    Downloading,
-    /// All is there.
-    Seeding,
-    /// Part is there and served.
-    Incomplete,
-    /// The disk of its data is not there.
-    WaitingForDisk,
-    /// The disk is there, the data is not.
-    WaitingForData,
-    /// By a user.
-    Paused,
-    /// See its reason.
-    Error,
 }
 
 /// Number of torrents in each state.
