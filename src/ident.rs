@@ -19,7 +19,7 @@ pub struct Ident {
     pub mtime_secs: i64,
     /// The part of it below a second, nanoseconds.
     pub mtime_nanos: u32,
-    /// Time of the last change of inode (ctime), the low 32 bits of its seconds. Compared for equality alone.
+    /// A digest of the time of the last change of content, name or permissions (ctime): compared for equality alone.
     pub ctime: u32,
 }
 
@@ -31,7 +31,7 @@ impl Ident {
             size: metadata.len(),
             mtime_secs: metadata.mtime(),
             mtime_nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
-            ctime: low_bits(metadata.ctime()),
+            ctime: low_bits(metadata.ctime()) ^ (low_bits(metadata.ctime_nsec()) << 2),
         }
     }
 
@@ -45,8 +45,8 @@ impl Ident {
     }
 }
 
-fn low_bits(seconds: i64) -> u32 {
-    let [a, b, c, d, ..] = seconds.to_le_bytes();
+fn low_bits(number: i64) -> u32 {
+    let [a, b, c, d, ..] = number.to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
 }
 
