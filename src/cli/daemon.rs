@@ -108,7 +108,8 @@ impl Args {
         };
         let mut config = match file {
             Some(file) => {
-                let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+                let text =
+                    std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
                 Config::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?
             }
             None => Config::default(),

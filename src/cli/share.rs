@@ -6,8 +6,8 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use log::LevelFilter;
 use lexopt::{Arg, Parser, ValueExt};
+use log::LevelFilter;
 
 use super::create::{MAKER_HELP, MakerArgs};
 use super::output;
@@ -93,7 +93,8 @@ impl Args {
         let path = self.path.canonicalize().map_err(|error| format!("{}: {error}", self.path.display()))?;
         let created = self.maker.clone().create(&path, self.quiet).map_err(|error| error.to_string())?;
         created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
-        let torrent = metainfo::parse(&created.bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+        let torrent =
+            metainfo::parse(&created.bytes).map_err(|error| format!("{}: {error}", path.display()))?;
         output::print(&format!("{}\n", Magnet::from(&torrent)));
         match crate::status::io::ask::<Status>(&self.control, &Method::Status) {
             Ok(daemon) => self.hand_over(&path, &torrent.name, &created.bytes, &daemon),
@@ -104,7 +105,8 @@ impl Args {
     /// Gives the torrent to the running daemon.
     fn hand_over(&self, path: &Path, name: &str, bytes: &[u8], daemon: &Status) -> Result<ExitCode, String> {
         let first = daemon.watched.first().map(PathBuf::from);
-        let into = self.into.clone().or(first).ok_or("the daemon watches no directory: name one with --into")?;
+        let into =
+            self.into.clone().or(first).ok_or("the daemon watches no directory: name one with --into")?;
         let written = drop_into(&into, name, bytes, path)?;
         if !readable_by_others(path) {
             output::note(format_args!(
@@ -143,7 +145,8 @@ impl Args {
         crate::log::init(config.log.to, config.log.level);
         let reload = config.clone();
         let report = (!self.quiet && std::io::stderr().is_terminal()).then_some(line as fn(&Status));
-        crate::daemon::run(config, Box::new(move || Ok(reload.clone())), report).map_err(|error| error.to_string())?;
+        crate::daemon::run(config, Box::new(move || Ok(reload.clone())), report)
+            .map_err(|error| error.to_string())?;
         Ok(ExitCode::SUCCESS)
     }
 }

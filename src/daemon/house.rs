@@ -61,7 +61,8 @@ impl House {
 
     /// Wakes the main loop if the session has a job for it, or wants to be asked before the loop would look.
     pub fn kick(&self) {
-        if self.session.borrow().wants_poll_before(self.asleep.get())
+        let session = self.session.borrow();
+        if (session.wants_poll_before(self.asleep.get()) || session.is_shut_down())
             && let Some(waker) = self.waker.borrow_mut().take()
         {
             waker.wake();

@@ -23,18 +23,21 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::config::{Config, SaveAs};
 use crate::ident::Ident;
 use crate::net::Prefix;
-use crate::net::io::{Interface, on_link};
-use crate::session::{Event, Happened, Job, Session, Settings};
+use crate::net::io::{Interface, Resolver, on_link};
+use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
 use crate::storage::io::{Done, Files, Job as StorageJob, Loaded, Place, Storage};
-use crate::tracker::io::Announcer;
+use crate::tracker::client::Request;
+use crate::tracker::io::{Announcer, PATIENCE, Params};
 use crate::watch::io::Hints;
 use crate::watch::{Change, Watch};
 pub use house::House;
 
 /// After being told to stop we are gone by then, whatever a tracker does.
 const STOP_TIME: Duration = Duration::from_millis(4500);
+/// A tracker has this long to hear that we stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// A file that was half-written is looked at again after this long.
 const HALF_WRITTEN: Duration = Duration::from_secs(2);
 /// How often a user at a terminal is told how it goes.
@@ -61,7 +64,9 @@ pub struct Daemon {
     pub house: Rc<House>,
     config: RefCell<Config>,
     watch: RefCell<Watch>,
-    announcer: Announcer,
+    announcer: Rc<Announcer>,
+    /// Proves to trackers that we are the same, whatever our address.
+    key: u32,
     reload: Reload,
     started: Instant,
     /// Where peers reach us.
@@ -74,7 +79,7 @@ pub struct Daemon {
     scan_again: Cell<bool>,
     /// Files of it that are still to be read.
     loading: Cell<usize>,
-    hints: RefCell<Option<Hints>>,
+    hints: Option<Hints>,
 }
 
 /// Runs until told to stop; `report` is called every second with the status.
@@ -91,8 +96,8 @@ pub fn run(config: Config, reload: Reload, report: Option<fn(&Status)>) -> Resul
     let seed = random();
     let session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
     let files = Files::new(config.limits.open_files as usize);
-    let storage =
-        Storage::start(config.state.clone()).map_err(|error| StartError(format!("storage thread: {error}")))?;
+    let storage = Storage::start(config.state.clone())
+        .map_err(|error| StartError(format!("storage thread: {error}")))?;
     let house = Rc::new(House::new(session, files, storage));
     let hints = Hints::new().inspect_err(|error| {
         log::warn!("inotify: {error}; changes are found by the regular scan");
@@ -100,7 +105,8 @@ pub fn run(config: Config, reload: Reload, report: Option<fn(&Status)>) -> Resul
     let daemon = Rc::new(Daemon {
         house: house.clone(),
         watch: RefCell::new(Watch::new()),
-        announcer: Announcer::new(port),
+        announcer: Announcer::new(Rc::new(Resolver::new()), seed),
+        key: low_bits(seed.rotate_right(17)),
         reload,
         started: now,
         listening,
@@ -109,7 +115,7 @@ pub fn run(config: Config, reload: Reload, report: Option<fn(&Status)>) -> Resul
         scanning: Cell::new(false),
         scan_again: Cell::new(false),
         loading: Cell::new(0),
-        hints: RefCell::new(hints.ok()),
+        hints: hints.ok(),
         config: RefCell::new(config),
     });
     for addr in &daemon.listening {
@@ -198,14 +204,7 @@ impl Daemon {
                 }
             }
             Job::Announce(request, totals) => {
-                let daemon = self.clone();
-                self.house.spawn(async move {
-                    let result = daemon.announcer.announce(&request, totals.uploaded, totals.left, daemon.peer_id()).await;
-                    let mut session = daemon.house.session.borrow_mut();
-                    session.announced(request, result, Instant::now());
-                    drop(session);
-                    daemon.house.kick();
-                });
+                self.house.spawn(self.clone().announce(request, totals));
             }
             Job::Dial(key, addr) => self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr)),
             Job::Rescan => self.scan(),
@@ -213,8 +212,36 @@ impl Daemon {
         }
     }
 
-    fn peer_id(&self) -> [u8; 20] {
-        self.house.session.borrow().settings().peer_id
+    /// Announces to a host for as long as there is something for it, over the same connection.
+    async fn announce(self: Rc<Daemon>, request: Request, totals: Totals) {
+        let mut line = self.announcer.line();
+        let mut next = Some((request, totals));
+        while let Some((request, totals)) = next {
+            let params = self.announce_params(totals);
+            let result = line.announce(&request, &params).await;
+            let now = Instant::now();
+            let mut session = self.house.session.borrow_mut();
+            session.announced(&request, result.as_ref(), now);
+            next = session.next_announce(request.host, now);
+            drop(session);
+            self.house.kick();
+        }
+    }
+
+    fn announce_params(&self, totals: Totals) -> Params {
+        let session = self.house.session.borrow();
+        let settings = session.settings();
+        Params {
+            peer_id: settings.peer_id,
+            port: settings.port,
+            key: self.key,
+            uploaded: totals.uploaded,
+            downloaded: 0,
+            left: totals.left,
+            v4: self.listening.iter().any(|addr| addr.is_ipv4() || addr.ip().is_unspecified()),
+            v6: self.listening.iter().any(SocketAddr::is_ipv6),
+            patience: if self.stopping.get() { STOP_PATIENCE } else { PATIENCE },
+        }
     }
 
     /// Looks at the watched directories; at once, or when the look under way has ended.
@@ -248,7 +275,7 @@ impl Daemon {
             match done {
                 Done::Scanned(None) => self.load(Vec::new(), now),
                 Done::Scanned(Some(listing)) => {
-                    if let Some(hints) = &mut *self.hints.borrow_mut() {
+                    if let Some(hints) = &self.hints {
                         hints.update(&listing.directories);
                     }
                     let load = self.watch.borrow_mut().scanned(*listing);
@@ -294,7 +321,14 @@ impl Daemon {
     }
 
     /// A .torrent has been read.
-    fn loaded(&self, session: &mut Session, path: Arc<Path>, ident: Ident, result: Result<Box<Loaded>, String>, now: Instant) {
+    fn loaded(
+        &self,
+        session: &mut Session,
+        path: Arc<Path>,
+        ident: Ident,
+        result: Result<Box<Loaded>, String>,
+        now: Instant,
+    ) {
         self.loading.set(self.loading.get().saturating_sub(1));
         let named = result.as_ref().map(|loaded| loaded.summary.info_hash).map_err(String::clone);
         let changes = self.watch.borrow_mut().loaded(&path, ident, named);
@@ -354,9 +388,9 @@ impl Daemon {
 
     /// inotify hastens the scan; without it the regular scan finds everything a little later.
     async fn follow_directories(self: Rc<Daemon>) {
-        let Some(changes) = self.hints.borrow().as_ref().map(Hints::changes) else { return };
+        let Some(hints) = &self.hints else { return };
         loop {
-            changes.next().await;
+            hints.changed().await;
             self.house.session.borrow_mut().rescan_now(Instant::now());
             self.house.kick();
         }
@@ -481,9 +515,18 @@ fn place(config: &Config, loaded: &Loaded, torrent: Arc<Path>, ident: Ident) -> 
     let root = config.data.as_deref().unwrap_or(beside);
     let data = config.layout.data_path(&torrent, &summary.name, summary.multi_file, config.data.as_deref());
     // Data that other programs left lies under the torrent's own name: it is taken where it is.
-    let other = Some(root.join(&*summary.name)).filter(|other| config.layout == SaveAs::Auto && *other != data);
+    let other =
+        Some(root.join(&*summary.name)).filter(|other| config.layout == SaveAs::Auto && *other != data);
     let root = root.into();
-    Place { torrent, ident, data: data.into(), other: other.map(Into::into), root, kept: false, sidecar: false }
+    Place {
+        torrent,
+        ident,
+        data: data.into(),
+        other: other.map(Into::into),
+        root,
+        kept: false,
+        sidecar: false,
+    }
 }
 
 /// Listens on the first port of the range that is free on all addresses.
@@ -511,7 +554,8 @@ fn bind(addresses: &[IpAddr], port: u16) -> io::Result<Vec<Async<TcpListener>>> 
     if v6.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
         return v6.map(|v6| vec![v6]);
     }
-    let port = v6.as_ref().ok().and_then(|v6| v6.get_ref().local_addr().ok()).map_or(port, |addr| addr.port());
+    let port =
+        v6.as_ref().ok().and_then(|v6| v6.get_ref().local_addr().ok()).map_or(port, |addr| addr.port());
     let v4 = Async::<TcpListener>::bind((Ipv4Addr::UNSPECIFIED, port));
     match (v6, v4) {
         (Ok(v6), Ok(v4)) => Ok(vec![v6, v4]),
@@ -523,7 +567,9 @@ fn bind(addresses: &[IpAddr], port: u16) -> io::Result<Vec<Async<TcpListener>>> 
 /// The signals that we read; set before any thread starts, so that no other takes them.
 fn signals() -> nix::Result<Async<SignalFd>> {
     let mut set = SigSet::empty();
-    [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT].into_iter().for_each(|signal| set.add(signal));
+    [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT]
+        .into_iter()
+        .for_each(|signal| set.add(signal));
     set.thread_block()?;
     let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     Async::new_nonblocking(fd).map_err(|_| nix::Error::EIO)
@@ -574,4 +620,9 @@ fn peer_id(mut seed: u64) -> [u8; 20] {
         seed >>= 5;
     }
     id
+}
+
+fn low_bits(number: u64) -> u32 {
+    let [a, b, c, d, ..] = number.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }

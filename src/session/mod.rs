@@ -291,11 +291,16 @@ impl Session {
         self.local_upload.set_rate(settings.local_upload, byte_burst(settings.local_upload), now);
         self.dials.set_rate(settings.dials_per_second.into(), settings.dials_per_second.into(), now);
         self.rescan = rescan;
-        let other_trackers = settings.trackers != self.settings.trackers || settings.also != self.settings.also;
+        let other_trackers =
+            settings.trackers != self.settings.trackers || settings.also != self.settings.also;
         self.settings = settings;
         if other_trackers {
-            let announced: Vec<TorrentKey> =
-                self.torrents.iter().filter(|(_, torrent)| torrent.state.serves()).map(|(&key, _)| key).collect();
+            let announced: Vec<TorrentKey> = self
+                .torrents
+                .iter()
+                .filter(|(_, torrent)| torrent.state.serves())
+                .map(|(&key, _)| key)
+                .collect();
             for key in announced {
                 if let Some(torrent) = self.torrents.get_mut(&key)
                     && std::mem::take(&mut torrent.announced)
@@ -386,7 +391,14 @@ impl Session {
     }
 
     /// Its .torrent has another path now: its data stays where it is, and is not checked again.
-    pub fn moved(&mut self, info_hash: InfoHash, file: Arc<Path>, ident: Ident, tiers: Vec<Vec<String>>, now: Instant) {
+    pub fn moved(
+        &mut self,
+        info_hash: InfoHash,
+        file: Arc<Path>,
+        ident: Ident,
+        tiers: Vec<Vec<String>>,
+        now: Instant,
+    ) {
         let tiers = self.tiers(tiers);
         let Some(&key) = self.by_hash.get(&info_hash) else { return };
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
@@ -543,7 +555,14 @@ impl Session {
         if self.settings.trackers && !torrent.announced && !matches!(torrent.have, Have::None) {
             torrent.announced = true;
             let also = if torrent.private { &[][..] } else { &self.settings.also };
-            self.trackers.insert(key.0, torrent.info_hash, &torrent.tiers.0, also, torrent.is_complete(), now);
+            self.trackers.insert(
+                key.0,
+                torrent.info_hash,
+                &torrent.tiers.0,
+                also,
+                torrent.is_complete(),
+                now,
+            );
         }
         if !torrent.private {
             self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Loopback, now);
@@ -551,12 +570,11 @@ impl Session {
         }
     }
 
-    /// A tracker has answered, or failed to; `loopback` says that it is on this machine.
+    /// A tracker has answered, or failed to.
     pub fn announced(
         &mut self,
         request: &Request,
         result: Result<&tracker::Reply, &tracker::Failure>,
-        loopback: bool,
         now: Instant,
     ) {
         let key = TorrentKey(request.key);
@@ -566,8 +584,8 @@ impl Session {
             && serves
             && !self.stopping
         {
-            let source = if loopback { Source::Loopback } else { Source::Remote };
-            self.candidates.insert(key.0, reply.peers.iter().copied(), source, now);
+            // Addresses of this machine have passed the tracker's own filter: it is on this machine.
+            self.candidates.insert(key.0, reply.peers.iter().copied(), Source::Loopback, now);
             self.set_dial(now);
         }
     }
@@ -581,7 +599,8 @@ impl Session {
 
     fn totals(&self, key: TorrentKey) -> Totals {
         let Some(torrent) = self.torrents.get(&key) else { return Totals { uploaded: 0, left: 0 } };
-        let now: u64 = torrent.peers().iter().filter_map(|&key| self.peer(key)).map(|peer| peer.uploaded).sum();
+        let now: u64 =
+            torrent.peers().iter().filter_map(|&key| self.peer(key)).map(|peer| peer.uploaded).sum();
         Totals {
             uploaded: torrent.uploaded + now - torrent.uploaded_before,
             left: torrent.lengths.total() - torrent.have_bytes(),
@@ -667,8 +686,12 @@ impl Session {
         for peer in self.peers.values_mut() {
             peer.close(Close::Shutdown);
         }
-        let changed: Vec<TorrentKey> =
-            self.torrents.iter().filter(|(_, t)| t.unsaved || t.checking.is_some()).map(|(&key, _)| key).collect();
+        let changed: Vec<TorrentKey> = self
+            .torrents
+            .iter()
+            .filter(|(_, t)| t.unsaved || t.checking.is_some())
+            .map(|(&key, _)| key)
+            .collect();
         for key in changed {
             self.record(key, now);
         }

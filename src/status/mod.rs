@@ -154,8 +154,6 @@ pub struct Status {
 pub struct Counts {
     pub queued: u32,
     pub checking: u32,
-    pub fetching_metadata: u32,
-    pub downloading: u32,
     pub seeding: u32,
     pub incomplete: u32,
     pub waiting_for_disk: u32,
@@ -420,8 +418,6 @@ impl State {
         match self {
             State::Queued => "queued",
             State::Checking => "checking",
-            State::FetchingMetadata => "fetching metadata",
-            State::Downloading => "downloading",
             State::Seeding => "seeding",
             State::Incomplete => "incomplete",
             State::WaitingForDisk => "waiting for disk",
@@ -438,8 +434,6 @@ impl Counts {
         *match state {
             State::Queued => &mut self.queued,
             State::Checking => &mut self.checking,
-            State::FetchingMetadata => &mut self.fetching_metadata,
-            State::Downloading => &mut self.downloading,
             State::Seeding => &mut self.seeding,
             State::Incomplete => &mut self.incomplete,
             State::WaitingForDisk => &mut self.waiting_for_disk,
@@ -453,10 +447,8 @@ impl Counts {
     pub fn iter(&self) -> impl Iterator<Item = (State, u32)> {
         [
             (State::Seeding, self.seeding),
-            (State::Downloading, self.downloading),
             (State::Checking, self.checking),
             (State::Queued, self.queued),
-            (State::FetchingMetadata, self.fetching_metadata),
             (State::Incomplete, self.incomplete),
             (State::WaitingForDisk, self.waiting_for_disk),
             (State::WaitingForData, self.waiting_for_data),
