@@ -167,16 +167,7 @@ impl Daemon {
                 let Some(job) = job else { break };
                 self.perform(job);
             }
-            let session = self.house.session.borrow();
-            let mut until = session.deadline();
-            if self.stopping.get() {
-                let by = *stop_by.get_or_insert(now + STOP_TIME);
-                if session.is_shut_down() || now >= by {
-                    return;
-                }
-                until = Some(until.map_or(by, |until| until.min(by)));
-            }
-            drop(session);
+            let Some(until) = self.next_look(&mut stop_by, now) else { return };
             if until != set {
                 timer = until.map_or_else(Timer::never, Timer::at);
                 set = until;
@@ -194,6 +185,20 @@ impl Daemon {
                 set = None;
             }
         }
+    }
+
+    /// When to look for jobs again, if nothing comes in; the outer `None` is the end.
+    fn next_look(&self, stop_by: &mut Option<Instant>, now: Instant) -> Option<Option<Instant>> {
+        let session = self.house.session.borrow();
+        let until = session.deadline();
+        if !self.stopping.get() {
+            return Some(until);
+        }
+        let by = *stop_by.get_or_insert(now + STOP_TIME);
+        if session.is_shut_down() || now >= by {
+            return None;
+        }
+        Some(Some(until.map_or(by, |until| until.min(by))))
     }
 
     fn perform(self: &Rc<Daemon>, job: Job) {
@@ -580,7 +585,7 @@ fn raise_file_limit(config: &Config) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let wanted = u64::from(config.limits.peers) + u64::from(config.limits.open_files) + SPARE_FILES;
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && u64::from(soft) < wanted
+        && soft < wanted
     {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(wanted as _), hard);
     }

@@ -205,7 +205,7 @@ impl Connection {
         }
         let house = self.house.clone();
         let mut scratch = house.scratch.borrow_mut();
-        let n = match (&mut &*self.stream.get_ref()).read(&mut scratch.read) {
+        let n = match (&mut self.stream.get_ref()).read(&mut scratch.read) {
             Ok(0) => return Poll::Ready(Err(Close::Gone)),
             Ok(n) => n,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -267,7 +267,7 @@ impl Connection {
             let now = Instant::now();
             let mut session = house.session.borrow_mut();
             if let Some(control) = session.control(self.key) {
-                match (&mut &*self.stream.get_ref()).write(control) {
+                match (&mut self.stream.get_ref()).write(control) {
                     Ok(n) => session.control_sent(self.key, n, now),
                     Err(error) => self.blocked(&error)?,
                 }
@@ -301,7 +301,7 @@ impl Connection {
                     return Poll::Ready(Ok(()));
                 }
             };
-            match (&mut &*self.stream.get_ref()).write(&scratch.write[..filled]) {
+            match (&mut self.stream.get_ref()).write(&scratch.write[..filled]) {
                 Ok(n) => {
                     session.sent(self.key, u32::try_from(n).unwrap_or(0), now);
                     self.writing = n < filled;

@@ -439,7 +439,7 @@ mod tests {
     fn inotify_tells_of_torrents_that_come_and_go_and_of_nothing_else() {
         let tree = Tree::new("inotify");
         tree.put("sub/1.torrent");
-        let mut hints = Hints::new().unwrap();
+        let hints = Hints::new().unwrap();
         let told = |hints: &Hints| {
             block_on(
                 async {
@@ -454,7 +454,7 @@ mod tests {
         };
         hints.update(&tree.scan().directories);
         hints.update(&tree.scan().directories);
-        assert_eq!(hints.watches.len(), 2);
+        assert_eq!(hints.watches.borrow().len(), 2);
         tree.put("sub/content");
         tree.put("sub/.2.torrent");
         assert!(!told(&hints));
