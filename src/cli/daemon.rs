@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use lexopt::prelude::*;
 
+use super::output;
 use crate::config::{Config, LogTo};
 
 /// Where the configuration is looked for when none is named.
@@ -41,29 +42,25 @@ pub fn run(mut parser: lexopt::Parser) -> ExitCode {
         match args.take(&mut parser) {
             Ok(true) => {}
             Ok(false) => break,
-            Err(error) => return super::usage(&error.to_string()),
+            Err(error) => return output::wrong_usage("daemon", &error),
         }
     }
     if args.help {
-        print!("{HELP}");
-        return ExitCode::SUCCESS;
+        return output::print(HELP);
     }
     let config = match args.config() {
         Ok(config) => config,
-        Err(error) => return super::failed(&error),
+        Err(error) => return output::failed("daemon", &error),
     };
     if args.check {
-        print!("{}", config.explain());
-        return ExitCode::SUCCESS;
+        return output::print(&config.explain());
     }
-    if let Err(error) = crate::log::init(config.log) {
-        return super::failed(&error);
-    }
-    match crate::daemon::run(config, Box::new(move || args.config())) {
+    crate::log::init(config.log.to, config.log.level);
+    match crate::daemon::run(config, Box::new(move || args.config()), None) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
-            super::failed(&error)
+            output::failed("daemon", &error)
         }
     }
 }
@@ -126,7 +123,7 @@ impl Args {
             config.state = Some(absolute(state)?);
         }
         if let Some(listen) = &self.listen {
-            config.listen = crate::config::Listen::parse(listen)?;
+            config.listen = listen.parse()?;
         }
         if let Some(to) = self.log {
             config.log.to = to;

@@ -4,6 +4,7 @@ pub mod check;
 pub mod create;
 pub mod daemon;
 pub mod magnet;
+pub mod output;
 pub mod progress;
 pub mod share;
 pub mod show;
@@ -37,19 +38,17 @@ pub fn main() -> ExitCode {
     let command = match parser.next() {
         Ok(Some(Value(command))) => command.to_string_lossy().into_owned(),
         Ok(Some(Long("version") | Short('V'))) => {
-            println!("meshseed {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
+            return output::print(concat!("meshseed ", env!("CARGO_PKG_VERSION"), "\n"));
         }
         Ok(Some(Long("help") | Short('h'))) => {
-            print!("{HELP}");
-            return ExitCode::SUCCESS;
+            return output::print(HELP);
         }
         Ok(None) => {
-            eprint!("{HELP}");
-            return ExitCode::from(2);
+            output::note(HELP);
+            return ExitCode::from(output::USAGE);
         }
-        Ok(Some(other)) => return usage(&other.unexpected().to_string()),
-        Err(error) => return usage(&error.to_string()),
+        Ok(Some(other)) => return output::wrong_usage("", &other.unexpected()),
+        Err(error) => return output::wrong_usage("", &error),
     };
     match command.as_str() {
         "daemon" => daemon::run(parser),
@@ -59,18 +58,6 @@ pub fn main() -> ExitCode {
         "check" => check::run(parser),
         "magnet" => magnet::run(parser),
         "status" => status::run(parser),
-        other => usage(&format!("there is no command '{other}'")),
+        other => output::wrong_usage("", &format!("there is no command '{other}'")),
     }
-}
-
-/// Says what is wrong with the arguments.
-pub fn usage(error: &str) -> ExitCode {
-    eprintln!("meshseed: {error}\nTry 'meshseed --help'.");
-    ExitCode::from(2)
-}
-
-/// Says why a command failed.
-pub fn failed(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("meshseed: {error}");
-    ExitCode::FAILURE
 }

@@ -174,7 +174,12 @@ impl Shown {
         row("name", self.name.clone());
         row("info-hash", Some(self.info_hash.clone()));
         row("info-hash v2", self.info_hash_v2.clone());
-        row("size", self.size.map(|size| format!("{} ({size} bytes)", bytes(size))));
+        row(
+            "size",
+            self.size.map(
+                |size| if size < 1000 { bytes(size) } else { format!("{} ({size} bytes)", bytes(size)) },
+            ),
+        );
         let cut = self.pieces.zip(self.piece_length);
         row("pieces", cut.map(|(pieces, length)| format!("{pieces} of {}", bytes(length.into()))));
         row(

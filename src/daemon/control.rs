@@ -51,6 +51,7 @@ impl Daemon {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed().as_secs(),
+            watched: self.config.borrow().torrents.iter().map(|path| path.display().to_string()).collect(),
             listen: self.listening.iter().map(SocketAddr::to_string).collect(),
             torrents,
             refused: number(self.watch.borrow().refused().count()),
@@ -103,13 +104,12 @@ impl Daemon {
     }
 
     fn torrent_status(&self, session: &Session, key: TorrentKey, torrent: &Torrent, now: Instant) -> TorrentStatus {
-        let at = session.seconds(now);
         let uploading: u64 =
             torrent.peers().iter().filter_map(|&key| session.peer(key)).map(|peer| peer.uploaded).sum();
         let trackers = session.trackers().status(key.0, now).into_iter().map(|tracker| TrackerStatus {
             url: tracker.url.to_string(),
             state: tracker.state.to_string(),
-            next_announce: tracker.next_announce,
+            next_announce: tracker.next_announce.map(u64::from),
             message: tracker.message.map(String::from),
         });
         TorrentStatus {
@@ -128,8 +128,8 @@ impl Daemon {
             down_total: 0,
             peers: number(torrent.peers().len()),
             trackers: trackers.collect(),
-            added: time_of_day(at.saturating_sub(torrent.added)),
-            completed: None,
+            added: torrent.added,
+            completed: torrent.completed,
         }
     }
 
@@ -210,15 +210,16 @@ fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// The time of day so many seconds ago, unless the clock has plainly not been set.
-fn time_of_day(ago: u32) -> Option<u64> {
+/// The time of day in Unix seconds, unless the clock has plainly not been set.
+pub fn clock() -> Option<u64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-    (now > CLOCK_SET).then(|| now - u64::from(ago))
+    (now > CLOCK_SET).then_some(now)
 }
 
 /// Bytes of memory that are resident.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    pages * u64::try_from(size).unwrap_or(4096)
 }

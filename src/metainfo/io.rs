@@ -125,7 +125,9 @@ pub fn save(path: &Path, bytes: &[u8], force: bool) -> Result<(), Error> {
             io(error)
         });
     }
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+    // The file is there whole; not every file system can sync a folder.
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    Ok(())
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -204,6 +206,7 @@ fn walk(root: &Path, options: &Options) -> Result<Walk, Error> {
             }
         }
     }
+    walk.warnings.sort_unstable();
     Ok(walk)
 }
 
