@@ -19,6 +19,7 @@ use meshseed::net::Prefix;
 use meshseed::peer::extension;
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
 use meshseed::storage::resume::{self, Record, Stamp, Verified};
+use meshseed::tracker::{self, MAX_PEERS, MAX_TEXT, MAX_TRACKER_ID, Random, Reply};
 
 /// Mutations by chance of each sample, beside those of each byte.
 const BY_CHANCE: usize = 4000;
@@ -503,6 +504,55 @@ fn http_heads_and_bodies() {
         times(60),
         |bytes| matches!(decode_request_head(bytes), Ok(Some(_))),
     );
+}
+
+#[test]
+fn tracker_replies() {
+    let mut samples = vec![Vec::new()];
+    let reply = Reply {
+        interval: 300,
+        min_interval: Some(60),
+        tracker_id: Some(b"id".to_vec()),
+        warning: Some("slow".into()),
+        complete: Some(3),
+        incomplete: Some(4),
+        external_ip: Some([10, 0, 0, 1].into()),
+        peers: vec!["10.1.1.1:6881".parse().unwrap(), "[fd00::1]:6881".parse().unwrap()],
+    };
+    tracker::http::encode_reply(&reply, &mut samples[0]);
+    samples.push(b"d8:intervali99999999999999999999e5:peersld2:ip8:10.0.0.14:porti1eeee".to_vec());
+    samples.push(b"d14:failure reason4:gone8:retry in5:nevere".to_vec());
+    samples.push([&b"d8:intervali9e5:peers1260:"[..], &[9; 1260], b"e"].concat()[..].into());
+    let mut random = Random::new(1);
+    torture(&samples, times(60), |bytes| match tracker::http::decode_reply(bytes, false, &mut random) {
+        Ok(reply) => {
+            assert!(reply.peers.len() <= MAX_PEERS && reply.peers.iter().all(|peer| peer.port() != 0));
+            assert!(reply.warning.as_ref().is_none_or(|text| text.len() <= MAX_TEXT));
+            assert!(reply.tracker_id.as_ref().is_none_or(|id| id.len() <= MAX_TRACKER_ID));
+            let mut again = Vec::new();
+            tracker::http::encode_reply(&reply, &mut again);
+            assert!(tracker::http::decode_reply(&again, false, &mut random).is_ok());
+            true
+        }
+        Err(failure) => {
+            assert!(failure.to_string().len() <= 2 * MAX_TEXT);
+            matches!(failure, tracker::Failure::Refused(..))
+        }
+    });
+}
+
+#[test]
+fn announces() {
+    let samples = [b"info_hash=%012345678901234567890&peer_id=-XX0001-abcdefghijkl&port=6881&uploaded=1&downloaded=2&left=3\
+        &compact=1&numwant=50&key=0123abcd&event=started&trackerid=a%20b"
+        .to_vec()];
+    torture(&samples, times(60), |bytes| {
+        let Some(announce) = text(bytes).and_then(tracker::http::decode_announce) else { return false };
+        let mut again = Vec::new();
+        tracker::http::encode_announce(&announce, &mut again);
+        assert_eq!(text(&again).and_then(tracker::http::decode_announce).as_ref(), Some(&announce));
+        true
+    });
 }
 
 #[test]
