@@ -188,7 +188,11 @@ impl Session {
                 _ => Ended::Failed,
             };
             self.candidates.ended(torrent_key.0, peer.addr, how, now);
-            self.set_dial(now);
+        }
+        if !self.candidates.is_empty() {
+            // There is room for another, which the candidates' own deadline knows nothing of.
+            let free = self.dials.ready_at(1, now);
+            self.set_by(Timer::Dial, free);
         }
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
         torrent.uploaded += peer.uploaded;
