@@ -5,7 +5,6 @@
 //! used inside one synchronous stretch and never across an await.
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "I/O shell")]
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,8 +20,7 @@ use super::wire::{Decoder, Handshaking, Limits, Stage};
 use super::{Close, PeerKey};
 use crate::daemon::House;
 use crate::metainfo::InfoHash;
-use crate::session::{BATCH, Upload};
-use crate::storage::io::Job as StorageJob;
+use crate::session::{BATCH, Miss, Upload};
 
 /// One read: some nine hundred requests.
 const READ: usize = 16 * 1024;
@@ -49,7 +47,11 @@ pub struct Scratch {
 
 impl Default for Scratch {
     fn default() -> Scratch {
-        Scratch { read: vec![0; READ].into(), write: vec![0; BATCH as usize].into(), parts: Vec::with_capacity(PARTS) }
+        Scratch {
+            read: vec![0; READ].into(),
+            write: vec![0; BATCH as usize].into(),
+            parts: Vec::with_capacity(PARTS),
+        }
     }
 }
 
@@ -101,8 +103,14 @@ pub async fn dial(house: Rc<House>, key: PeerKey, addr: SocketAddr) {
 
 async fn serve(house: Rc<House>, stream: Async<TcpStream>, key: PeerKey) {
     prepare(stream.get_ref());
-    let mut connection =
-        Connection { house, stream, key, input: Input::Handshake(Handshaking::default()), reading: false, writing: false };
+    let mut connection = Connection {
+        house,
+        stream,
+        key,
+        input: Input::Handshake(Handshaking::default()),
+        reading: false,
+        writing: false,
+    };
     let why = poll_fn(|cx| connection.poll(cx)).await;
     let house = connection.house.clone();
     if let Some(peer) = house.session.borrow().peer(key) {
@@ -278,11 +286,18 @@ impl Connection {
             let Some(upload) = session.upload(self.key, room, &mut scratch.parts, now) else {
                 return Poll::Ready(Ok(()));
             };
-            let filled = match fill(&house, &upload, &scratch.parts, &mut scratch.write, session.misses(self.key), now) {
+            let filled = match fill(
+                &house,
+                &upload,
+                &scratch.parts,
+                &mut scratch.write,
+                session.misses(self.key),
+                now,
+            ) {
                 Ok(filled) => filled,
                 Err(miss) => {
-                    let job = miss.job(self.key, &upload, &scratch.parts, &session);
-                    session.fetch(self.key, job);
+                    let fd = house.files.borrow_mut().find(upload.torrent.0, miss.file, now);
+                    session.fetch(self.key, &upload, miss, fd);
                     return Poll::Ready(Ok(()));
                 }
             };
@@ -324,13 +339,6 @@ struct Segment {
     len: usize,
 }
 
-/// The first bytes of a write that are not at hand, as they lie in their file.
-struct Miss {
-    file: u32,
-    offset: u64,
-    len: u64,
-}
-
 /// Puts the messages of `parts` together in `out`: headers as they are, data by one `preadv` for each run of
 /// contiguous bytes. Returns how much of `out` may be sent, which is less where pages are not in memory.
 fn fill(
@@ -338,7 +346,7 @@ fn fill(
     upload: &Upload,
     parts: &[Part],
     out: &mut [u8],
-    blocking: bool,
+    misses: u8,
     now: Instant,
 ) -> Result<usize, Miss> {
     let mut segments: Vec<Segment> = Vec::with_capacity(parts.len() + 1);
@@ -365,9 +373,15 @@ fn fill(
         let run = rest.windows(2).take_while(|two| two[0].continues_into(&two[1])).count() + 1;
         let (these, others) = rest.split_at(run);
         let wanted: usize = these.iter().map(|segment| segment.len).sum();
-        let read = house.files.borrow_mut().open(upload.torrent.0, first.file, now).map_or(0, |file| {
+        let file = house.files.borrow_mut().find(upload.torrent.0, first.file, now);
+        let read = file.map_or(0, |file| {
             let slices = &mut slices(out, these);
-            let read = if blocking { file.read(slices, first.offset) } else { file.read_hot(slices, first.offset) };
+            let read = match misses {
+                0 => file.read_hot(slices, first.offset),
+                1..MISSES => file.read_warmed(slices, first.offset),
+                _ => file.read(slices, first.offset),
+            };
+            // Whatever the error is: the storage thread meets it again, and says what it means.
             read.unwrap_or(0)
         });
         if read < wanted {

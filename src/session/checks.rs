@@ -7,14 +7,18 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::{
-    ANNOUNCE_CHECKING, CHECKS_AHEAD, Happened, Job, RECORD_DELAY, RECORD_PROGRESS, SLICE, Session, Timer, event,
+    ANNOUNCE_CHECKING, CHECKS_AHEAD, GROWING, Happened, Job, PAUSED, RECORD_DELAY, RECORD_PROGRESS, SLICE,
+    Session, Timer, event,
 };
 use crate::have::Have;
 use crate::peer::{PeerKey, Waiting};
 use crate::storage::Trouble;
-use crate::storage::io::{Checked, Done, Job as StorageJob};
-use crate::storage::resume::Record;
+use crate::storage::io::{Checked, Done, Job as StorageJob, Place};
+use crate::storage::resume::{Record, Verified};
 use crate::torrent::{State, TorrentKey};
+
+/// A torrent whose data keeps failing is tried at every scan, every second, fourth … and at last every 64th.
+const MAX_REST: u8 = 6;
 
 impl Session {
     /// The storage thread had no room for a job; it is handed out again after its next answer.
@@ -42,8 +46,11 @@ impl Session {
     pub fn stored(&mut self, done: Done, now: Instant) {
         self.storage_full = false;
         match done {
-            Done::Checked { key, result } => {
+            Done::Checked { key, known, result } => {
                 self.checks_ahead -= 1;
+                if let Some(known) = known {
+                    self.recalled(TorrentKey(key), &known);
+                }
                 match result {
                     Ok(checked) => self.compared(TorrentKey(key), checked, now),
                     Err(trouble) => self.trouble(TorrentKey(key), &trouble, now),
@@ -60,7 +67,9 @@ impl Session {
             Done::LaidOut { key, result } => match result {
                 Ok(layout) => {
                     let key = TorrentKey(key);
-                    if let Some(swarm) = self.torrents.get_mut(&key).and_then(|torrent| torrent.swarm.as_mut()) {
+                    if let Some(swarm) =
+                        self.torrents.get_mut(&key).and_then(|torrent| torrent.swarm.as_mut())
+                    {
                         swarm.layout = Some(Rc::new(*layout));
                         swarm.layout_wanted = false;
                     }
@@ -106,10 +115,15 @@ impl Session {
                 self.check_ended(key, now);
                 continue;
             };
-            let most = u32::try_from(SLICE / u64::from(torrent.lengths.piece_length())).unwrap_or(u32::MAX).max(1);
+            let most =
+                u32::try_from(SLICE / u64::from(torrent.lengths.piece_length())).unwrap_or(u32::MAX).max(1);
             pieces.end = pieces.end.min(pieces.start.saturating_add(most));
             self.verifying = Some(key);
-            return Some(Job::Storage(StorageJob::Verify { key: key.0, place: torrent.place.clone(), pieces }));
+            return Some(Job::Storage(StorageJob::Verify {
+                key: key.0,
+                place: torrent.place.clone(),
+                pieces,
+            }));
         }
         None
     }
@@ -135,38 +149,61 @@ impl Session {
 
     /// Looks whether parked torrents have their data back, and whether the data of the others is still there.
     pub(super) fn look_for_lost(&mut self) {
+        self.scans = self.scans.wrapping_add(1);
+        let scan = self.scans;
         let parked: Vec<TorrentKey> = self
             .torrents
             .iter()
-            .filter(|(_, torrent)| torrent.state.may_recover())
+            .filter(|(_, torrent)| {
+                torrent.state.may_recover() && scan.is_multiple_of(1 << torrent.failures.min(MAX_REST))
+            })
             .map(|(&key, _)| key)
             .collect();
         for key in parked {
             self.queue_check(key);
         }
         let seeding = self.torrents.iter().filter(|(_, torrent)| torrent.state == State::Seeding);
-        let places: Vec<_> = seeding.map(|(&key, torrent)| (key.0, torrent.place.clone())).collect();
+        let places: Vec<(u32, Place)> =
+            seeding.map(|(&key, torrent)| (key.0, torrent.place.clone())).collect();
         if !places.is_empty() {
             self.jobs.push_back(Job::Storage(StorageJob::Probe(places)));
         }
+    }
+
+    /// What was on record about a torrent, its pieces apart.
+    fn recalled(&mut self, key: TorrentKey, known: &Record) {
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        if torrent.recalled || std::mem::replace(&mut torrent.recalled, true) {
+            return;
+        }
+        torrent.was_complete |= known.complete;
+        torrent.uploaded += known.uploaded;
+        torrent.uploaded_before = known.uploaded;
+        torrent.added = some(known.added).or(torrent.added);
+        torrent.completed = some(known.completed).or(torrent.completed);
+        if known.paused {
+            torrent.state = State::Paused;
+            torrent.reason = PAUSED.into();
+        }
+    }
+
+    /// Data that was seen growing is looked at again before the next scan: it may have come to rest.
+    pub(super) fn look_at_growing(&mut self) {
+        let growing =
+            self.torrents.iter().filter(|(_, t)| t.state == State::Incomplete && t.seen != t.settled);
+        let growing: Vec<TorrentKey> = growing.map(|(&key, _)| key).collect();
+        growing.into_iter().for_each(|key| self.queue_check(key));
     }
 
     /// The files of a torrent have been compared with its record.
     fn compared(&mut self, key: TorrentKey, checked: Checked, now: Instant) {
         let at = self.seconds(now);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        if let Some(data) = checked.data {
-            torrent.place.data = data;
+        if torrent.state == State::Paused {
+            return;
         }
-        if torrent.state == State::Queued {
-            torrent.was_complete |= checked.was_complete;
-            torrent.uploaded = torrent.uploaded.max(checked.uploaded);
-            if checked.paused {
-                torrent.state = State::Paused;
-                torrent.reason = "paused by the user".into();
-                return;
-            }
-        }
+        torrent.place.data = checked.data;
+        torrent.place.kept = checked.kept;
         let count = torrent.lengths.piece_count();
         let (have, todo) = if std::mem::take(&mut torrent.verify_all) {
             (Have::None, checked.all)
@@ -174,13 +211,14 @@ impl Session {
             (checked.have, checked.todo)
         };
         let nothing_new = torrent.state == State::Incomplete && torrent.settled == checked.fingerprint;
-        if nothing_new || torrent.state == State::Paused || torrent.checking.is_some() {
+        if nothing_new || torrent.checking.is_some() {
             return;
         }
         // Data that is still being copied there is hashed once it has held still between two looks.
         let growing = torrent.state == State::Incomplete && torrent.seen != checked.fingerprint;
         torrent.seen = checked.fingerprint;
         if growing {
+            self.set_by(Timer::Growing, now + GROWING);
             return;
         }
         torrent.settled = checked.fingerprint;
@@ -232,6 +270,12 @@ impl Session {
     }
 
     fn check_ended(&mut self, key: TorrentKey, now: Instant) {
+        let clock = self.time_of_day(now);
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        if torrent.is_complete() {
+            torrent.was_complete = true;
+            torrent.completed = torrent.completed.or(clock);
+        }
         self.record(key, now);
         if let Some(torrent) = self.torrents.get_mut(&key) {
             torrent.checking = None;
@@ -241,7 +285,6 @@ impl Session {
 
     /// What a torrent is, now that its pieces are known.
     fn settle(&mut self, key: TorrentKey, now: Instant) {
-        let at = self.seconds(now);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         let count = torrent.lengths.piece_count();
         let recovered = matches!(torrent.state, State::WaitingForDisk | State::WaitingForData | State::Error);
@@ -250,7 +293,7 @@ impl Session {
             torrent.state = State::Seeding;
             torrent.reason = "".into();
             torrent.was_complete = true;
-            torrent.completed.get_or_insert(at);
+            torrent.failures = 0;
             let action = if recovered { Happened::Recovered } else { Happened::Completed };
             if !was_seeding {
                 let event = event(action, torrent, "".into());
@@ -259,7 +302,8 @@ impl Session {
         } else {
             torrent.state = State::Incomplete;
             let (have, total) = (torrent.have.count(count), count);
-            torrent.reason = format!("{have} of {total} pieces are in {}", torrent.place.data.display()).into();
+            torrent.reason =
+                format!("{have} of {total} pieces are in {}", torrent.place.data.display()).into();
             if recovered {
                 let event = event(Happened::Recovered, torrent, torrent.reason.clone());
                 self.jobs.push_back(Job::Event(event));
@@ -288,6 +332,9 @@ impl Session {
                 if state == State::Incomplete {
                     torrent.have = Have::None;
                 }
+                if state == State::Error {
+                    torrent.failures = torrent.failures.saturating_add(1);
+                }
                 self.park(key, state, &trouble.to_string(), now);
             }
         }
@@ -297,18 +344,26 @@ impl Session {
     pub(super) fn record(&mut self, key: TorrentKey, now: Instant) {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         torrent.unsaved = false;
-        let record = Record {
-            info_hash: torrent.info_hash,
-            stamps: torrent.checking.as_ref().map(|checking| checking.stamps.clone()),
+        let count = torrent.lengths.piece_count();
+        let verified = torrent.checking.as_ref().map(|checking| Verified {
+            pieces: count,
             have: torrent.have.clone(),
+            todo: Have::from_fn(count, |piece| piece >= checking.next && checking.todo.contains(piece)),
+            stamps: checking.stamps.clone(),
+        });
+        let record = Record {
             complete: torrent.was_complete,
             paused: torrent.state == State::Paused,
+            added: torrent.added.unwrap_or(0),
+            completed: torrent.completed.unwrap_or(0),
             uploaded: torrent.uploaded,
             data: torrent.place.kept.then(|| torrent.place.data.clone()),
+            verified,
+            ..Record::new(torrent.info_hash)
         };
         self.jobs.push_back(Job::Storage(StorageJob::Record(Box::new(record))));
         if !self.stopping {
-            self.set_if_later_or_unset(Timer::Flush, now + RECORD_DELAY);
+            self.set_by(Timer::Flush, now + RECORD_DELAY);
         }
     }
 
@@ -329,4 +384,9 @@ impl Session {
             }
         }
     }
+}
+
+/// A number on record, zero meaning that it is not known.
+fn some(number: u64) -> Option<u64> {
+    Some(number).filter(|&number| number > 0)
 }

@@ -4,6 +4,9 @@
 //! there. Omitted: all I/O; nothing here waits. Holds one box a torrent, one a peer, and one table of deadlines for
 //! all of them.
 
+mod checks;
+mod peers;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,20 +15,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::have::Have;
+use crate::ident::Ident;
 use crate::metainfo::{InfoHash, Summary};
 use crate::net::Prefix;
-use crate::peer::outbox::Part;
-use crate::peer::wire::{Handshake, Message};
-use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
+use crate::peer::{Close, Peer, PeerKey, Waiting};
 use crate::piece::Lengths;
 use crate::rate::{Bucket, byte_burst};
-use crate::storage::io::{Checked, Done, Job as StorageJob, Place};
-use crate::storage::resume::Record;
-use crate::storage::{Layout, Trouble};
+use crate::storage::Layout;
+use crate::storage::io::{Job as StorageJob, Place};
 use crate::torrent::candidates::{Candidates, Source};
 use crate::torrent::choker::Choker;
-use crate::torrent::{State, Swarm, Torrent, TorrentKey};
-use crate::tracker::{self, client::Client, client::Request};
+use crate::torrent::{State, Tiers, Torrent, TorrentKey};
+use crate::tracker;
+use crate::tracker::client::{Client, Request};
+use crate::tracker::host::HostId;
 
 /// Most bytes of one write: what `preadv` and one `send` move cheapest, and what a slow peer may leave unsent.
 pub const BATCH: u32 = 128 * 1024;
@@ -57,6 +60,10 @@ const SLICE: u64 = 64 << 20;
 const LAYOUT_TIME: u32 = 60;
 /// Connections being made at a time: each is an entry in the NAT table of the gateway.
 const MAX_DIALLING: usize = 16;
+/// Data that was seen growing is looked at again after this long.
+const GROWING: Duration = Duration::from_secs(10);
+/// The reason of a pause.
+const PAUSED: &str = "paused by the user";
 /// What a torrent and a connection cost at most by count, for the `memory` limit: record, names and tracker state;
 /// task, socket entry, queue of requests.
 const TORRENT_COST: u64 = 2 * 1024;
@@ -156,6 +163,17 @@ pub struct Upload {
     pub layout: Rc<Layout>,
 }
 
+/// The first bytes of a write that are not in memory, as they lie in their file.
+#[derive(Clone, Copy, Debug)]
+pub struct Miss {
+    /// The file.
+    pub file: u32,
+    /// First byte in it.
+    pub offset: u64,
+    /// Bytes that the write would have had of it.
+    pub len: u64,
+}
+
 /// The clocks of the session. Each says when it runs out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Timer {
@@ -171,9 +189,11 @@ enum Timer {
     Tokens,
     /// When the next peer may be dialled.
     Dial,
+    /// When data that was seen growing is looked at again.
+    Growing,
 }
 
-const TIMERS: usize = 6;
+const TIMERS: usize = 7;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -203,10 +223,18 @@ pub struct Session {
     /// The storage thread's queue is full until its next answer.
     storage_full: bool,
     flushing: bool,
+    /// Scans so far.
+    scans: u32,
     /// Peers that wait for tokens.
     throttled: VecDeque<PeerKey>,
     half_open: usize,
     stopping: bool,
+    /// Trackers of the torrents, each list once.
+    tiers: Vec<Rc<Tiers>>,
+    /// Where we listen, as far as that is known.
+    own: Vec<SocketAddr>,
+    /// Unix seconds at the start, as far as they are known.
+    clock_at_start: Option<u64>,
     /// Bytes of content sent since the start, those before the last choke round, and the rate in that.
     uploaded: u64,
     rated: u64,
@@ -217,9 +245,9 @@ impl Session {
     /// A session without torrents; `seed` makes its choices, so that a test can repeat them.
     pub fn new(settings: Settings, rescan: Duration, seed: u64, now: Instant) -> Session {
         Session {
-            upload: Bucket::new(settings.upload, u64::from(BATCH), now),
-            local_upload: Bucket::new(settings.local_upload, u64::from(BATCH), now),
-            dials: Bucket::new(u64::from(settings.dials_per_second), u64::from(settings.dials_per_second), now),
+            upload: Bucket::new(settings.upload, byte_burst(settings.upload), now),
+            local_upload: Bucket::new(settings.local_upload, byte_burst(settings.local_upload), now),
+            dials: Bucket::new(settings.dials_per_second.into(), settings.dials_per_second.into(), now),
             settings,
             start: now,
             rescan,
@@ -229,7 +257,7 @@ impl Session {
             next_torrent: 0,
             next_peer: 0,
             trackers: Client::new(seed, now),
-            candidates: Candidates::new(seed),
+            candidates: Candidates::new(seed, now),
             choker: Choker::new(),
             timers: [None; TIMERS],
             jobs: VecDeque::new(),
@@ -239,9 +267,13 @@ impl Session {
             verifying: None,
             storage_full: false,
             flushing: false,
+            scans: 0,
             throttled: VecDeque::new(),
             half_open: 0,
             stopping: false,
+            tiers: Vec::new(),
+            own: Vec::new(),
+            clock_at_start: None,
             uploaded: 0,
             rated: 0,
             rate: 0,
@@ -255,19 +287,29 @@ impl Session {
 
     /// Takes a changed configuration: limits hold from now on, nobody is disconnected for them.
     pub fn apply(&mut self, settings: Settings, rescan: Duration, now: Instant) {
-        self.upload.set_rate(settings.upload, now);
-        self.local_upload.set_rate(settings.local_upload, now);
-        self.dials.set_rate(u64::from(settings.dials_per_second), now);
+        self.upload.set_rate(settings.upload, byte_burst(settings.upload), now);
+        self.local_upload.set_rate(settings.local_upload, byte_burst(settings.local_upload), now);
+        self.dials.set_rate(settings.dials_per_second.into(), settings.dials_per_second.into(), now);
         self.rescan = rescan;
-        if settings.trackers != self.settings.trackers || settings.also != self.settings.also {
-            for (&key, torrent) in &mut self.torrents {
-                // What it announces to changes with its next start; those that are not to announce stop now.
-                if !settings.trackers && std::mem::take(&mut torrent.announced) {
+        let other_trackers =
+            settings.trackers != self.settings.trackers || settings.also != self.settings.also;
+        self.settings = settings;
+        if other_trackers {
+            let announced: Vec<TorrentKey> = self
+                .torrents
+                .iter()
+                .filter(|(_, torrent)| torrent.state.serves())
+                .map(|(&key, _)| key)
+                .collect();
+            for key in announced {
+                if let Some(torrent) = self.torrents.get_mut(&key)
+                    && std::mem::take(&mut torrent.announced)
+                {
                     self.trackers.remove(key.0, now);
                 }
+                self.announce(key, now);
             }
         }
-        self.settings = settings;
         for peer in self.peers.values_mut() {
             peer.local = is_local(&self.settings.local, peer.addr);
             peer.waiting = if peer.waiting == Waiting::Tokens { Waiting::No } else { peer.waiting };
@@ -283,9 +325,10 @@ impl Session {
     }
 
     /// Links and prefixes that count as our own have changed.
-    pub fn set_local(&mut self, local: Vec<Prefix>) {
-        if local != self.settings.local {
-            self.settings.local = local;
+    pub fn set_local(&mut self, local: Vec<Prefix>, own: Vec<SocketAddr>) {
+        if local != self.settings.local || own != self.own {
+            self.candidates.set_here(own.clone(), local.clone());
+            (self.settings.local, self.own) = (local, own);
             for peer in self.peers.values_mut() {
                 peer.local = is_local(&self.settings.local, peer.addr);
             }
@@ -295,13 +338,12 @@ impl Session {
     // Torrents.
 
     /// Adds a torrent. It is checked against its record as soon as the storage thread has time.
-    pub fn insert(&mut self, summary: Summary, trackers: &[Vec<String>], place: Place, now: Instant) -> Option<TorrentKey> {
+    pub fn insert(&mut self, summary: Summary, place: Place, now: Instant) -> Option<TorrentKey> {
         if self.by_hash.contains_key(&summary.info_hash) {
             return None;
         }
         let key = TorrentKey(self.next_torrent);
         self.next_torrent += 1;
-        let at = self.seconds(now);
         let torrent = Torrent {
             info_hash: summary.info_hash,
             name: summary.name,
@@ -311,20 +353,23 @@ impl Session {
             reason: "".into(),
             place,
             private: summary.private,
+            tiers: self.tiers(summary.trackers),
             was_complete: false,
             announced: false,
             seen: 0,
             settled: 0,
+            recalled: false,
             verify_all: false,
             unsaved: false,
-            added: at,
+            added: self.time_of_day(now),
             completed: None,
             uploaded: 0,
+            uploaded_before: 0,
+            failures: 0,
             checking: None,
             swarm: None,
         };
-        self.trackers.register(key.0, torrent.info_hash, trackers);
-        self.event(Happened::Added, &torrent, torrent.place.torrent.to_string_lossy().as_ref().into());
+        self.jobs.push_back(Job::Event(event(Happened::Added, &torrent, path_of(&torrent))));
         self.by_hash.insert(torrent.info_hash, key);
         self.torrents.insert(key, Box::new(torrent));
         self.to_check.push_back(key);
@@ -341,15 +386,33 @@ impl Session {
         self.trackers.remove(key.0, now);
         self.candidates.remove(key.0);
         if let Some(torrent) = self.torrents.remove(&key) {
-            self.event(Happened::Removed, &torrent, torrent.place.torrent.to_string_lossy().as_ref().into());
+            self.jobs.push_back(Job::Event(event(Happened::Removed, &torrent, path_of(&torrent))));
         }
     }
 
     /// Its .torrent has another path now: its data stays where it is, and is not checked again.
-    pub fn moved(&mut self, info_hash: InfoHash, file: Arc<Path>, now: Instant) {
+    pub fn moved(
+        &mut self,
+        info_hash: InfoHash,
+        file: Arc<Path>,
+        ident: Ident,
+        tiers: Vec<Vec<String>>,
+        now: Instant,
+    ) {
+        let tiers = self.tiers(tiers);
         let Some(&key) = self.by_hash.get(&info_hash) else { return };
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        if *torrent.tiers != *tiers {
+            // Another file than the one that was moved away names the same torrent.
+            torrent.tiers = tiers;
+            if std::mem::take(&mut torrent.announced) {
+                self.trackers.remove(key.0, now);
+                self.announce(key, now);
+            }
+        }
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
         torrent.place.torrent = file;
+        torrent.place.ident = ident;
         torrent.place.kept = true;
         self.record(key, now);
     }
@@ -357,7 +420,7 @@ impl Session {
     /// Stops a torrent until [`Session::resume`], over restarts too. `false` when there is none.
     pub fn pause(&mut self, info_hash: InfoHash, now: Instant) -> bool {
         let Some(key) = self.key(info_hash) else { return false };
-        self.park(key, State::Paused, "paused by the user", now);
+        self.park(key, State::Paused, PAUSED, now);
         self.record(key, now);
         true
     }
@@ -405,6 +468,11 @@ impl Session {
         self.set(Timer::Rescan, now);
     }
 
+    /// Asks for a look at the watched directories at that time or before.
+    pub fn rescan_by(&mut self, time: Instant) {
+        self.set_by(Timer::Rescan, time);
+    }
+
     /// Whether [`Session::poll`] should be called before `time` (`None`: at all).
     pub fn wants_poll_before(&self, time: Option<Instant>) -> bool {
         let job = match self.jobs.front() {
@@ -418,6 +486,16 @@ impl Session {
     /// All torrents in the order they came.
     pub fn torrents(&self) -> impl ExactSizeIterator<Item = (TorrentKey, &Torrent)> {
         self.torrents.iter().map(|(&key, torrent)| (key, &**torrent))
+    }
+
+    /// All torrents in the order of their info-hashes.
+    pub fn by_info_hash(&self) -> impl Iterator<Item = (TorrentKey, &Torrent)> {
+        self.by_hash.values().filter_map(|&key| Some((key, self.torrent(key)?)))
+    }
+
+    /// All connections.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values().map(|peer| &**peer)
     }
 
     /// One torrent.
@@ -453,12 +531,13 @@ impl Session {
     /// Puts a torrent aside: its peers go, its trackers are told, and the reason is shown.
     fn park(&mut self, key: TorrentKey, state: State, reason: &str, now: Instant) {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        let news = torrent.state != state || *torrent.reason != *reason;
+        // A torrent that fails each time it is tried is news once.
+        let news = *torrent.reason != *reason && torrent.failures <= 1;
         torrent.state = state;
         torrent.reason = reason.into();
         torrent.checking = None;
         if std::mem::take(&mut torrent.announced) {
-            self.trackers.stop(key.0, now);
+            self.trackers.remove(key.0, now);
         }
         if news && state != State::Paused {
             let event = event(Happened::Error, torrent, reason.into());
@@ -475,27 +554,78 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         if self.settings.trackers && !torrent.announced && !matches!(torrent.have, Have::None) {
             torrent.announced = true;
-            self.trackers.start(key.0, torrent.is_complete(), now);
+            let also = if torrent.private { &[][..] } else { &self.settings.also };
+            self.trackers.insert(
+                key.0,
+                torrent.info_hash,
+                &torrent.tiers.0,
+                also,
+                torrent.is_complete(),
+                now,
+            );
         }
         if !torrent.private {
-            for &addr in &self.settings.static_peers {
-                self.candidates.insert(key.0, addr, Source::Static, now);
-            }
+            self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Loopback, now);
             self.set_dial(now);
         }
     }
 
     /// A tracker has answered, or failed to.
-    pub fn announced(&mut self, request: Request, result: Result<tracker::Reply, tracker::Failure>, now: Instant) {
+    pub fn announced(
+        &mut self,
+        request: &Request,
+        result: Result<&tracker::Reply, &tracker::Failure>,
+        now: Instant,
+    ) {
         let key = TorrentKey(request.key);
-        let peers = self.trackers.handle(request, result, now);
+        self.trackers.handle(request, result, now);
         let serves = self.torrents.get(&key).is_some_and(|torrent| torrent.state.serves());
-        if serves && !self.stopping {
-            for addr in peers {
-                self.candidates.insert(key.0, addr, Source::Tracker, now);
-            }
+        if let Ok(reply) = result
+            && serves
+            && !self.stopping
+        {
+            // Addresses of this machine have passed the tracker's own filter: it is on this machine.
+            self.candidates.insert(key.0, reply.peers.iter().copied(), Source::Loopback, now);
             self.set_dial(now);
         }
+    }
+
+    /// The next announce for the connection to a host that has just answered.
+    pub fn next_announce(&mut self, host: HostId, now: Instant) -> Option<(Request, Totals)> {
+        let request = self.trackers.poll_host(host, now)?;
+        let totals = self.totals(TorrentKey(request.key));
+        Some((request, totals))
+    }
+
+    fn totals(&self, key: TorrentKey) -> Totals {
+        let Some(torrent) = self.torrents.get(&key) else { return Totals { uploaded: 0, left: 0 } };
+        let now: u64 =
+            torrent.peers().iter().filter_map(|&key| self.peer(key)).map(|peer| peer.uploaded).sum();
+        Totals {
+            uploaded: torrent.uploaded + now - torrent.uploaded_before,
+            left: torrent.lengths.total() - torrent.have_bytes(),
+        }
+    }
+
+    /// One copy of equal tiers: a thousand torrents name a handful of trackers.
+    fn tiers(&mut self, tiers: Vec<Vec<String>>) -> Rc<Tiers> {
+        let tiers = Tiers(tiers);
+        self.tiers.retain(|known| Rc::strong_count(known) > 1 || **known == tiers);
+        if let Some(known) = self.tiers.iter().find(|known| ***known == tiers) {
+            return known.clone();
+        }
+        let tiers = Rc::new(tiers);
+        self.tiers.push(tiers.clone());
+        tiers
+    }
+
+    /// Tells the time of day, Unix seconds; `None` while it is plainly not set.
+    pub fn set_clock(&mut self, time: Option<u64>, now: Instant) {
+        self.clock_at_start = time.map(|time| time.saturating_sub(u64::from(self.seconds(now))));
+    }
+
+    fn time_of_day(&self, now: Instant) -> Option<u64> {
+        Some(self.clock_at_start? + u64::from(self.seconds(now)))
     }
 
     // Time.
@@ -518,7 +648,10 @@ impl Session {
         if self.expired(Timer::Tokens, now) {
             self.wake_throttled(now);
         }
-        if self.expired(Timer::Flush, now) && !self.flushing {
+        if self.expired(Timer::Growing, now) {
+            self.look_at_growing();
+        }
+        if !self.flushing && self.expired(Timer::Flush, now) {
             self.flushing = true;
             return Some(Job::Storage(StorageJob::Flush));
         }
@@ -531,13 +664,7 @@ impl Session {
             return Some(job);
         }
         if let Some(request) = self.trackers.poll(now) {
-            let totals = self.torrents.get(&TorrentKey(request.key)).map_or(
-                Totals { uploaded: 0, left: 0 },
-                |torrent| Totals {
-                    uploaded: torrent.uploaded,
-                    left: torrent.lengths.total() - torrent.have_bytes(),
-                },
-            );
+            let totals = self.totals(TorrentKey(request.key));
             return Some(Job::Announce(request, totals));
         }
         if self.expired(Timer::Dial, now) && !self.stopping {
@@ -559,8 +686,12 @@ impl Session {
         for peer in self.peers.values_mut() {
             peer.close(Close::Shutdown);
         }
-        let changed: Vec<TorrentKey> =
-            self.torrents.iter().filter(|(_, t)| t.unsaved || t.checking.is_some()).map(|(&key, _)| key).collect();
+        let changed: Vec<TorrentKey> = self
+            .torrents
+            .iter()
+            .filter(|(_, t)| t.unsaved || t.checking.is_some())
+            .map(|(&key, _)| key)
+            .collect();
         for key in changed {
             self.record(key, now);
         }
@@ -582,7 +713,7 @@ impl Session {
         self.timers[timer as usize] = Some(at);
     }
 
-    fn set_if_later_or_unset(&mut self, timer: Timer, at: Instant) {
+    fn set_by(&mut self, timer: Timer, at: Instant) {
         let slot = &mut self.timers[timer as usize];
         *slot = Some(slot.map_or(at, |set| set.min(at)));
     }
@@ -595,14 +726,14 @@ impl Session {
         }
         expired
     }
-
-    fn event(&mut self, action: Happened, torrent: &Torrent, reason: Box<str>) {
-        self.jobs.push_back(Job::Event(event(action, torrent, reason)));
-    }
 }
 
 fn event(action: Happened, torrent: &Torrent, reason: Box<str>) -> Event {
     Event { action, info_hash: torrent.info_hash, name: torrent.name.clone(), reason }
+}
+
+fn path_of(torrent: &Torrent) -> Box<str> {
+    torrent.place.torrent.to_string_lossy().as_ref().into()
 }
 
 fn is_local(local: &[Prefix], addr: SocketAddr) -> bool {

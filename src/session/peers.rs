@@ -1,19 +1,21 @@
 //! The session's connections: who may connect, who is unchoked, what is sent next, and whose time is up.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use super::{
-    BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, PEER_COST, SILENCE,
-    SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, is_local,
+    BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
+    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, is_local,
 };
 use crate::metainfo::InfoHash;
 use crate::peer::extension::MAX_PAYLOAD;
 use crate::peer::outbox::Part;
 use crate::peer::wire::{self, Handshake, Limits, Message, Reserved};
 use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
-use crate::storage::io::Job as StorageJob;
+use crate::storage::io::{Job as StorageJob, OpenFile};
 use crate::torrent::TorrentKey;
+use crate::torrent::candidates::Ended;
 use crate::torrent::choker::{self, Contender, Slots};
 
 impl Session {
@@ -42,7 +44,7 @@ impl Session {
         peer.torrent = torrent;
         self.peers.insert(key, Box::new(peer));
         self.half_open += 1;
-        self.set_if_later_or_unset(Timer::Sweep, now + SWEEP_HANDSHAKES);
+        self.set_by(Timer::Sweep, now + SWEEP_HANDSHAKES);
         key
     }
 
@@ -102,7 +104,12 @@ impl Session {
         peer.torrent = Some(torrent_key);
         peer.fast = theirs.has_fast_extension();
         peer.heard = at;
-        peer.greet(&torrent.view(), theirs.has_extension_protocol(), self.settings.port, torrent.is_complete());
+        peer.greet(
+            &torrent.view(),
+            theirs.has_extension_protocol(),
+            self.settings.port,
+            torrent.is_complete(),
+        );
         torrent.swarm.get_or_insert_default().peers.push(key);
         Ok(())
     }
@@ -113,10 +120,9 @@ impl Session {
         let Some(peer) = self.peers.get(&key) else { return Err(Close::Gone) };
         let torrent = peer.torrent;
         if id == self.settings.peer_id {
-            if peer.outgoing
-                && let Some(torrent) = torrent
-            {
-                self.candidates.ban(torrent.0, peer.addr);
+            if peer.outgoing {
+                self.own.push(peer.addr);
+                self.candidates.set_here(self.own.clone(), self.settings.local.clone());
             }
             return Err(Close::Ourselves);
         }
@@ -124,7 +130,10 @@ impl Session {
         let twin = siblings.iter().any(|&other| {
             other != key
                 && self.peers.get(&other).is_some_and(|other| {
-                    other.ready && other.id == id && other.addr.ip() == peer.addr.ip() && other.closing.is_none()
+                    other.ready
+                        && other.id == id
+                        && other.addr.ip() == peer.addr.ip()
+                        && other.closing.is_none()
                 })
         });
         if twin {
@@ -173,11 +182,12 @@ impl Session {
         }
         let Some(torrent_key) = peer.torrent else { return };
         if peer.outgoing {
-            if peer.ready {
-                self.candidates.disconnected(torrent_key.0, peer.addr, matches!(why, Close::BothSeeds), now);
-            } else {
-                self.candidates.failed(torrent_key.0, peer.addr, now);
-            }
+            let how = match why {
+                Close::BothSeeds => Ended::Seed,
+                _ if peer.ready => Ended::Closed,
+                _ => Ended::Failed,
+            };
+            self.candidates.ended(torrent_key.0, peer.addr, how, now);
             self.set_dial(now);
         }
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
@@ -204,14 +214,18 @@ impl Session {
     // Dialling.
 
     pub(super) fn set_dial(&mut self, now: Instant) {
-        if let Some(at) = self.candidates.deadline(now) {
-            self.set_if_later_or_unset(Timer::Dial, at.max(self.dials.ready_at(1, now)));
+        if let Some(at) = self.candidates.deadline() {
+            let free = self.dials.ready_at(1, now);
+            self.set_by(Timer::Dial, at.max(free));
         }
     }
 
     pub(super) fn next_dial(&mut self, now: Instant) -> Option<Job> {
         let dialling = self.peers.values().filter(|peer| peer.outgoing && !peer.ready).count();
-        if dialling >= MAX_DIALLING || self.peers.len() >= self.settings.peers || self.dials.available(now) == 0 {
+        if dialling >= MAX_DIALLING
+            || self.peers.len() >= self.settings.peers
+            || self.dials.available(now) == 0
+        {
             // The next connection that ends, or the next sweep, sets the timer again.
             return None;
         }
@@ -237,7 +251,7 @@ impl Session {
             if peer.choked {
                 peer.turn = at;
             }
-            self.set_if_later_or_unset(Timer::Choke, now + CHOKE_ROUND);
+            self.set_by(Timer::Choke, now + CHOKE_ROUND);
             if !self.is_full() {
                 self.fill_slots(now);
             }
@@ -349,7 +363,7 @@ impl Session {
             peer.waiting = Waiting::Tokens;
             let at = bucket.ready_at(u64::from(LEAST_WRITE), now);
             self.throttled.push_back(key);
-            self.set_if_later_or_unset(Timer::Tokens, at);
+            self.set_by(Timer::Tokens, at);
             return None;
         }
         Some(Upload { torrent: torrent_key, lengths: torrent.lengths, layout: layout.clone() })
@@ -370,12 +384,27 @@ impl Session {
     }
 
     /// What a peer wants is not at hand: the storage thread fetches it, and wakes the writer.
-    pub fn fetch(&mut self, key: PeerKey, job: StorageJob) {
-        if let Some(peer) = self.peers.get_mut(&key) {
-            peer.waiting = Waiting::Storage;
-            peer.misses = peer.misses.saturating_add(1);
-            self.jobs.push_back(Job::Storage(job));
-        }
+    pub fn fetch(&mut self, key: PeerKey, upload: &Upload, miss: Miss, fd: Option<Arc<OpenFile>>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(torrent) = self.torrents.get(&upload.torrent) else { return };
+        peer.waiting = Waiting::Storage;
+        peer.misses = peer.misses.saturating_add(1);
+        self.jobs.push_back(Job::Storage(StorageJob::Read {
+            key: upload.torrent.0,
+            peer: key.0,
+            info_hash: torrent.info_hash,
+            place: torrent.place.clone(),
+            file: miss.file,
+            path: upload.layout.path(miss.file),
+            offset: miss.offset,
+            len: miss.len,
+            fd,
+        }));
+    }
+
+    /// Fetches in a row that did not help.
+    pub fn misses(&self, key: PeerKey) -> u8 {
+        self.peers.get(&key).map_or(0, |peer| peer.misses)
     }
 
     /// One peer, for its own task.
@@ -435,7 +464,10 @@ impl Session {
                 }
             } else if at.saturating_sub(peer.heard) >= SILENCE {
                 peer.close(Close::Silent);
-            } else if at.saturating_sub(peer.spoke) >= KEEP_ALIVE && peer.outbox.is_empty() && peer.control.is_empty() {
+            } else if at.saturating_sub(peer.spoke) >= KEEP_ALIVE
+                && peer.outbox.is_empty()
+                && peer.control.is_empty()
+            {
                 wire::encode(&Message::KeepAlive, &mut peer.control);
                 peer.wake();
             }

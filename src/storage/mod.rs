@@ -321,10 +321,7 @@ pub(crate) mod tests {
     #[test]
     fn files_above_four_gibibytes_are_addressed() {
         let l = layout(1 << 20, &[("a", 5 << 30), ("b", 6 << 30)]);
-        assert_eq!(
-            l.spans((5 << 30) - 1, 2).collect::<Vec<_>>(),
-            [span(0, (5 << 30) - 1, 1), span(1, 0, 1)]
-        );
+        assert_eq!(l.spans((5 << 30) - 1, 2).collect::<Vec<_>>(), [span(0, (5 << 30) - 1, 1), span(1, 0, 1)]);
         assert_eq!(l.spans(10 << 30, 16_384).collect::<Vec<_>>(), [span(1, 5 << 30, 16_384)]);
         assert_eq!(l.pieces(l.range(1)), 5120..11_264);
     }

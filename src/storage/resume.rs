@@ -134,8 +134,7 @@ impl Record {
         }
         record.complete = flags & 1 != 0;
         record.paused = flags & 2 != 0;
-        for number in
-            [&mut record.added, &mut record.completed, &mut record.uploaded, &mut record.downloaded]
+        for number in [&mut record.added, &mut record.completed, &mut record.uploaded, &mut record.downloaded]
         {
             *number = number_from(&mut rest)?;
         }
@@ -423,10 +422,7 @@ pub(crate) mod tests {
             assert_eq!((out.len(), number_from(&mut &out[..])), (len, Some(number)));
         }
         assert_eq!(number_from(&mut &[0xff; 9][..]), None);
-        assert_eq!(
-            number_from(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2][..]),
-            None
-        );
+        assert_eq!(number_from(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2][..]), None);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::have::Have;
 use crate::metainfo::InfoHash;
 use crate::peer::{PeerKey, View};
@@ -25,7 +27,8 @@ use crate::storage::{Layout, Trouble};
 pub struct TorrentKey(pub u32);
 
 /// What a torrent does at present, by the words of the status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Waits for its turn to be checked.
     Queued,
@@ -107,6 +110,8 @@ pub struct Torrent {
     pub place: Place,
     /// No source of peers but its trackers (BEP 27).
     pub private: bool,
+    /// Its trackers, tier by tier (BEP 12).
+    pub tiers: Rc<Tiers>,
     /// All of its data was there once.
     pub was_complete: bool,
     /// Its trackers know of us.
@@ -115,21 +120,31 @@ pub struct Torrent {
     pub seen: u64,
     /// The stamps that the last check, or the last look that found nothing to check, went by.
     pub settled: u64,
+    /// Its record has been read.
+    pub recalled: bool,
     /// All of it is to be hashed anew, whatever the record says.
     pub verify_all: bool,
     /// Bytes were sent since it was last put on record.
     pub unsaved: bool,
-    /// When it was added.
-    pub added: u32,
-    /// When its data was last found complete.
-    pub completed: Option<u32>,
-    /// Bytes of content sent, ever.
+    /// When it was added, Unix seconds.
+    pub added: Option<u64>,
+    /// When its data was found complete, Unix seconds.
+    pub completed: Option<u64>,
+    /// Bytes of content sent, ever; what those connected now have got is not in it.
     pub uploaded: u64,
+    /// What of it was sent before the daemon started: trackers count from there.
+    pub uploaded_before: u64,
+    /// Times in a row that its data could not be read.
+    pub failures: u8,
     /// A check in progress.
     pub checking: Option<Box<Checking>>,
     /// Those connected.
     pub swarm: Option<Box<Swarm>>,
 }
+
+/// Trackers, tier by tier.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tiers(pub Vec<Vec<String>>);
 
 /// A check in progress.
 pub struct Checking {

@@ -5,6 +5,7 @@
 //! a scan keeps nothing and hands nothing over: its fingerprint is computed from what passes by.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -198,19 +199,23 @@ impl Walk<'_> {
 pub struct Hints {
     inotify: Async<Inotify>,
     /// Sorted.
-    watches: Vec<WatchDescriptor>,
-    told: bool,
+    watches: RefCell<Vec<WatchDescriptor>>,
+    told: Cell<bool>,
 }
 
 impl Hints {
     /// Watches nothing yet.
     pub fn new() -> io::Result<Hints> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        Ok(Hints { inotify: Async::new_nonblocking(inotify)?, watches: Vec::new(), told: false })
+        Ok(Hints {
+            inotify: Async::new_nonblocking(inotify)?,
+            watches: RefCell::default(),
+            told: Cell::new(false),
+        })
     }
 
     /// Watches these directories and no others.
-    pub fn update(&mut self, directories: &[PathBuf]) {
+    pub fn update(&self, directories: &[PathBuf]) {
         let wanted = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_MOVED_TO
@@ -227,7 +232,7 @@ impl Hints {
                 // The same directory has the same number again.
                 Ok(watch) => watches.push(watch),
                 Err(Errno::ENOSPC | Errno::ENOMEM) => {
-                    if !std::mem::replace(&mut self.told, true) {
+                    if !self.told.replace(true) {
                         log::warn!(
                             "out of inotify watches at {} (fs.inotify.max_user_watches): changes there are found by \
                              the regular scan",
@@ -242,13 +247,13 @@ impl Hints {
         }
         watches.sort_unstable();
         watches.dedup();
-        for watch in &self.watches {
+        for watch in &*self.watches.borrow() {
             if watches.binary_search(watch).is_err() {
                 // Fails where the directory is gone, and the watch with it.
                 let _ = inotify.rm_watch(*watch);
             }
         }
-        self.watches = watches;
+        self.watches.replace(watches);
     }
 
     /// Returns when something has changed that a scan would see, after the burst is over.
