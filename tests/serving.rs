@@ -9,7 +9,7 @@
 mod common;
 
 use std::collections::HashSet;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -132,9 +132,9 @@ fn blocks_beyond_four_gibibytes_are_served() {
     let (length, piece_length) = (4 * (1 << 30) + 300_000_u64, 4 << 20);
     let tail = b"what lies beyond";
     let torrent = Torrent::sparse("large", length, piece_length, tail);
-    let mut file = std::fs::File::create(home.data.join("large")).unwrap();
-    file.set_len(length - tail.len() as u64).unwrap();
-    std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).unwrap();
+    torrent.write_sparse(&home.data);
+    let mut file = std::fs::File::options().write(true).open(home.data.join("large")).unwrap();
+    file.seek(SeekFrom::Start(length - tail.len() as u64)).unwrap();
     file.write_all(tail).unwrap();
     torrent.drop_into(&home.torrents);
     let daemon = home.start();

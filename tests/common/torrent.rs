@@ -14,6 +14,8 @@ pub struct Torrent {
     pub piece_length: usize,
     /// Paths as they lie below the data root, with the bytes.
     pub files: Vec<(String, Vec<u8>)>,
+    /// The same for files of zeros alone: path and length.
+    holes: Vec<(String, u64)>,
     info: Vec<u8>,
     announce: Option<String>,
 }
@@ -63,12 +65,38 @@ impl Torrent {
         let mut hashes: Vec<u8> = (1..count).flat_map(|_| zeros).collect();
         hashes.extend(Sha1::digest(last));
         let info = info(name, &[("length", integer(length))], piece_length as u64, &hashes);
-        Self::of_info(name, Vec::new(), info, piece_length)
+        Self { holes: vec![(name.to_owned(), length)], ..Self::of_info(name, Vec::new(), info, piece_length) }
+    }
+
+    /// The same with many files of zeros.
+    pub fn sparse_files(name: &str, count: usize, length: u64, piece_length: usize) -> Self {
+        let paths: Vec<String> = (0..count).map(|n| format!("file {n}")).collect();
+        let total = count as u64 * length;
+        let zeros = Sha1::digest(vec![0; piece_length]);
+        let pieces = total.div_ceil(piece_length as u64);
+        let last = usize::try_from(total - (pieces - 1) * piece_length as u64).expect("at most a piece");
+        let mut hashes: Vec<u8> = (1..pieces).flat_map(|_| zeros).collect();
+        hashes.extend(Sha1::digest(vec![0; last]));
+        let entry = |path: &String| {
+            dictionary(&[("length", integer(length)), ("path", list(&[string(path.as_bytes())]))])
+        };
+        let entries: Vec<_> = paths.iter().map(entry).collect();
+        let info = info(name, &[("files", list(&entries))], piece_length as u64, &hashes);
+        let holes = paths.iter().map(|path| (format!("{name}/{path}"), length)).collect();
+        Self { holes, ..Self::of_info(name, Vec::new(), info, piece_length) }
     }
 
     fn of_info(name: &str, files: Vec<(String, Vec<u8>)>, info: Vec<u8>, piece_length: usize) -> Self {
         let info_hash = Sha1::digest(&info).into();
-        Self { name: name.to_owned(), info_hash, piece_length, files, info, announce: None }
+        Self {
+            name: name.to_owned(),
+            info_hash,
+            piece_length,
+            files,
+            holes: Vec::new(),
+            info,
+            announce: None,
+        }
     }
 
     /// The same torrent, with a tracker.
@@ -100,6 +128,16 @@ impl Torrent {
             let path = root.join(path);
             std::fs::create_dir_all(path.parent().expect("below the root")).expect("the root is ours");
             std::fs::write(path, bytes).expect("the root is ours");
+        }
+    }
+
+    /// Makes the files of zeros below `root`, without giving them room.
+    pub fn write_sparse(&self, root: &Path) {
+        for (path, length) in &self.holes {
+            let path = root.join(path);
+            std::fs::create_dir_all(path.parent().expect("below the root")).expect("the root is ours");
+            let file = std::fs::File::create(path).expect("the root is ours");
+            file.set_len(*length).expect("a file system with sparse files");
         }
     }
 
