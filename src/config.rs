@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -400,6 +401,22 @@ impl SaveAs {
     }
 }
 
+impl FromStr for Listen {
+    type Err = String;
+
+    /// `ADDR:PORT`, where the port may be a range and the address may be left out.
+    fn from_str(text: &str) -> Result<Listen, String> {
+        let wrong = || format!("{text:?} is not ADDR:PORT, such as 10.0.0.7:6881, [::]:6881-6889 or :0");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = ports(port).ok_or_else(wrong)?;
+        if host.is_empty() {
+            return Ok(Listen { port, addresses: Vec::new() });
+        }
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Ok(Listen { port, addresses: vec![bare.parse().map_err(|_| wrong())?] })
+    }
+}
+
 impl Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.key.is_empty() {
@@ -502,13 +519,7 @@ impl Entry<'_> {
     fn ports(&self) -> Result<RangeInclusive<u16>, Error> {
         let right = "a port such as \"6881\", a range such as \"6881-6889\", or \"0\" for any";
         let text = self.amount(right)?;
-        let (first, last) = text.split_once('-').unwrap_or((&text, &text));
-        match (number(first), number(last)) {
-            (Some(0), Some(last)) if last != 0 => None,
-            (Some(first), Some(last)) if first <= last => Some(first..=last),
-            _ => None,
-        }
-        .ok_or_else(|| self.refuse(&format!("{text:?} is not {right}")))
+        ports(&text).ok_or_else(|| self.refuse(&format!("{text:?} is not {right}")))
     }
 
     /// An absolute path, or `None` for "".
@@ -607,6 +618,15 @@ fn scaled(text: &str, thousand: u64) -> Option<u64> {
 
 fn absolute(text: &str) -> Option<&'static str> {
     (!text.starts_with('/') || text.contains('\0')).then_some("an absolute path: begin it with /")
+}
+
+/// A port, a range of ports, or 0 for any.
+fn ports(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (number(first)?, number(last)?) {
+        (0, last) if last != 0 => None,
+        (first, last) => (first <= last).then_some(first..=last),
+    }
 }
 
 fn host_and_port(text: &str) -> Option<&'static str> {
@@ -842,6 +862,17 @@ mod tests {
             // Whatever is cut off: no panic.
             let text = include_str!("../config/meshseed.toml");
             let _ = Config::parse(text.get(..text.len() - end).unwrap_or(""));
+        }
+    }
+
+    #[test]
+    fn a_listening_address_is_an_address_and_a_port_or_a_range() {
+        let listen = |text: &str| text.parse::<Listen>().map(|listen| (listen.addresses.len(), listen.port));
+        assert_eq!(listen("10.0.0.7:6881"), Ok((1, 6881..=6881)));
+        assert_eq!(listen("[::]:6881-6889"), Ok((1, 6881..=6889)));
+        assert_eq!(listen(":0"), Ok((0, 0..=0)));
+        for wrong in ["", "6881", "10.0.0.7", "10.0.0.7:", "host:1", "10.0.0.7:9-8", "::1", "[::1]:70000"] {
+            assert!(listen(wrong).is_err(), "{wrong}");
         }
     }
 

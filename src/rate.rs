@@ -56,12 +56,11 @@ impl Bucket {
     }
 
     /// Tokens that may be taken now; `u64::MAX` without a limit.
-    pub fn available(&mut self, now: Instant) -> u64 {
+    pub fn available(&self, now: Instant) -> u64 {
         if self.rate == 0 {
             return u64::MAX;
         }
-        self.refill(now);
-        u64::try_from(self.level).unwrap_or(0)
+        u64::try_from(self.refilled(now).level).unwrap_or(0)
     }
 
     /// Takes `n` tokens. What passed without asking first (control messages do) is owed, up to one burst.
@@ -75,19 +74,25 @@ impl Bucket {
 
     /// The first moment at which `n` tokens (or a full bucket, if `n` is more) will be there, if none are taken.
     /// Not before `now`.
-    pub fn ready_at(&mut self, n: u64, now: Instant) -> Instant {
+    pub fn ready_at(&self, n: u64, now: Instant) -> Instant {
         if self.rate == 0 {
             return now;
         }
-        self.refill(now);
-        let lacking = u64::try_from(level(n.min(self.burst)) - self.level).unwrap_or(0);
+        let then = self.refilled(now);
+        let lacking = u64::try_from(level(n.min(then.burst)) - then.level).unwrap_or(0);
         if lacking == 0 {
             return now;
         }
         // At most twice MAX is lacking: the product is below 2⁶⁴. Rounded up, for coming early is coming in vain.
-        let wait = Duration::from_nanos((lacking * NANOS - u64::from(self.nanos)).div_ceil(self.rate));
+        let wait = Duration::from_nanos((lacking * NANOS - u64::from(then.nanos)).div_ceil(then.rate));
         // `since` is `now` unless the clock went back.
-        self.since.max(now).checked_add(wait).unwrap_or(now)
+        then.since.max(now).checked_add(wait).unwrap_or(now)
+    }
+
+    fn refilled(&self, now: Instant) -> Bucket {
+        let mut bucket = self.clone();
+        bucket.refill(now);
+        bucket
     }
 
     fn refill(&mut self, now: Instant) {
@@ -149,7 +154,7 @@ mod tests {
             let mut now = start;
             for step in 0..100_000_u64 {
                 now += Duration::from_nanos(1 + step * 37 % 99_991);
-                bucket.available(now);
+                bucket.take(0, now);
             }
             let elapsed = u64::try_from((now - start).as_nanos()).unwrap();
             assert_eq!(
@@ -169,7 +174,7 @@ mod tests {
                 let now = start + Duration::from_nanos(333);
                 let at = bucket.ready_at(n, now);
                 assert!(at >= now);
-                assert!(bucket.clone().available(at) >= n, "{rate} {n}");
+                assert!(bucket.available(at) >= n, "{rate} {n}");
                 assert!(at == now || bucket.available(at - Duration::from_nanos(1)) < n, "{rate} {n}");
             }
         }

@@ -55,9 +55,7 @@ pub fn run(mut parser: lexopt::Parser) -> ExitCode {
     if args.check {
         return output::print(&config.explain());
     }
-    if let Err(error) = crate::log::init(config.log) {
-        return output::failed("daemon", &error);
-    }
+    crate::log::init(config.log.to, config.log.level);
     match crate::daemon::run(config, Box::new(move || args.config()), None) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -110,7 +108,8 @@ impl Args {
         };
         let mut config = match file {
             Some(file) => {
-                let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+                let text =
+                    std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
                 Config::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?
             }
             None => Config::default(),
@@ -125,7 +124,7 @@ impl Args {
             config.state = Some(absolute(state)?);
         }
         if let Some(listen) = &self.listen {
-            config.listen = crate::config::Listen::parse(listen)?;
+            config.listen = listen.parse()?;
         }
         if let Some(to) = self.log {
             config.log.to = to;

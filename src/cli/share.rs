@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lexopt::{Arg, Parser, ValueExt};
+use log::LevelFilter;
 
 use super::create::{MAKER_HELP, MakerArgs};
 use super::output;
 use crate::config::{Config, Listen, LogTo};
-use crate::log::LevelFilter;
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{self, io};
 use crate::status::{Method, Status};
@@ -67,7 +67,7 @@ impl Args {
             match arg {
                 Arg::Long("help") | Arg::Short('h') => return Ok(None),
                 Arg::Long("into") => into = Some(PathBuf::from(parser.value()?)),
-                Arg::Long("listen") => listen = Some(Listen::parse(&parser.value()?.string()?)?),
+                Arg::Long("listen") => listen = Some(parser.value()?.string()?.parse()?),
                 Arg::Long("control") => control = PathBuf::from(parser.value()?),
                 Arg::Long("quiet") | Arg::Short('q') => quiet = true,
                 Arg::Value(value) if path.is_none() => path = Some(PathBuf::from(value)),
@@ -93,7 +93,8 @@ impl Args {
         let path = self.path.canonicalize().map_err(|error| format!("{}: {error}", self.path.display()))?;
         let created = self.maker.clone().create(&path, self.quiet).map_err(|error| error.to_string())?;
         created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
-        let torrent = metainfo::parse(&created.bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+        let torrent =
+            metainfo::parse(&created.bytes).map_err(|error| format!("{}: {error}", path.display()))?;
         output::print(&format!("{}\n", Magnet::from(&torrent)));
         match crate::status::io::ask::<Status>(&self.control, &Method::Status) {
             Ok(daemon) => self.hand_over(&path, &torrent.name, &created.bytes, &daemon),
@@ -104,7 +105,8 @@ impl Args {
     /// Gives the torrent to the running daemon.
     fn hand_over(&self, path: &Path, name: &str, bytes: &[u8], daemon: &Status) -> Result<ExitCode, String> {
         let first = daemon.watched.first().map(PathBuf::from);
-        let into = self.into.clone().or(first).ok_or("the daemon watches no directory: name one with --into")?;
+        let into =
+            self.into.clone().or(first).ok_or("the daemon watches no directory: name one with --into")?;
         let written = drop_into(&into, name, bytes, path)?;
         if !readable_by_others(path) {
             output::note(format_args!(
@@ -140,10 +142,11 @@ impl Args {
         if let Some(listen) = &self.listen {
             config.listen = listen.clone();
         }
-        crate::log::init(&config.log).map_err(|error| error.to_string())?;
+        crate::log::init(config.log.to, config.log.level);
         let reload = config.clone();
         let report = (!self.quiet && std::io::stderr().is_terminal()).then_some(line as fn(&Status));
-        crate::daemon::run(config, Box::new(move || Ok(reload.clone())), report).map_err(|error| error.to_string())?;
+        crate::daemon::run(config, Box::new(move || Ok(reload.clone())), report)
+            .map_err(|error| error.to_string())?;
         Ok(ExitCode::SUCCESS)
     }
 }

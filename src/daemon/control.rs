@@ -9,8 +9,8 @@ use crate::metainfo::{InfoHash, hex};
 use crate::peer::Peer;
 use crate::session::Session;
 use crate::status::{
-    Counts, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Refused, RefusedFiles, Reply, Status, TorrentStatus,
-    TrackerStatus,
+    Counts, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Refused, RefusedFiles, Reply, Status,
+    TorrentStatus, TrackerStatus,
 };
 use crate::torrent::{State, Torrent, TorrentKey};
 
@@ -21,7 +21,8 @@ impl Daemon {
     /// Does what a method asks for.
     pub fn answer(&self, method: Method) -> Result<Reply, Error> {
         let now = Instant::now();
-        let known = |done: bool, info_hash| if done { Ok(Reply::Done {}) } else { Err(Error::Unknown(info_hash)) };
+        let known =
+            |done: bool, info_hash| if done { Ok(Reply::Done {}) } else { Err(Error::Unknown(info_hash)) };
         let reply = match method {
             Method::Status => Ok(Reply::Status(Box::new(self.status()))),
             Method::List(part) => Ok(Reply::List(self.list(part, now))),
@@ -34,8 +35,12 @@ impl Daemon {
             }
             Method::Reload => self.reload(now).map(|()| Reply::Done {}).map_err(Error::Failed),
             Method::Verify(info_hash) => known(self.house.session.borrow_mut().verify(info_hash), info_hash),
-            Method::Pause(info_hash) => known(self.house.session.borrow_mut().pause(info_hash, now), info_hash),
-            Method::Resume(info_hash) => known(self.house.session.borrow_mut().resume(info_hash, now), info_hash),
+            Method::Pause(info_hash) => {
+                known(self.house.session.borrow_mut().pause(info_hash, now), info_hash)
+            }
+            Method::Resume(info_hash) => {
+                known(self.house.session.borrow_mut().resume(info_hash, now), info_hash)
+            }
         };
         self.house.kick();
         reply
@@ -46,11 +51,12 @@ impl Daemon {
         let session = self.house.session.borrow();
         let mut torrents = Counts::default();
         for (_, torrent) in session.torrents() {
-            *count(&mut torrents, torrent.state) += 1;
+            torrents.insert(torrent.state);
         }
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed().as_secs(),
+            watched: self.config.borrow().torrents.iter().map(|path| path.display().to_string()).collect(),
             listen: self.listening.iter().map(SocketAddr::to_string).collect(),
             torrents,
             refused: number(self.watch.borrow().refused().count()),
@@ -69,7 +75,9 @@ impl Daemon {
         List {
             total: number(session.torrents().len()),
             offset: part.offset,
-            torrents: torrents.map(|(key, torrent)| self.torrent_status(&session, key, torrent, now)).collect(),
+            torrents: torrents
+                .map(|(key, torrent)| self.torrent_status(&session, key, torrent, now))
+                .collect(),
         }
     }
 
@@ -85,7 +93,8 @@ impl Daemon {
         let key = session.key(info_hash).ok_or(Error::Unknown(info_hash))?;
         let torrent = session.torrent(key).ok_or(Error::Unknown(info_hash))?;
         let at = session.seconds(now);
-        let ready: Vec<&Peer> = torrent.peers().iter().filter_map(|&key| session.peer(key)).filter(|p| p.ready).collect();
+        let ready: Vec<&Peer> =
+            torrent.peers().iter().filter_map(|&key| session.peer(key)).filter(|p| p.ready).collect();
         Ok(Reply::Peers(Peers {
             total: number(ready.len()),
             peers: ready.iter().take(MAX_LIST as usize).map(|peer| peer_status(peer, at)).collect(),
@@ -98,19 +107,26 @@ impl Daemon {
         RefusedFiles {
             total: number(watch.refused().count()),
             offset: part.offset,
-            refused: refused.map(|(file, reason)| Refused { file: file.display().to_string(), reason }).collect(),
+            refused: refused
+                .map(|(file, reason)| Refused { file: file.display().to_string(), reason })
+                .collect(),
         }
     }
 
-    fn torrent_status(&self, session: &Session, key: TorrentKey, torrent: &Torrent, now: Instant) -> TorrentStatus {
-        let at = session.seconds(now);
+    fn torrent_status(
+        &self,
+        session: &Session,
+        key: TorrentKey,
+        torrent: &Torrent,
+        now: Instant,
+    ) -> TorrentStatus {
         let uploading: u64 =
             torrent.peers().iter().filter_map(|&key| session.peer(key)).map(|peer| peer.uploaded).sum();
         let trackers = session.trackers().status(key.0, now).into_iter().map(|tracker| TrackerStatus {
             url: tracker.url.to_string(),
             state: tracker.state.to_string(),
-            next_announce: tracker.next_announce,
-            message: tracker.message.map(String::from),
+            next_announce: tracker.next_announce.map(u64::from),
+            message: tracker.message.as_deref().map(crate::log::escaped),
         });
         TorrentStatus {
             info_hash: torrent.info_hash,
@@ -128,8 +144,8 @@ impl Daemon {
             down_total: 0,
             peers: number(torrent.peers().len()),
             trackers: trackers.collect(),
-            added: time_of_day(at.saturating_sub(torrent.added)),
-            completed: None,
+            added: torrent.added,
+            completed: torrent.completed,
         }
     }
 
@@ -155,7 +171,10 @@ impl Daemon {
             status.memory / 1024,
         );
         let session = self.house.session.borrow();
-        for (_, torrent) in session.torrents().filter(|(_, torrent)| torrent.state != State::Seeding || !torrent.peers().is_empty()) {
+        for (_, torrent) in session
+            .torrents()
+            .filter(|(_, torrent)| torrent.state != State::Seeding || !torrent.peers().is_empty())
+        {
             log::info!(
                 "status: \"{}\" {}, {} of {} bytes, {} peers {}",
                 crate::log::escaped(&torrent.name),
@@ -193,32 +212,20 @@ fn client_of(id: [u8; 20]) -> String {
     }
 }
 
-fn count(counts: &mut Counts, state: State) -> &mut u32 {
-    match state {
-        State::Queued => &mut counts.queued,
-        State::Checking => &mut counts.checking,
-        State::Seeding => &mut counts.seeding,
-        State::Incomplete => &mut counts.incomplete,
-        State::WaitingForDisk => &mut counts.waiting_for_disk,
-        State::WaitingForData => &mut counts.waiting_for_data,
-        State::Paused => &mut counts.paused,
-        State::Error => &mut counts.error,
-    }
-}
-
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// The time of day so many seconds ago, unless the clock has plainly not been set.
-fn time_of_day(ago: u32) -> Option<u64> {
+/// The time of day in Unix seconds, unless the clock has plainly not been set.
+pub fn clock() -> Option<u64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-    (now > CLOCK_SET).then(|| now - u64::from(ago))
+    (now > CLOCK_SET).then_some(now)
 }
 
 /// Bytes of memory that are resident.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    pages * u64::try_from(size).unwrap_or(4096)
 }

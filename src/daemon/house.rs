@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ pub struct House {
     pub scratch: RefCell<Scratch>,
     /// The thread for all that may block.
     pub storage: Storage,
-    executor: LocalExecutor<'static>,
+    executor: RefCell<Rc<LocalExecutor<'static>>>,
     /// Until when the main loop sleeps, and what wakes it.
     asleep: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
@@ -37,7 +38,7 @@ impl House {
             files: RefCell::new(files),
             scratch: RefCell::default(),
             storage,
-            executor: LocalExecutor::new(),
+            executor: RefCell::default(),
             asleep: Cell::new(None),
             waker: RefCell::new(None),
         }
@@ -45,17 +46,23 @@ impl House {
 
     /// Runs a task beside the others until it ends.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.executor.spawn(task).detach();
+        self.executor.borrow().spawn(task).detach();
     }
 
     /// The executor, to run everything until `future` ends.
-    pub fn executor(&self) -> &LocalExecutor<'static> {
-        &self.executor
+    pub fn executor(&self) -> Rc<LocalExecutor<'static>> {
+        self.executor.borrow().clone()
+    }
+
+    /// Drops all tasks: they hold this, so that nothing would end otherwise.
+    pub fn end_tasks(&self) {
+        self.executor.take();
     }
 
     /// Wakes the main loop if the session has a job for it, or wants to be asked before the loop would look.
     pub fn kick(&self) {
-        if self.session.borrow().wants_poll_before(self.asleep.get())
+        let session = self.session.borrow();
+        if (session.wants_poll_before(self.asleep.get()) || session.is_shut_down())
             && let Some(waker) = self.waker.borrow_mut().take()
         {
             waker.wake();

@@ -5,7 +5,6 @@
 //! used inside one synchronous stretch and never across an await.
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "I/O shell")]
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -48,7 +47,11 @@ pub struct Scratch {
 
 impl Default for Scratch {
     fn default() -> Scratch {
-        Scratch { read: vec![0; READ].into(), write: vec![0; BATCH as usize].into(), parts: Vec::with_capacity(PARTS) }
+        Scratch {
+            read: vec![0; READ].into(),
+            write: vec![0; BATCH as usize].into(),
+            parts: Vec::with_capacity(PARTS),
+        }
     }
 }
 
@@ -100,8 +103,14 @@ pub async fn dial(house: Rc<House>, key: PeerKey, addr: SocketAddr) {
 
 async fn serve(house: Rc<House>, stream: Async<TcpStream>, key: PeerKey) {
     prepare(stream.get_ref());
-    let mut connection =
-        Connection { house, stream, key, input: Input::Handshake(Handshaking::default()), reading: false, writing: false };
+    let mut connection = Connection {
+        house,
+        stream,
+        key,
+        input: Input::Handshake(Handshaking::default()),
+        reading: false,
+        writing: false,
+    };
     let why = poll_fn(|cx| connection.poll(cx)).await;
     let house = connection.house.clone();
     if let Some(peer) = house.session.borrow().peer(key) {
@@ -196,7 +205,7 @@ impl Connection {
         }
         let house = self.house.clone();
         let mut scratch = house.scratch.borrow_mut();
-        let n = match (&mut &*self.stream.get_ref()).read(&mut scratch.read) {
+        let n = match (&mut self.stream.get_ref()).read(&mut scratch.read) {
             Ok(0) => return Poll::Ready(Err(Close::Gone)),
             Ok(n) => n,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -258,7 +267,7 @@ impl Connection {
             let now = Instant::now();
             let mut session = house.session.borrow_mut();
             if let Some(control) = session.control(self.key) {
-                match (&mut &*self.stream.get_ref()).write(control) {
+                match (&mut self.stream.get_ref()).write(control) {
                     Ok(n) => session.control_sent(self.key, n, now),
                     Err(error) => self.blocked(&error)?,
                 }
@@ -277,7 +286,14 @@ impl Connection {
             let Some(upload) = session.upload(self.key, room, &mut scratch.parts, now) else {
                 return Poll::Ready(Ok(()));
             };
-            let filled = match fill(&house, &upload, &scratch.parts, &mut scratch.write, session.misses(self.key), now) {
+            let filled = match fill(
+                &house,
+                &upload,
+                &scratch.parts,
+                &mut scratch.write,
+                session.misses(self.key),
+                now,
+            ) {
                 Ok(filled) => filled,
                 Err(miss) => {
                     let fd = house.files.borrow_mut().find(upload.torrent.0, miss.file, now);
@@ -285,7 +301,7 @@ impl Connection {
                     return Poll::Ready(Ok(()));
                 }
             };
-            match (&mut &*self.stream.get_ref()).write(&scratch.write[..filled]) {
+            match (&mut self.stream.get_ref()).write(&scratch.write[..filled]) {
                 Ok(n) => {
                     session.sent(self.key, u32::try_from(n).unwrap_or(0), now);
                     self.writing = n < filled;

@@ -235,7 +235,10 @@ impl Peer {
             };
             let mut payload = Vec::new();
             handshake.encode(&mut payload);
-            wire::encode(&Message::Extended { id: extension::HANDSHAKE, payload: &payload }, &mut self.control);
+            wire::encode(
+                &Message::Extended { id: extension::HANDSHAKE, payload: &payload },
+                &mut self.control,
+            );
         }
     }
 
@@ -265,7 +268,8 @@ impl Peer {
             }
             Message::Bitfield(bits) => {
                 let count = view.lengths.piece_count();
-                let have = Have::decode_bitfield(bits, count).ok_or(Close::Protocol("bitfield of a wrong size"))?;
+                let have =
+                    Have::decode_bitfield(bits, count).ok_or(Close::Protocol("bitfield of a wrong size"))?;
                 self.has = have.count(count);
                 self.part_if_both_seed(view)?;
             }
@@ -430,7 +434,10 @@ mod tests {
             Message::Bitfield(&[0xf0, 0]),
         ];
         for message in hostile {
-            assert!(matches!(peer(true).handle(&message, &seeding()), Err(Close::Protocol(_))), "{message:?}");
+            assert!(
+                matches!(peer(true).handle(&message, &seeding()), Err(Close::Protocol(_))),
+                "{message:?}"
+            );
         }
     }
 

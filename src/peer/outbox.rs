@@ -84,7 +84,9 @@ impl Outbox {
     /// Takes a request back; `false` if it is not there or is being sent already.
     pub fn cancel(&mut self, block: Block) -> bool {
         let first = usize::from(self.head > 0);
-        let Some(at) = self.blocks.iter().skip(first).position(|&waiting| waiting == block) else { return false };
+        let Some(at) = self.blocks.iter().skip(first).position(|&waiting| waiting == block) else {
+            return false;
+        };
         self.blocks.remove(first + at);
         true
     }

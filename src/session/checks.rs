@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::{
-    ANNOUNCE_CHECKING, CHECKS_AHEAD, GROWING, Happened, Job, PAUSED, RECORD_DELAY, RECORD_PROGRESS, SLICE, Session,
-    Timer, event,
+    ANNOUNCE_CHECKING, CHECKS_AHEAD, GROWING, Happened, Job, PAUSED, RECORD_DELAY, RECORD_PROGRESS, SLICE,
+    Session, Timer, event,
 };
 use crate::have::Have;
 use crate::peer::{PeerKey, Waiting};
@@ -67,7 +67,9 @@ impl Session {
             Done::LaidOut { key, result } => match result {
                 Ok(layout) => {
                     let key = TorrentKey(key);
-                    if let Some(swarm) = self.torrents.get_mut(&key).and_then(|torrent| torrent.swarm.as_mut()) {
+                    if let Some(swarm) =
+                        self.torrents.get_mut(&key).and_then(|torrent| torrent.swarm.as_mut())
+                    {
                         swarm.layout = Some(Rc::new(*layout));
                         swarm.layout_wanted = false;
                     }
@@ -113,10 +115,15 @@ impl Session {
                 self.check_ended(key, now);
                 continue;
             };
-            let most = u32::try_from(SLICE / u64::from(torrent.lengths.piece_length())).unwrap_or(u32::MAX).max(1);
+            let most =
+                u32::try_from(SLICE / u64::from(torrent.lengths.piece_length())).unwrap_or(u32::MAX).max(1);
             pieces.end = pieces.end.min(pieces.start.saturating_add(most));
             self.verifying = Some(key);
-            return Some(Job::Storage(StorageJob::Verify { key: key.0, place: torrent.place.clone(), pieces }));
+            return Some(Job::Storage(StorageJob::Verify {
+                key: key.0,
+                place: torrent.place.clone(),
+                pieces,
+            }));
         }
         None
     }
@@ -147,14 +154,17 @@ impl Session {
         let parked: Vec<TorrentKey> = self
             .torrents
             .iter()
-            .filter(|(_, torrent)| torrent.state.may_recover() && scan.is_multiple_of(1 << torrent.failures.min(MAX_REST)))
+            .filter(|(_, torrent)| {
+                torrent.state.may_recover() && scan.is_multiple_of(1 << torrent.failures.min(MAX_REST))
+            })
             .map(|(&key, _)| key)
             .collect();
         for key in parked {
             self.queue_check(key);
         }
         let seeding = self.torrents.iter().filter(|(_, torrent)| torrent.state == State::Seeding);
-        let places: Vec<(u32, Place)> = seeding.map(|(&key, torrent)| (key.0, torrent.place.clone())).collect();
+        let places: Vec<(u32, Place)> =
+            seeding.map(|(&key, torrent)| (key.0, torrent.place.clone())).collect();
         if !places.is_empty() {
             self.jobs.push_back(Job::Storage(StorageJob::Probe(places)));
         }
@@ -179,7 +189,8 @@ impl Session {
 
     /// Data that was seen growing is looked at again before the next scan: it may have come to rest.
     pub(super) fn look_at_growing(&mut self) {
-        let growing = self.torrents.iter().filter(|(_, t)| t.state == State::Incomplete && t.seen != t.settled);
+        let growing =
+            self.torrents.iter().filter(|(_, t)| t.state == State::Incomplete && t.seen != t.settled);
         let growing: Vec<TorrentKey> = growing.map(|(&key, _)| key).collect();
         growing.into_iter().for_each(|key| self.queue_check(key));
     }
@@ -207,7 +218,7 @@ impl Session {
         let growing = torrent.state == State::Incomplete && torrent.seen != checked.fingerprint;
         torrent.seen = checked.fingerprint;
         if growing {
-            self.set_if_later_or_unset(Timer::Growing, now + GROWING);
+            self.set_by(Timer::Growing, now + GROWING);
             return;
         }
         torrent.settled = checked.fingerprint;
@@ -291,7 +302,8 @@ impl Session {
         } else {
             torrent.state = State::Incomplete;
             let (have, total) = (torrent.have.count(count), count);
-            torrent.reason = format!("{have} of {total} pieces are in {}", torrent.place.data.display()).into();
+            torrent.reason =
+                format!("{have} of {total} pieces are in {}", torrent.place.data.display()).into();
             if recovered {
                 let event = event(Happened::Recovered, torrent, torrent.reason.clone());
                 self.jobs.push_back(Job::Event(event));
@@ -351,7 +363,7 @@ impl Session {
         };
         self.jobs.push_back(Job::Storage(StorageJob::Record(Box::new(record))));
         if !self.stopping {
-            self.set_if_later_or_unset(Timer::Flush, now + RECORD_DELAY);
+            self.set_by(Timer::Flush, now + RECORD_DELAY);
         }
     }
 

@@ -291,11 +291,16 @@ impl Session {
         self.local_upload.set_rate(settings.local_upload, byte_burst(settings.local_upload), now);
         self.dials.set_rate(settings.dials_per_second.into(), settings.dials_per_second.into(), now);
         self.rescan = rescan;
-        let other_trackers = settings.trackers != self.settings.trackers || settings.also != self.settings.also;
+        let other_trackers =
+            settings.trackers != self.settings.trackers || settings.also != self.settings.also;
         self.settings = settings;
         if other_trackers {
-            let announced: Vec<TorrentKey> =
-                self.torrents.iter().filter(|(_, torrent)| torrent.state.serves()).map(|(&key, _)| key).collect();
+            let announced: Vec<TorrentKey> = self
+                .torrents
+                .iter()
+                .filter(|(_, torrent)| torrent.state.serves())
+                .map(|(&key, _)| key)
+                .collect();
             for key in announced {
                 if let Some(torrent) = self.torrents.get_mut(&key)
                     && std::mem::take(&mut torrent.announced)
@@ -386,8 +391,25 @@ impl Session {
     }
 
     /// Its .torrent has another path now: its data stays where it is, and is not checked again.
-    pub fn moved(&mut self, info_hash: InfoHash, file: Arc<Path>, ident: Ident, now: Instant) {
+    pub fn moved(
+        &mut self,
+        info_hash: InfoHash,
+        file: Arc<Path>,
+        ident: Ident,
+        tiers: Vec<Vec<String>>,
+        now: Instant,
+    ) {
+        let tiers = self.tiers(tiers);
         let Some(&key) = self.by_hash.get(&info_hash) else { return };
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        if *torrent.tiers != *tiers {
+            // Another file than the one that was moved away names the same torrent.
+            torrent.tiers = tiers;
+            if std::mem::take(&mut torrent.announced) {
+                self.trackers.remove(key.0, now);
+                self.announce(key, now);
+            }
+        }
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         torrent.place.torrent = file;
         torrent.place.ident = ident;
@@ -446,6 +468,11 @@ impl Session {
         self.set(Timer::Rescan, now);
     }
 
+    /// Asks for a look at the watched directories at that time or before.
+    pub fn rescan_by(&mut self, time: Instant) {
+        self.set_by(Timer::Rescan, time);
+    }
+
     /// Whether [`Session::poll`] should be called before `time` (`None`: at all).
     pub fn wants_poll_before(&self, time: Option<Instant>) -> bool {
         let job = match self.jobs.front() {
@@ -459,6 +486,16 @@ impl Session {
     /// All torrents in the order they came.
     pub fn torrents(&self) -> impl ExactSizeIterator<Item = (TorrentKey, &Torrent)> {
         self.torrents.iter().map(|(&key, torrent)| (key, &**torrent))
+    }
+
+    /// All torrents in the order of their info-hashes.
+    pub fn by_info_hash(&self) -> impl Iterator<Item = (TorrentKey, &Torrent)> {
+        self.by_hash.values().filter_map(|&key| Some((key, self.torrent(key)?)))
+    }
+
+    /// All connections.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values().map(|peer| &**peer)
     }
 
     /// One torrent.
@@ -518,7 +555,14 @@ impl Session {
         if self.settings.trackers && !torrent.announced && !matches!(torrent.have, Have::None) {
             torrent.announced = true;
             let also = if torrent.private { &[][..] } else { &self.settings.also };
-            self.trackers.insert(key.0, torrent.info_hash, &torrent.tiers.0, also, torrent.is_complete(), now);
+            self.trackers.insert(
+                key.0,
+                torrent.info_hash,
+                &torrent.tiers.0,
+                also,
+                torrent.is_complete(),
+                now,
+            );
         }
         if !torrent.private {
             self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Loopback, now);
@@ -526,12 +570,11 @@ impl Session {
         }
     }
 
-    /// A tracker has answered, or failed to; `loopback` says that it is on this machine.
+    /// A tracker has answered, or failed to.
     pub fn announced(
         &mut self,
         request: &Request,
         result: Result<&tracker::Reply, &tracker::Failure>,
-        loopback: bool,
         now: Instant,
     ) {
         let key = TorrentKey(request.key);
@@ -541,8 +584,8 @@ impl Session {
             && serves
             && !self.stopping
         {
-            let source = if loopback { Source::Loopback } else { Source::Remote };
-            self.candidates.insert(key.0, reply.peers.iter().copied(), source, now);
+            // Addresses of this machine have passed the tracker's own filter: it is on this machine.
+            self.candidates.insert(key.0, reply.peers.iter().copied(), Source::Loopback, now);
             self.set_dial(now);
         }
     }
@@ -556,7 +599,8 @@ impl Session {
 
     fn totals(&self, key: TorrentKey) -> Totals {
         let Some(torrent) = self.torrents.get(&key) else { return Totals { uploaded: 0, left: 0 } };
-        let now: u64 = torrent.peers().iter().filter_map(|&key| self.peer(key)).map(|peer| peer.uploaded).sum();
+        let now: u64 =
+            torrent.peers().iter().filter_map(|&key| self.peer(key)).map(|peer| peer.uploaded).sum();
         Totals {
             uploaded: torrent.uploaded + now - torrent.uploaded_before,
             left: torrent.lengths.total() - torrent.have_bytes(),
@@ -642,8 +686,12 @@ impl Session {
         for peer in self.peers.values_mut() {
             peer.close(Close::Shutdown);
         }
-        let changed: Vec<TorrentKey> =
-            self.torrents.iter().filter(|(_, t)| t.unsaved || t.checking.is_some()).map(|(&key, _)| key).collect();
+        let changed: Vec<TorrentKey> = self
+            .torrents
+            .iter()
+            .filter(|(_, t)| t.unsaved || t.checking.is_some())
+            .map(|(&key, _)| key)
+            .collect();
         for key in changed {
             self.record(key, now);
         }
@@ -665,7 +713,7 @@ impl Session {
         self.timers[timer as usize] = Some(at);
     }
 
-    fn set_if_later_or_unset(&mut self, timer: Timer, at: Instant) {
+    fn set_by(&mut self, timer: Timer, at: Instant) {
         let slot = &mut self.timers[timer as usize];
         *slot = Some(slot.map_or(at, |set| set.min(at)));
     }

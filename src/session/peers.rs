@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{
-    BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss, PEER_COST,
-    SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, is_local,
+    BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
+    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, is_local,
 };
 use crate::metainfo::InfoHash;
 use crate::peer::extension::MAX_PAYLOAD;
@@ -44,7 +44,7 @@ impl Session {
         peer.torrent = torrent;
         self.peers.insert(key, Box::new(peer));
         self.half_open += 1;
-        self.set_if_later_or_unset(Timer::Sweep, now + SWEEP_HANDSHAKES);
+        self.set_by(Timer::Sweep, now + SWEEP_HANDSHAKES);
         key
     }
 
@@ -104,7 +104,12 @@ impl Session {
         peer.torrent = Some(torrent_key);
         peer.fast = theirs.has_fast_extension();
         peer.heard = at;
-        peer.greet(&torrent.view(), theirs.has_extension_protocol(), self.settings.port, torrent.is_complete());
+        peer.greet(
+            &torrent.view(),
+            theirs.has_extension_protocol(),
+            self.settings.port,
+            torrent.is_complete(),
+        );
         torrent.swarm.get_or_insert_default().peers.push(key);
         Ok(())
     }
@@ -115,9 +120,7 @@ impl Session {
         let Some(peer) = self.peers.get(&key) else { return Err(Close::Gone) };
         let torrent = peer.torrent;
         if id == self.settings.peer_id {
-            if peer.outgoing
-                && let Some(torrent) = torrent
-            {
+            if peer.outgoing {
                 self.own.push(peer.addr);
                 self.candidates.set_here(self.own.clone(), self.settings.local.clone());
             }
@@ -127,7 +130,10 @@ impl Session {
         let twin = siblings.iter().any(|&other| {
             other != key
                 && self.peers.get(&other).is_some_and(|other| {
-                    other.ready && other.id == id && other.addr.ip() == peer.addr.ip() && other.closing.is_none()
+                    other.ready
+                        && other.id == id
+                        && other.addr.ip() == peer.addr.ip()
+                        && other.closing.is_none()
                 })
         });
         if twin {
@@ -209,13 +215,17 @@ impl Session {
 
     pub(super) fn set_dial(&mut self, now: Instant) {
         if let Some(at) = self.candidates.deadline() {
-            self.set_if_later_or_unset(Timer::Dial, at.max(self.dials.ready_at(1, now)));
+            let free = self.dials.ready_at(1, now);
+            self.set_by(Timer::Dial, at.max(free));
         }
     }
 
     pub(super) fn next_dial(&mut self, now: Instant) -> Option<Job> {
         let dialling = self.peers.values().filter(|peer| peer.outgoing && !peer.ready).count();
-        if dialling >= MAX_DIALLING || self.peers.len() >= self.settings.peers || self.dials.available(now) == 0 {
+        if dialling >= MAX_DIALLING
+            || self.peers.len() >= self.settings.peers
+            || self.dials.available(now) == 0
+        {
             // The next connection that ends, or the next sweep, sets the timer again.
             return None;
         }
@@ -241,7 +251,7 @@ impl Session {
             if peer.choked {
                 peer.turn = at;
             }
-            self.set_if_later_or_unset(Timer::Choke, now + CHOKE_ROUND);
+            self.set_by(Timer::Choke, now + CHOKE_ROUND);
             if !self.is_full() {
                 self.fill_slots(now);
             }
@@ -353,7 +363,7 @@ impl Session {
             peer.waiting = Waiting::Tokens;
             let at = bucket.ready_at(u64::from(LEAST_WRITE), now);
             self.throttled.push_back(key);
-            self.set_if_later_or_unset(Timer::Tokens, at);
+            self.set_by(Timer::Tokens, at);
             return None;
         }
         Some(Upload { torrent: torrent_key, lengths: torrent.lengths, layout: layout.clone() })
@@ -454,7 +464,10 @@ impl Session {
                 }
             } else if at.saturating_sub(peer.heard) >= SILENCE {
                 peer.close(Close::Silent);
-            } else if at.saturating_sub(peer.spoke) >= KEEP_ALIVE && peer.outbox.is_empty() && peer.control.is_empty() {
+            } else if at.saturating_sub(peer.spoke) >= KEEP_ALIVE
+                && peer.outbox.is_empty()
+                && peer.control.is_empty()
+            {
                 wire::encode(&Message::KeepAlive, &mut peer.control);
                 peer.wake();
             }

@@ -10,6 +10,7 @@ use std::fmt::{self, Display};
 use serde::{Deserialize, Serialize};
 
 use crate::metainfo::InfoHash;
+pub use crate::torrent::State;
 
 pub mod io;
 
@@ -122,6 +123,8 @@ pub struct Status {
     pub version: String,
     /// Since its start, seconds.
     pub uptime: u64,
+    /// The watched directories.
+    pub watched: Vec<String>,
     /// Where peers reach it, `address:port`.
     pub listen: Vec<String>,
     /// Torrents by state.
@@ -144,32 +147,6 @@ pub struct Status {
     pub last_error: Option<String>,
 }
 
-/// A torrent's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// Waits for its turn to be checked.
-    Queued,
-    /// Its data is read and hashed; what is good so far is served.
-    Checking,
-    /// A magnet link without its torrent.
-    FetchingMetadata,
-    /// Pieces come in.
-    Downloading,
-    /// All is there.
-    Seeding,
-    /// Part is there and served.
-    Incomplete,
-    /// The disk of its data is not there.
-    WaitingForDisk,
-    /// The disk is there, the data is not.
-    WaitingForData,
-    /// By a user.
-    Paused,
-    /// See its reason.
-    Error,
-}
-
 /// Number of torrents in each state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -177,8 +154,6 @@ pub enum State {
 pub struct Counts {
     pub queued: u32,
     pub checking: u32,
-    pub fetching_metadata: u32,
-    pub downloading: u32,
     pub seeding: u32,
     pub incomplete: u32,
     pub waiting_for_disk: u32,
@@ -443,8 +418,6 @@ impl State {
         match self {
             State::Queued => "queued",
             State::Checking => "checking",
-            State::FetchingMetadata => "fetching metadata",
-            State::Downloading => "downloading",
             State::Seeding => "seeding",
             State::Incomplete => "incomplete",
             State::WaitingForDisk => "waiting for disk",
@@ -461,8 +434,6 @@ impl Counts {
         *match state {
             State::Queued => &mut self.queued,
             State::Checking => &mut self.checking,
-            State::FetchingMetadata => &mut self.fetching_metadata,
-            State::Downloading => &mut self.downloading,
             State::Seeding => &mut self.seeding,
             State::Incomplete => &mut self.incomplete,
             State::WaitingForDisk => &mut self.waiting_for_disk,
@@ -476,10 +447,8 @@ impl Counts {
     pub fn iter(&self) -> impl Iterator<Item = (State, u32)> {
         [
             (State::Seeding, self.seeding),
-            (State::Downloading, self.downloading),
             (State::Checking, self.checking),
             (State::Queued, self.queued),
-            (State::FetchingMetadata, self.fetching_metadata),
             (State::Incomplete, self.incomplete),
             (State::WaitingForDisk, self.waiting_for_disk),
             (State::WaitingForData, self.waiting_for_data),

@@ -32,7 +32,7 @@ use crate::metainfo::{self, InfoHash, Summary};
 use crate::watch::Listing;
 use hashing::{CHUNK, Hashing, Unread, parse_torrent, read_torrent};
 use records::Records;
-pub(crate) use tree::sidecar;
+pub use tree::sidecar;
 use tree::{Tree, probe};
 
 /// Jobs of peers that are under way at a time; a peer waits for one.

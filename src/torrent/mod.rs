@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::have::Have;
 use crate::metainfo::InfoHash;
 use crate::peer::{PeerKey, View};
@@ -25,7 +27,8 @@ use crate::storage::{Layout, Trouble};
 pub struct TorrentKey(pub u32);
 
 /// What a torrent does at present, by the words of the status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Waits for its turn to be checked.
     Queued,

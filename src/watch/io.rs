@@ -5,6 +5,7 @@
 //! a scan keeps nothing and hands nothing over: its fingerprint is computed from what passes by.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -198,19 +199,23 @@ impl Walk<'_> {
 pub struct Hints {
     inotify: Async<Inotify>,
     /// Sorted.
-    watches: Vec<WatchDescriptor>,
-    told: bool,
+    watches: RefCell<Vec<WatchDescriptor>>,
+    told: Cell<bool>,
 }
 
 impl Hints {
     /// Watches nothing yet.
     pub fn new() -> io::Result<Hints> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        Ok(Hints { inotify: Async::new_nonblocking(inotify)?, watches: Vec::new(), told: false })
+        Ok(Hints {
+            inotify: Async::new_nonblocking(inotify)?,
+            watches: RefCell::default(),
+            told: Cell::new(false),
+        })
     }
 
     /// Watches these directories and no others.
-    pub fn update(&mut self, directories: &[PathBuf]) {
+    pub fn update(&self, directories: &[PathBuf]) {
         let wanted = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_MOVED_TO
@@ -227,7 +232,7 @@ impl Hints {
                 // The same directory has the same number again.
                 Ok(watch) => watches.push(watch),
                 Err(Errno::ENOSPC | Errno::ENOMEM) => {
-                    if !std::mem::replace(&mut self.told, true) {
+                    if !self.told.replace(true) {
                         log::warn!(
                             "out of inotify watches at {} (fs.inotify.max_user_watches): changes there are found by \
                              the regular scan",
@@ -242,13 +247,13 @@ impl Hints {
         }
         watches.sort_unstable();
         watches.dedup();
-        for watch in &self.watches {
+        for watch in &*self.watches.borrow() {
             if watches.binary_search(watch).is_err() {
                 // Fails where the directory is gone, and the watch with it.
                 let _ = inotify.rm_watch(*watch);
             }
         }
-        self.watches = watches;
+        self.watches.replace(watches);
     }
 
     /// Returns when something has changed that a scan would see, after the burst is over.
@@ -434,7 +439,7 @@ mod tests {
     fn inotify_tells_of_torrents_that_come_and_go_and_of_nothing_else() {
         let tree = Tree::new("inotify");
         tree.put("sub/1.torrent");
-        let mut hints = Hints::new().unwrap();
+        let hints = Hints::new().unwrap();
         let told = |hints: &Hints| {
             block_on(
                 async {
@@ -449,7 +454,7 @@ mod tests {
         };
         hints.update(&tree.scan().directories);
         hints.update(&tree.scan().directories);
-        assert_eq!(hints.watches.len(), 2);
+        assert_eq!(hints.watches.borrow().len(), 2);
         tree.put("sub/content");
         tree.put("sub/.2.torrent");
         assert!(!told(&hints));

@@ -192,7 +192,7 @@ pub(super) fn probe(places: &[(u32, Place)]) -> Vec<(u32, Trouble)> {
 }
 
 /// What stands in the sidecar of a .torrent, if there is one.
-pub(crate) fn sidecar(torrent: &Path) -> Result<Option<PathBuf>, String> {
+pub fn sidecar(torrent: &Path) -> Result<Option<PathBuf>, String> {
     let path = torrent.with_extension("where");
     let refuse = |why: &str| Err(format!("{}: {why}", path.display()));
     let fd = match open_torrent(&path) {

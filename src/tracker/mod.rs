@@ -1,0 +1,207 @@
+//! Trackers: what is told to them and what they answer, whatever the wire.
+//!
+//! Read first: BEP 3 ("trackers"). The wire's forms are in `http`, who is asked and when in `client`. Omits:
+//! scrape, UDP. Holds nothing; a [`Reply`] has at most [`MAX_PEERS`] peers.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::metainfo::InfoHash;
+
+pub mod client;
+pub mod host;
+pub mod http;
+pub mod io;
+
+/// Peers of one reply that are kept, picked at random: more than anybody dials before the next announce.
+pub const MAX_PEERS: usize = 200;
+
+/// Peers asked for: BEP 3's own number.
+pub const NUMWANT: u8 = 50;
+
+/// Bytes of a tracker's text that are kept.
+pub const MAX_TEXT: usize = 256;
+
+/// Bytes of a tracker id that are kept and sent back; a longer one is not used.
+pub const MAX_TRACKER_ID: usize = 64;
+
+/// Seconds between announces where a tracker names none.
+pub const DEFAULT_INTERVAL: u32 = 1800;
+
+/// Why a tracker is told now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Event {
+    /// Because the interval is over.
+    #[default]
+    None,
+    /// For the first time.
+    Started,
+    /// The last piece has come: never said of data that was whole at the start.
+    Completed,
+    /// For the last time.
+    Stopped,
+}
+
+/// What a tracker is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announce<'a> {
+    /// Of which torrent.
+    pub info_hash: InfoHash,
+    /// Who we are.
+    pub peer_id: [u8; 20],
+    /// Where we listen.
+    pub port: u16,
+    /// Bytes since `started`.
+    pub uploaded: u64,
+    /// Bytes since `started`.
+    pub downloaded: u64,
+    /// Bytes that are missing.
+    pub left: u64,
+    /// Why now.
+    pub event: Event,
+    /// Peers wanted.
+    pub numwant: u32,
+    /// A number that proves to the tracker that we are the same, whatever our address.
+    pub key: u32,
+    /// What the tracker called us.
+    pub tracker_id: Option<Cow<'a, [u8]>>,
+}
+
+/// What a tracker answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Seconds to the next announce, as it came.
+    pub interval: u32,
+    /// Seconds before which no announce is welcome.
+    pub min_interval: Option<u32>,
+    /// What to call ourselves next time.
+    pub tracker_id: Option<Vec<u8>>,
+    /// For the user's eyes; at most [`MAX_TEXT`] bytes.
+    pub warning: Option<String>,
+    /// Seeds.
+    pub complete: Option<u32>,
+    /// Leechers.
+    pub incomplete: Option<u32>,
+    /// Our address as the tracker sees it (BEP 24).
+    pub external_ip: Option<IpAddr>,
+    /// Other peers: dialable ones alone.
+    pub peers: Vec<SocketAddr>,
+}
+
+/// When a tracker that refuses wants to be asked again (BEP 31).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// It does not say.
+    Unsaid,
+    /// After so many minutes.
+    Minutes(u32),
+    /// Never.
+    Never,
+}
+
+/// Why there is no reply. Texts are at most [`MAX_TEXT`] bytes and may hold control characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The host's name has no addresses now.
+    Resolve(String),
+    /// The host can not be reached or falls silent.
+    Transport(String),
+    /// The host has too much to do (HTTP 429, 5xx); it may say for how many seconds.
+    Busy(u16, Option<u32>),
+    /// The host answers, but not as a tracker does.
+    Reply(String),
+    /// The URL is not one that we ask.
+    Url(String),
+    /// The tracker refuses this torrent (`failure reason`).
+    Refused(String, Retry),
+}
+
+/// A small generator of numbers that need not be secret: which peers are kept, how much later than planned.
+/// Seeded, so that tests are exact.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Default for Reply {
+    fn default() -> Reply {
+        Reply {
+            interval: DEFAULT_INTERVAL,
+            min_interval: None,
+            tracker_id: None,
+            warning: None,
+            complete: None,
+            incomplete: None,
+            external_ip: None,
+            peers: Vec::new(),
+        }
+    }
+}
+
+impl Reply {
+    /// Adds what the same tracker answered over the other family of addresses.
+    pub fn merge(&mut self, other: Reply, random: &mut Random) {
+        self.interval = self.interval.max(other.interval);
+        self.min_interval = self.min_interval.max(other.min_interval);
+        self.tracker_id = self.tracker_id.take().or(other.tracker_id);
+        self.warning = self.warning.take().or(other.warning);
+        self.complete = self.complete.max(other.complete);
+        self.incomplete = self.incomplete.max(other.incomplete);
+        self.external_ip = self.external_ip.or(other.external_ip);
+        self.peers.extend(other.peers);
+        self.peers.sort_unstable();
+        self.peers.dedup();
+        while self.peers.len() > MAX_PEERS {
+            let one = random.below(self.peers.len());
+            self.peers.swap_remove(one);
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Resolve(text) | Failure::Transport(text) | Failure::Reply(text) | Failure::Url(text) => {
+                write!(f, "{text}")
+            }
+            Failure::Busy(status, _) => write!(f, "the tracker is overloaded (HTTP {status})"),
+            Failure::Refused(reason, Retry::Never) => write!(f, "{reason} (for good)"),
+            Failure::Refused(reason, _) => write!(f, "{reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Random {
+    /// The same seed gives the same numbers.
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// The next number (SplitMix64).
+    pub fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`; 0 where `bound` is 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
+        usize::try_from(self.draw() % bound).unwrap_or(0)
+    }
+
+    /// A number from 0 to `most`.
+    pub fn up_to(&mut self, most: u32) -> u32 {
+        u32::try_from(self.draw() % (u64::from(most) + 1)).unwrap_or(0)
+    }
+}
+
+/// A foreign text as far as it is kept.
+pub fn text(bytes: &[u8]) -> String {
+    let mut text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    text
+}
