@@ -14,9 +14,7 @@ mod tree;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io::ErrorKind;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,7 +32,8 @@ use crate::metainfo::{self, InfoHash, Summary};
 use crate::watch::Listing;
 use hashing::{CHUNK, Hashing, Unread, parse_torrent, read_torrent};
 use records::Records;
-use tree::Tree;
+pub use tree::sidecar;
+use tree::{Tree, probe};
 
 /// Jobs of peers that are under way at a time; a peer waits for one.
 const URGENT: usize = 256;
@@ -53,9 +52,6 @@ const SLICE_PIECES: u32 = 4096;
 
 /// What hashing needs is kept this long for its next slice.
 const KEEP: Duration = Duration::from_secs(1);
-
-/// Bytes of a sidecar: the longest path there is.
-const SIDECAR: usize = 4096;
 
 /// Stack of the thread: the deepest calls are the scan and the parser, neither of which recurses.
 const STACK: usize = 256 * 1024;
@@ -322,7 +318,10 @@ impl Storage {
             Job::Verify { .. } => queue.hashing.push_back(job),
             _ => queue.usual.push_back(job),
         }
-        if std::mem::take(&mut queue.idle) {
+        let was_idle = std::mem::take(&mut queue.idle);
+        // Unlocked first, or the thread would wake only to wait for the lock.
+        drop(queue);
+        if was_idle {
             self.shared.wake.notify_one();
         }
         Ok(())
@@ -445,7 +444,9 @@ impl Worker {
         if hashing.as_ref().is_none_or(|hashing| !hashing.is_of(place)) {
             // First let go, then taken: never two layouts at a time.
             *hashing = None;
-            *hashing = Some(Hashing::open(place, &mut desk.buffer)?);
+            let opened = Hashing::open(place, &mut desk.buffer);
+            desk.trim();
+            *hashing = Some(opened?);
         }
         let Some(hashing) = hashing else { return Ok(()) };
         let count = hashing.layout().lengths().piece_count();
@@ -483,7 +484,14 @@ impl Desk {
                 let (known, result) = compare::compare(info_hash, &place, &self.records, &mut self.buffer);
                 Done::Checked { key, known, result }
             }
-            Job::Probe(places) => Done::Lost(probe(&places)),
+            Job::Probe(places) => {
+                let lost = probe(&places);
+                if !lost.is_empty() {
+                    // The disk that comes next may get the same device number.
+                    self.modes.clear();
+                }
+                Done::Lost(lost)
+            }
             Job::Layout { key, place } => {
                 let result = parse_torrent(&place, &mut self.buffer)
                     .map(|(_, metainfo)| Box::new(Layout::new(&metainfo, place.data)));
@@ -500,11 +508,15 @@ impl Desk {
             Job::Forget(info_hash) => return self.records.remove(info_hash),
             Job::Verify { .. } | Job::Stop => return,
         };
-        // One of the usual size is kept for the next .torrent, a huge one is not.
+        self.trim();
+        self.answer(done);
+    }
+
+    /// A buffer of the usual size is kept for the next .torrent, a huge one is not.
+    fn trim(&mut self) {
         if self.buffer.capacity() > CHUNK {
             self.buffer = Vec::new();
         }
-        self.answer(done);
     }
 
     fn load(&mut self, path: Arc<Path>) -> Done {
@@ -558,41 +570,6 @@ impl Desk {
         warm(&open)?;
         Ok(Some(open))
     }
-}
-
-/// Of which torrents the data is gone. A root that many share is looked at once.
-fn probe(places: &[(u32, Place)]) -> Vec<(u32, Trouble)> {
-    let mut lost = Vec::new();
-    for (key, place) in places {
-        match tree::exists(&place.data) {
-            Ok(true) => {}
-            Ok(false) => lost.push((*key, tree::missing(place, true))),
-            Err(error) => lost.push((*key, Trouble::of(&place.data, error))),
-        }
-    }
-    lost
-}
-
-/// What stands in the sidecar of a .torrent, if there is one.
-pub fn sidecar(torrent: &Path) -> Result<Option<PathBuf>, String> {
-    let path = torrent.with_extension("where");
-    let refuse = |why: &str| Err(format!("{}: {why}", path.display()));
-    let fd = match tree::open_torrent(&path) {
-        Ok((fd, stat)) if tree::ident_of(&stat).size <= SIDECAR as u64 => fd,
-        Ok(_) => return refuse("it is longer than a path can be"),
-        Err(error) if std::io::Error::from(error).kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return refuse(&std::io::Error::from(error).to_string()),
-    };
-    let mut bytes = Vec::with_capacity(SIDECAR);
-    if let Err(error) = rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut bytes)) {
-        return refuse(&std::io::Error::from(error).to_string());
-    }
-    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-    let data = Path::new(std::ffi::OsStr::from_bytes(line));
-    if !data.is_absolute() || line.iter().any(|&byte| byte == 0 || byte == b'\n') {
-        return refuse("it does not hold one absolute path");
-    }
-    Ok(Some(data.into()))
 }
 
 #[cfg(test)]

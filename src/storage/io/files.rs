@@ -74,11 +74,9 @@ impl OpenFile {
         match self.mode {
             ReadMode::Direct => self.read(bufs, offset),
             ReadMode::Thread => Err(io::ErrorKind::WouldBlock.into()),
-            ReadMode::NoWait => loop {
-                match preadv2(&self.fd, bufs, offset, ReadWriteFlags::NOWAIT) {
-                    Err(Errno::INTR) => {}
-                    answer => return Ok(answer?),
-                }
+            ReadMode::NoWait => match self.read_nowait(bufs, offset) {
+                Err(error) if is_unknown(error) => Err(io::ErrorKind::WouldBlock.into()),
+                answer => Ok(answer?),
             },
         }
     }
@@ -86,7 +84,13 @@ impl OpenFile {
     /// The same just after the storage thread has read that range: a file system that cannot refuse to wait has it
     /// at hand now.
     pub fn read_warmed(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
-        if self.mode == ReadMode::Thread { self.read(bufs, offset) } else { self.read_hot(bufs, offset) }
+        match self.mode {
+            ReadMode::Direct | ReadMode::Thread => self.read(bufs, offset),
+            ReadMode::NoWait => match self.read_nowait(bufs, offset) {
+                Err(error) if is_unknown(error) => self.read(bufs, offset),
+                answer => Ok(answer?),
+            },
+        }
     }
 
     /// Reads, and waits for the disk if it must.
@@ -95,6 +99,15 @@ impl OpenFile {
             match preadv(&self.fd, bufs, offset) {
                 Err(Errno::INTR) => {}
                 answer => return Ok(answer?),
+            }
+        }
+    }
+
+    fn read_nowait(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize, Errno> {
+        loop {
+            match preadv2(&self.fd, bufs, offset, ReadWriteFlags::NOWAIT) {
+                Err(Errno::INTR) => {}
+                answer => return answer,
             }
         }
     }
@@ -163,9 +176,13 @@ fn probe(fd: &OwnedFd) -> ReadMode {
     let mut byte = [0];
     match preadv2(fd.as_fd(), &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT) {
         Ok(_) | Err(Errno::AGAIN | Errno::INTR) => ReadMode::NoWait,
-        // EOPNOTSUPP of the file system, ENOSYS of a kernel below 4.6, EINVAL of one that does not know the flag.
         Err(_) => ReadMode::Thread,
     }
+}
+
+/// The file system, or a kernel below 4.14, cannot refuse to wait. It can turn out late: device numbers are used again.
+fn is_unknown(error: Errno) -> bool {
+    matches!(error, Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL)
 }
 
 impl Files {

@@ -560,3 +560,32 @@ fn the_thread_lets_go_of_everything_and_ends_when_asked() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn the_command_line_hears_what_is_wrong_with_each_file() {
+    let world = World::new();
+    let files: [(&str, &[u8]); 5] =
+        [("a", &[1; 30]), ("b", &[2; 10]), (".pad/10", &[0; 10]), ("c", &[3; 30]), ("d", &[4; 10])];
+    let torrent = world.torrent("t", 10, &files);
+    let verdict = || {
+        let mut last = (0, 0);
+        let told =
+            check(&torrent.place.torrent, &torrent.place.data, &mut |done, total| last = (done, total));
+        assert!(told.is_err() || last == (90, 90));
+        told
+    };
+    let whole = verdict().unwrap();
+    assert_eq!((whole.name.as_str(), whole.pieces, whole.have, whole.files), ("t", 9, Have::All, vec![]));
+    world.temp.file("root/t/a", &[&[1; 5][..], &[9; 20], &[1; 5]].concat());
+    fs::remove_file(world.temp.path("root/t/b")).unwrap();
+    world.temp.file("root/t/c", &[3; 25]);
+    let verdict_now = verdict().unwrap();
+    assert_eq!(numbers(&verdict_now.have, 9), [4, 5, 6, 8]);
+    let path = |name: &str| world.temp.path("root/t").join(name).to_string_lossy().into_owned();
+    assert_eq!(
+        verdict_now.files,
+        [(path("a"), Flaw::Wrong(3)), (path("b"), Flaw::Absent), (path("c"), Flaw::Short(25))]
+    );
+    fs::remove_dir_all(world.temp.path("root/t")).unwrap();
+    assert!(verdict().is_err());
+}

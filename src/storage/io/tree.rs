@@ -5,7 +5,9 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, openat, openat2, statat};
@@ -24,6 +26,9 @@ const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// `openat2` answers EAGAIN when something was renamed meanwhile; this often it is asked again.
 const TRIES: usize = 8;
+
+/// Bytes of a sidecar: the longest path there is.
+const SIDECAR: usize = 4096;
 
 /// A torrent's data and the directory that nothing of it may lead out of.
 pub(super) struct Tree {
@@ -171,6 +176,41 @@ pub(super) fn open_torrent(path: &Path) -> Result<(OwnedFd, Stat), Errno> {
     let fd = openat(CWD, path, READ, Mode::empty())?;
     let stat = rustix::fs::fstat(&fd)?;
     Ok((fd, stat))
+}
+
+/// Of which torrents the data is gone.
+pub(super) fn probe(places: &[(u32, Place)]) -> Vec<(u32, Trouble)> {
+    let mut lost = Vec::new();
+    for (key, place) in places {
+        match exists(&place.data) {
+            Ok(true) => {}
+            Ok(false) => lost.push((*key, missing(place, true))),
+            Err(error) => lost.push((*key, Trouble::of(&place.data, error))),
+        }
+    }
+    lost
+}
+
+/// What stands in the sidecar of a .torrent, if there is one.
+pub fn sidecar(torrent: &Path) -> Result<Option<PathBuf>, String> {
+    let path = torrent.with_extension("where");
+    let refuse = |why: &str| Err(format!("{}: {why}", path.display()));
+    let fd = match open_torrent(&path) {
+        Ok((fd, stat)) if ident_of(&stat).size <= SIDECAR as u64 => fd,
+        Ok(_) => return refuse("it is longer than a path can be"),
+        Err(error) if std::io::Error::from(error).kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return refuse(&std::io::Error::from(error).to_string()),
+    };
+    let mut bytes = Vec::with_capacity(SIDECAR);
+    if let Err(error) = rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut bytes)) {
+        return refuse(&std::io::Error::from(error).to_string());
+    }
+    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let data = Path::new(OsStr::from_bytes(line));
+    if !data.is_absolute() || line.iter().any(|&byte| byte == 0 || byte == b'\n') {
+        return refuse("it does not hold one absolute path");
+    }
+    Ok(Some(data.into()))
 }
 
 /// A file's identity from what `stat` returned.
