@@ -277,6 +277,7 @@ impl Daemon {
         loop {
             let done = self.house.storage.next().await;
             let now = Instant::now();
+            self.house.session.borrow_mut().storage_has_room();
             match done {
                 Done::Scanned(None) => self.load(Vec::new(), now),
                 Done::Scanned(Some(listing)) => {

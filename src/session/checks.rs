@@ -41,10 +41,15 @@ impl Session {
         }
     }
 
+    /// The storage thread takes jobs again: an answer of any kind made room.
+    pub fn storage_has_room(&mut self) {
+        self.storage_full = false;
+    }
+
     /// Takes an answer of the storage thread about a torrent. What concerns the watched directories and open files
     /// is for the caller.
     pub fn stored(&mut self, done: Done, now: Instant) {
-        self.storage_full = false;
+        self.storage_has_room();
         match done {
             Done::Checked { key, known, result } => {
                 self.checks_ahead -= 1;
