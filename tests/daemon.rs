@@ -389,8 +389,8 @@ fn a_thousand_torrents_start_and_end_in_good_time() {
     torrents.iter().for_each(|torrent| drop(tracker.wait_event(&torrent.info_hash, "started")));
     let announces = tracker.announces();
     assert_eq!(announces.len(), 1000, "each is announced once");
-    let connections = announces.iter().map(|announce| announce.connection).max().unwrap();
-    assert!(connections < 20, "one connection serves a tracker's queue, not {connections}");
+    // The one before may not have closed yet when the next opens.
+    assert!(tracker.most_open() <= 2, "one connection serves a tracker's queue, not {}", tracker.most_open());
     let (status, took) = daemon.terminate();
     assert!(status.success(), "{status}");
     assert!(took < Duration::from_secs(5), "{took:?}");
@@ -526,11 +526,9 @@ fn two_daemons_share_a_port_range_and_not_a_control_socket() {
     // A third that is given the first one's socket does not take it away, and serves without.
     let three = Home::new();
     three.set("", "control", json!(one.control));
-    let mut third = three.command(&[]).spawn().unwrap();
+    let mut third = three.spawn(&[]);
     wait("the third complains", PATIENCE, || three.log().contains("control.sock").then_some(()));
-    assert!(third.try_wait().unwrap().is_none());
-    third.kill().unwrap();
-    third.wait().unwrap();
+    assert!(third.alive());
     assert_eq!(first.ask("status", Value::Null)["listen"][0], json!(first.address().to_string()));
 }
 
