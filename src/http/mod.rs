@@ -197,7 +197,9 @@ impl Url {
             (Scheme::Http, 80)
         } else if scheme.eq_ignore_ascii_case("https") {
             (Scheme::Https, 443)
-        } else if scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) {
+        } else if scheme.is_empty()
+            || !scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+        {
             return Err(UrlError::NoScheme);
         } else {
             return Err(UrlError::Scheme(scheme.to_ascii_lowercase()));
@@ -600,7 +602,9 @@ pub fn decode_request_head(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>,
         Ok(httparse::Status::Complete(_)) => {}
         _ => return Err(Error::Head),
     }
-    let text = |name| field(request.headers, name).and_then(|value| std::str::from_utf8(value).ok()).map(str::to_owned);
+    let text = |name| {
+        field(request.headers, name).and_then(|value| std::str::from_utf8(value).ok()).map(str::to_owned)
+    };
     let head = RequestHead {
         method: request.method.ok_or(Error::Head)?.to_owned(),
         target: request.path.ok_or(Error::Head)?.to_owned(),
@@ -657,7 +661,9 @@ pub fn decode_reply_head(bytes: &[u8]) -> Result<ReplyHead, Error> {
     }
     let length = if (100..200).contains(&status) || status == 204 || status == 304 {
         Length::Exact(0)
-    } else if let Some(coding) = field(fields, "transfer-encoding").filter(|c| !c.eq_ignore_ascii_case(b"identity")) {
+    } else if let Some(coding) =
+        field(fields, "transfer-encoding").filter(|c| !c.eq_ignore_ascii_case(b"identity"))
+    {
         if !coding.eq_ignore_ascii_case(b"chunked") {
             return Err(Error::Coding);
         }
@@ -677,8 +683,12 @@ pub fn decode_reply_head(bytes: &[u8]) -> Result<ReplyHead, Error> {
         status,
         length,
         keep_alive,
-        location: field(fields, "location").and_then(|value| std::str::from_utf8(value).ok()).map(str::to_owned),
-        retry_after: field(fields, "retry-after").and_then(decimal).map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+        location: field(fields, "location")
+            .and_then(|value| std::str::from_utf8(value).ok())
+            .map(str::to_owned),
+        retry_after: field(fields, "retry-after")
+            .and_then(decimal)
+            .map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
     })
 }
 
@@ -724,7 +734,9 @@ fn head_end(bytes: &[u8], scanned: usize) -> Option<usize> {
 fn keep_alive(version: Option<u8>, fields: &[httparse::Header<'_>]) -> bool {
     let says = |token: &[u8]| {
         let named = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
-        named.flat_map(|field| field.value.split(|b| *b == b',')).any(|value| value.trim_ascii().eq_ignore_ascii_case(token))
+        named
+            .flat_map(|field| field.value.split(|b| *b == b','))
+            .any(|value| value.trim_ascii().eq_ignore_ascii_case(token))
     };
     if version == Some(1) { !says(b"close") } else { says(b"keep-alive") }
 }
@@ -791,7 +803,11 @@ mod tests {
     fn body(bytes: &[u8]) -> Vec<u8> {
         for step in [1, 2, 3, 7, 100_000] {
             let receiver = receive(bytes, step, 1000, false).unwrap().unwrap();
-            assert_eq!(receiver.body(), receive(bytes, 5, 1000, false).unwrap().unwrap().body(), "steps of {step}");
+            assert_eq!(
+                receiver.body(),
+                receive(bytes, 5, 1000, false).unwrap().unwrap().body(),
+                "steps of {step}"
+            );
         }
         receive(bytes, 1, 1000, false).unwrap().unwrap().body().to_vec()
     }
@@ -817,7 +833,11 @@ mod tests {
         ];
         for (text, host, port, authority, target) in cases {
             let url = url(text);
-            assert_eq!((url.host(), url.port(), url.authority(), url.target()), (host, port, authority, target), "{text}");
+            assert_eq!(
+                (url.host(), url.port(), url.authority(), url.target()),
+                (host, port, authority, target),
+                "{text}"
+            );
             assert_eq!(Url::parse(url.as_str()).as_ref(), Ok(&url), "what is written can be read");
         }
     }
@@ -825,10 +845,33 @@ mod tests {
     #[test]
     fn urls_that_are_none_are_refused() {
         for text in [
-            "", "http", "http:/x", "http://", "http:///announce", "://x/", "http://a b/", "http://a/b c", "http://a/\r\nX: y",
-            "http://a/\0", "http://a/\u{7f}", "http://u@h/", "http://u:p@h/", "http://h:0/", "http://h:65536/", "http://h:+1/",
-            "http://h:x/", "http://[::1/", "http://[::1]x/", "http://[zz]/", "http://ä/", "http://h%20/", "http://../",
-            "http://a:1:2/", "udp://h:1/announce", "file:///etc/passwd", "wss://h/",
+            "",
+            "http",
+            "http:/x",
+            "http://",
+            "http:///announce",
+            "://x/",
+            "http://a b/",
+            "http://a/b c",
+            "http://a/\r\nX: y",
+            "http://a/\0",
+            "http://a/\u{7f}",
+            "http://u@h/",
+            "http://u:p@h/",
+            "http://h:0/",
+            "http://h:65536/",
+            "http://h:+1/",
+            "http://h:x/",
+            "http://[::1/",
+            "http://[::1]x/",
+            "http://[zz]/",
+            "http://ä/",
+            "http://h%20/",
+            "http://../",
+            "http://a:1:2/",
+            "udp://h:1/announce",
+            "file:///etc/passwd",
+            "wss://h/",
         ] {
             assert!(Url::parse(text).is_err(), "{text:?}");
         }
@@ -868,7 +911,9 @@ mod tests {
         assert_eq!(tracker.admits(ip("10.0.0.1"), None), Ok(()));
         assert_eq!(tracker.admits(ip("fd00::1"), Some(ip("10.0.0.2"))), Ok(()));
         assert_eq!(tracker.admits(ip("203.0.113.2"), global), Ok(()));
-        for inside in ["10.0.0.1", "127.0.0.1", "::1", "fe80::1", "fd00::1", "::ffff:192.168.1.1", "64:ff9b::c0a8:101"] {
+        for inside in
+            ["10.0.0.1", "127.0.0.1", "::1", "fe80::1", "fd00::1", "::ffff:192.168.1.1", "64:ff9b::c0a8:101"]
+        {
             assert_eq!(tracker.admits(ip(inside), global), Err(Denied::Inwards), "{inside}");
         }
         assert_eq!(tracker.admits(ip("127.0.0.1"), None), Ok(()));
@@ -930,7 +975,10 @@ mod tests {
             body(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nTrailer: 1\r\n\r\n"),
             b"hello"
         );
-        assert_eq!(body(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), b"ok");
+        assert_eq!(
+            body(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+            b"ok"
+        );
         let open = b"HTTP/1.0 200 OK\r\n\r\nuntil the end";
         for step in [1, 4, 1000] {
             assert!(receive(open, step, 1000, false).unwrap().is_none());
@@ -1004,7 +1052,11 @@ mod tests {
                 }
             };
             assert_eq!(error, expected, "{start}");
-            assert!(receiver.buffer.len() <= MAX_HEAD + 10_000 + 2 * MAX_CHUNK_LINE, "{}", receiver.buffer.len());
+            assert!(
+                receiver.buffer.len() <= MAX_HEAD + 10_000 + 2 * MAX_CHUNK_LINE,
+                "{}",
+                receiver.buffer.len()
+            );
         }
         let mut receiver = Receiver::new(10);
         receiver.space();
@@ -1042,7 +1094,8 @@ mod tests {
             for value in ["", "/", ":", "[", "]", "@", "?", "#", "%", "ä", "\0"] {
                 let text = format!("{}{value}{}", &base[..cut], &base[cut..]);
                 if let Ok(url) = Url::parse(&text) {
-                    let _ = (url.host(), url.authority(), url.target(), url.join(&text), url.join(&base[..cut]));
+                    let _ =
+                        (url.host(), url.authority(), url.target(), url.join(&text), url.join(&base[..cut]));
                 }
             }
         }

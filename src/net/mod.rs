@@ -104,7 +104,13 @@ impl FromStr for Prefix {
         };
         let address: IpAddr = address.parse().map_err(|_| PrefixError::Address)?;
         let len = match bits {
-            None => if address.is_ipv4() { 32 } else { 128 },
+            None => {
+                if address.is_ipv4() {
+                    32
+                } else {
+                    128
+                }
+            }
             Some(bits) if bits.bytes().all(|b| b.is_ascii_digit()) => {
                 bits.parse().map_err(|_| PrefixError::Length)?
             }
@@ -124,7 +130,9 @@ impl fmt::Display for PrefixError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PrefixError::Address => write!(f, "no address stands there: write it as 10.0.0.0/8 or fd00::/8"),
-            PrefixError::Length => write!(f, "behind the slash stands a number of bits, at most 32 for IPv4 and 128 for IPv6"),
+            PrefixError::Length => {
+                write!(f, "behind the slash stands a number of bits, at most 32 for IPv4 and 128 for IPv6")
+            }
         }
     }
 }
@@ -244,9 +252,21 @@ mod tests {
 
     #[test]
     fn what_is_no_prefix_is_refused() {
-        for text in ["", "/", "10.0.0.0/", "10.0.0.0/33", "::/129", "10.0.0.0/-1", "10.0.0.0/+8", "10.0.0/8", "on-link",
-            "10.0.0.0/8/8", "10.0.0.0/ 8", "::ffff:10.0.0.0/95", "10.0.0.0/256"]
-        {
+        for text in [
+            "",
+            "/",
+            "10.0.0.0/",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "10.0.0/8",
+            "on-link",
+            "10.0.0.0/8/8",
+            "10.0.0.0/ 8",
+            "::ffff:10.0.0.0/95",
+            "10.0.0.0/256",
+        ] {
             assert!(text.parse::<Prefix>().is_err(), "{text}");
         }
     }

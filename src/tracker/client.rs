@@ -324,7 +324,9 @@ impl Client {
     pub fn handle(&mut self, request: &Request, result: Result<&Reply, &Failure>, now: Instant) {
         let (floor, last) = (self.floor(now), self.ceil(now));
         self.hosts.end(request.host);
-        let Some(line) = self.line_mut(request.line).filter(|line| line.phase == Phase::InFlight) else { return };
+        let Some(line) = self.line_mut(request.line).filter(|line| line.phase == Phase::InFlight) else {
+            return;
+        };
         line.phase = Phase::Parked;
         match result {
             Ok(reply) => {
@@ -367,7 +369,9 @@ impl Client {
     pub fn status(&self, key: u32, now: Instant) -> Vec<TrackerStatus> {
         let now = self.floor(now);
         let lines = self.of.range((key, 0)..=(key, u8::MAX)).filter_map(|(_, id)| self.line(*id));
-        lines.flat_map(|line| (0..line.slots.len()).filter_map(move |at| self.slot_status(line, at, now))).collect()
+        lines
+            .flat_map(|line| (0..line.slots.len()).filter_map(move |at| self.slot_status(line, at, now)))
+            .collect()
     }
 
     fn slot_status(&self, line: &Line, at: usize, now: u32) -> Option<TrackerStatus> {
@@ -411,7 +415,8 @@ impl Client {
             let wait = self.hosts.next(host, now)?;
             let chosen = self.choose(wait.line, now);
             let goes = chosen.filter(|(_, ready)| *ready <= now).map(|(slot, _)| slot);
-            let goes = goes.filter(|slot| self.line(wait.line).and_then(|l| self.slot_host(l, *slot)) == Some(host));
+            let goes =
+                goes.filter(|slot| self.line(wait.line).and_then(|l| self.slot_host(l, *slot)) == Some(host));
             let Some(slot) = goes else {
                 // Not here: to a better tracker that can be asked again, and now.
                 self.unqueue(wait.line);
@@ -438,7 +443,17 @@ impl Client {
             let tracker_id = line.note(tracker).and_then(|note| note.id.clone());
             let url = self.tracker(tracker)?.place.as_ref().ok()?.0.clone();
             self.hosts.begin(host);
-            return Some(Request { key, info_hash, url, host, event, tracker_id, numwant, line: wait.line, slot });
+            return Some(Request {
+                key,
+                info_hash,
+                url,
+                host,
+                event,
+                tracker_id,
+                numwant,
+                line: wait.line,
+                slot,
+            });
         }
     }
 
@@ -451,7 +466,9 @@ impl Client {
             if slot.never || (line.stopping && !slot.told) {
                 continue;
             }
-            let Some(host) = self.host_of(slot.tracker).and_then(|host| self.hosts.host(host)) else { continue };
+            let Some(host) = self.host_of(slot.tracker).and_then(|host| self.hosts.host(host)) else {
+                continue;
+            };
             let ready = host.rest_until.max(if line.stopping { 0 } else { slot.rest_until });
             if ready <= now {
                 return Some((at, ready));
@@ -581,7 +598,10 @@ impl Client {
     /// A tracker will not have this torrent, or has no idea what it is asked.
     fn refused(&mut self, request: &Request, failure: &Failure, last: u32) {
         let text = self.keep(&failure.to_string());
-        let failures = self.line(request.line).and_then(|l| l.slots.get(usize::from(request.slot))).map_or(0, |s| s.failures);
+        let failures = self
+            .line(request.line)
+            .and_then(|l| l.slots.get(usize::from(request.slot)))
+            .map_or(0, |s| s.failures);
         let retry = match failure {
             Failure::Refused(_, Retry::Minutes(minutes)) if *minutes <= MAX_RETRY_IN => Some(minutes * 60),
             Failure::Refused(_, Retry::Minutes(_) | Retry::Never) => None,
@@ -596,7 +616,15 @@ impl Client {
         line.note_mut(tracker, |note| note.text = Some(text));
     }
 
-    fn insert_line(&mut self, key: u32, n: u8, info_hash: InfoHash, slots: Vec<Slot>, whole: bool, now: Instant) {
+    fn insert_line(
+        &mut self,
+        key: u32,
+        n: u8,
+        info_hash: InfoHash,
+        slots: Vec<Slot>,
+        whole: bool,
+        now: Instant,
+    ) {
         if slots.is_empty() {
             return;
         }
@@ -674,7 +702,8 @@ impl Client {
             self.texts.retain(|text| Rc::strong_count(text) > 1);
             self.texts_bytes = self.texts.iter().map(|text| text.len()).sum();
         }
-        let kept: Rc<str> = if self.texts_bytes + text.len() > MAX_TEXTS { "(too many texts)" } else { text }.into();
+        let kept: Rc<str> =
+            if self.texts_bytes + text.len() > MAX_TEXTS { "(too many texts)" } else { text }.into();
         if self.texts.insert(kept.clone()) {
             self.texts_bytes += kept.len();
         }
@@ -948,9 +977,18 @@ mod tests {
 
     #[test]
     fn an_interval_is_kept_to_an_eighth_and_a_min_interval_always() {
-        for (interval, min) in [(300, None), (300, Some(300)), (300, Some(290)), (300, Some(150)), (600, Some(900)), (61, Some(61))] {
+        for (interval, min) in [
+            (300, None),
+            (300, Some(300)),
+            (300, Some(290)),
+            (300, Some(150)),
+            (600, Some(900)),
+            (61, Some(61)),
+        ] {
             let mut world = World::new();
-            world.host("a.example", move |_| (MS, Ok(Reply { interval, min_interval: min, ..Reply::default() })));
+            world.host("a.example", move |_| {
+                (MS, Ok(Reply { interval, min_interval: min, ..Reply::default() }))
+            });
             for key in 0..50 {
                 world.insert(key, &[&[A]]);
             }
@@ -961,12 +999,19 @@ mod tests {
                     let gap = at - before;
                     let period = f64::from(interval.max(min.unwrap_or(0)));
                     assert!(gap >= f64::from(min.unwrap_or(0)), "{gap} is less than {min:?}");
-                    assert!(gap >= period * 0.87 - 1.0 && gap <= period * 1.125 + 3.0, "{gap} for {interval}, {min:?}");
+                    assert!(
+                        gap >= period * 0.87 - 1.0 && gap <= period * 1.125 + 3.0,
+                        "{gap} for {interval}, {min:?}"
+                    );
                 }
             }
             assert!(world.wakes.len() <= 6000 / 60 + 5, "{interval} {min:?}: {}", world.wakes.len());
             let periods = 6000 / interval.max(min.unwrap_or(0)) + 2;
-            assert!(world.wakes.len() <= usize::try_from(periods * 3).unwrap(), "{interval} {min:?}: {:?}", world.wakes);
+            assert!(
+                world.wakes.len() <= usize::try_from(periods * 3).unwrap(),
+                "{interval} {min:?}: {:?}",
+                world.wakes
+            );
         }
     }
 
@@ -1149,7 +1194,11 @@ mod tests {
         world.log.clear();
         world.run(8000);
         let other = if first == B { C } else { B };
-        assert!(world.urls().contains(&other) && !world.urls().contains(&first.as_str()), "{:?}", world.urls());
+        assert!(
+            world.urls().contains(&other) && !world.urls().contains(&first.as_str()),
+            "{:?}",
+            world.urls()
+        );
     }
 
     #[test]
@@ -1181,7 +1230,11 @@ mod tests {
         assert_eq!(world.urls().iter().filter(|url| **url == B).count(), 100);
         world.insert(200, &[&[A], &[B]]);
         world.run(21);
-        assert_eq!(world.log.last().map(|(_, url, ..)| url.as_str()), Some(B), "nobody tries it while it rests");
+        assert_eq!(
+            world.log.last().map(|(_, url, ..)| url.as_str()),
+            Some(B),
+            "nobody tries it while it rests"
+        );
         world.host("a.example", every(600));
         world.run(1300);
         assert!((0..100).all(|key| world.states(key)[0] == State::Working));
@@ -1249,7 +1302,13 @@ mod tests {
         let log = seen.clone();
         world.host("a.example", move |request| {
             log.borrow_mut().push((request.event, request.numwant, request.tracker_id.clone()));
-            (MS, Ok(Reply { tracker_id: (log.borrow().len() == 1).then(|| b"id".to_vec()), ..Reply::default() }))
+            (
+                MS,
+                Ok(Reply {
+                    tracker_id: (log.borrow().len() == 1).then(|| b"id".to_vec()),
+                    ..Reply::default()
+                }),
+            )
         });
         world.insert(1, &[&[A]]);
         world.run(10);
@@ -1334,7 +1393,10 @@ mod tests {
     fn what_we_do_not_speak_is_passed_over() {
         let mut world = World::new();
         world.host("a.example", every(600));
-        world.insert(1, &[&["udp://t.example:80/announce", "https://t.example/announce"], &[A], &["http://a b/"]]);
+        world.insert(
+            1,
+            &[&["udp://t.example:80/announce", "https://t.example/announce"], &[A], &["http://a b/"]],
+        );
         world.insert(2, &[&["wss://t.example/"]]);
         world.insert(3, &[]);
         world.run(10);
@@ -1355,7 +1417,9 @@ mod tests {
     #[test]
     fn reannounce_respects_the_min_interval_and_forgives_the_host() {
         let mut world = World::new();
-        world.host("a.example", |_| (MS, Ok(Reply { interval: 1800, min_interval: Some(120), ..Reply::default() })));
+        world.host("a.example", |_| {
+            (MS, Ok(Reply { interval: 1800, min_interval: Some(120), ..Reply::default() }))
+        });
         world.insert(1, &[&[A]]);
         world.run(20);
         world.client.reannounce(1, world.now);

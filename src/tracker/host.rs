@@ -92,13 +92,7 @@ pub(super) struct Pool<T> {
 impl Hosts {
     /// Knows no host.
     pub fn new() -> Hosts {
-        Hosts {
-            hosts: Pool::new(),
-            names: BTreeMap::new(),
-            ready: BTreeSet::new(),
-            busy: 0,
-            limit: MAX_BUSY,
-        }
+        Hosts { hosts: Pool::new(), names: BTreeMap::new(), ready: BTreeSet::new(), busy: 0, limit: MAX_BUSY }
     }
 
     /// No URL names a host.

@@ -158,9 +158,10 @@ pub fn encode_refusal(reason: &str, retry: Retry, out: &mut Vec<u8>) {
 /// tracker is on this machine); of too many a random sample is kept.
 pub fn decode_reply(body: &[u8], from_loopback: bool, random: &mut Random) -> Result<Reply, Failure> {
     let body = tame(body);
-    let (value, _) =
-        Value::parse_prefix(&body).map_err(|error| Failure::Reply(format!("not a tracker's reply: {error}")))?;
-    let entries = value.entries().ok_or_else(|| Failure::Reply("not a tracker's reply: no dictionary".into()))?;
+    let (value, _) = Value::parse_prefix(&body)
+        .map_err(|error| Failure::Reply(format!("not a tracker's reply: {error}")))?;
+    let entries =
+        value.entries().ok_or_else(|| Failure::Reply("not a tracker's reply: no dictionary".into()))?;
     let mut reply = Reply::default();
     let (mut failure, mut retry) = (None, Retry::Unsaid);
     let mut sample = Sample { peers: Vec::new(), seen: 0, from_loopback, random };
@@ -172,7 +173,8 @@ pub fn decode_reply(body: &[u8], from_loopback: bool, random: &mut Random) -> Re
             b"interval" => reply.interval = seconds(value).unwrap_or(DEFAULT_INTERVAL),
             b"min interval" => reply.min_interval = seconds(value),
             b"tracker id" => {
-                reply.tracker_id = value.as_bytes().filter(|id| id.len() <= MAX_TRACKER_ID).map(<[u8]>::to_vec);
+                reply.tracker_id =
+                    value.as_bytes().filter(|id| id.len() <= MAX_TRACKER_ID).map(<[u8]>::to_vec);
             }
             b"complete" => reply.complete = seconds(value),
             b"incomplete" => reply.incomplete = seconds(value),
@@ -235,7 +237,8 @@ fn tame(body: &[u8]) -> Cow<'_, [u8]> {
     for _ in 0..MAX_HUGE {
         let Err(bencode::Error::Integer(at)) = Value::parse_prefix(&body) else { break };
         let sign = at + 1 + usize::from(body.get(at + 1) == Some(&b'-'));
-        let digits = body.get(sign..).map_or(0, |rest| rest.iter().take_while(|b| b.is_ascii_digit()).count());
+        let digits =
+            body.get(sign..).map_or(0, |rest| rest.iter().take_while(|b| b.is_ascii_digit()).count());
         if digits < 19 || body.get(sign) == Some(&b'0') || body.get(sign + digits) != Some(&b'e') {
             break;
         }
@@ -248,7 +251,9 @@ fn decode_retry(value: Value<'_>) -> Retry {
     let said = value.as_int().or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
     match said {
         Some(minutes) if minutes > 0 => Retry::Minutes(u32::try_from(minutes).unwrap_or(u32::MAX)),
-        None if value.as_bytes().is_some_and(|text| text.trim_ascii().eq_ignore_ascii_case(b"never")) => Retry::Never,
+        None if value.as_bytes().is_some_and(|text| text.trim_ascii().eq_ignore_ascii_case(b"never")) => {
+            Retry::Never
+        }
         _ => Retry::Unsaid,
     }
 }
@@ -378,7 +383,9 @@ mod tests {
             complete: Some(5),
             incomplete: Some(0),
             external_ip: Some("203.0.113.9".parse().unwrap()),
-            peers: ["10.1.1.1:6881", "203.0.113.1:1", "[2001:db8::1]:65535"].map(|p| p.parse().unwrap()).to_vec(),
+            peers: ["10.1.1.1:6881", "203.0.113.1:1", "[2001:db8::1]:65535"]
+                .map(|p| p.parse().unwrap())
+                .to_vec(),
         };
         let six = Reply { external_ip: Some("2001:db8::5".parse().unwrap()), ..Reply::default() };
         for reply in [full, six, Reply::default()] {
@@ -406,7 +413,8 @@ mod tests {
 
     #[test]
     fn numbers_are_clamped_whatever_their_size() {
-        let interval = |number: &str| decode(format!("d8:interval{number}5:peers0:e").as_bytes()).map(|r| r.interval);
+        let interval =
+            |number: &str| decode(format!("d8:interval{number}5:peers0:e").as_bytes()).map(|r| r.interval);
         assert_eq!(interval("i0e"), Ok(0));
         assert_eq!(interval("i-5e"), Ok(0));
         assert_eq!(interval("i4294967296e"), Ok(u32::MAX));
@@ -417,14 +425,24 @@ mod tests {
         for number in ["ie", "i-0e", "i01e", "i00000000000000000000000000000000e", "i1xe", "i 1e", "i1"] {
             assert!(interval(number).is_err(), "{number}");
         }
-        let many = format!("d{}e", (10..30).map(|n| format!("2:{n}i{}e", "9".repeat(40))).collect::<String>());
+        let many =
+            format!("d{}e", (10..30).map(|n| format!("2:{n}i{}e", "9".repeat(40))).collect::<String>());
         assert!(decode(many.as_bytes()).is_err());
     }
 
     #[test]
     fn peers_that_lead_nowhere_are_dropped_and_loopback_is_believed_only_from_loopback() {
-        let peers = ["10.0.0.1:0", "0.1.2.3:5", "224.0.0.1:5", "127.0.0.1:5", "[::1]:5", "[ff02::1]:5", "[fe80::1]:5",
-            "10.0.0.1:5", "255.255.255.255:5"];
+        let peers = [
+            "10.0.0.1:0",
+            "0.1.2.3:5",
+            "224.0.0.1:5",
+            "127.0.0.1:5",
+            "[::1]:5",
+            "[ff02::1]:5",
+            "[fe80::1]:5",
+            "10.0.0.1:5",
+            "255.255.255.255:5",
+        ];
         let reply = Reply { peers: peers.map(|p| p.parse().unwrap()).to_vec(), ..Reply::default() };
         let mut body = Vec::new();
         encode_reply(&reply, &mut body);
@@ -435,13 +453,15 @@ mod tests {
 
     #[test]
     fn of_a_hundred_thousand_peers_a_fair_sample_is_kept() {
-        let peers: Vec<SocketAddr> =
-            (0..100_000_u32).map(|n| SocketAddr::new(Ipv4Addr::from_bits(0x0a00_0000 + n).into(), 1)).collect();
+        let peers: Vec<SocketAddr> = (0..100_000_u32)
+            .map(|n| SocketAddr::new(Ipv4Addr::from_bits(0x0a00_0000 + n).into(), 1))
+            .collect();
         let mut body = Vec::new();
         encode_reply(&Reply { peers, ..Reply::default() }, &mut body);
         let kept = decode(&body).unwrap().peers;
         assert_eq!(kept.len(), MAX_PEERS);
-        let late = kept.iter().filter(|p| p.ip() >= IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + 50_000))).count();
+        let late =
+            kept.iter().filter(|p| p.ip() >= IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + 50_000))).count();
         assert!((60..140).contains(&late), "{late} of 200 from the second half");
     }
 
@@ -458,7 +478,8 @@ mod tests {
 
     #[test]
     fn retry_in_is_a_number_or_never() {
-        let retry = |value: &str| match decode(format!("d14:failure reason1:x8:retry in{value}e").as_bytes()) {
+        let retry = |value: &str| match decode(format!("d14:failure reason1:x8:retry in{value}e").as_bytes())
+        {
             Err(Failure::Refused(_, retry)) => retry,
             other => panic!("{other:?}"),
         };
@@ -475,7 +496,9 @@ mod tests {
     fn two_families_make_one_reply() {
         let mut random = Random::new(3);
         let peers = |from: u32, n: u32| -> Vec<SocketAddr> {
-            (from..from + n).map(|n| SocketAddr::new(Ipv4Addr::from_bits(0x0a00_0000 + n).into(), 1)).collect()
+            (from..from + n)
+                .map(|n| SocketAddr::new(Ipv4Addr::from_bits(0x0a00_0000 + n).into(), 1))
+                .collect()
         };
         let mut reply = Reply { interval: 60, peers: peers(0, 150), ..Reply::default() };
         let other = Reply { interval: 90, min_interval: Some(5), peers: peers(100, 150), ..Reply::default() };
@@ -494,7 +517,10 @@ mod tests {
             b"d14:failure reason4:gone8:retry in5:nevere",
         ];
         for sample in samples {
-            decode(sample).map(drop).or_else(|e| if matches!(e, Failure::Refused(..)) { Ok(()) } else { Err(e) }).unwrap();
+            decode(sample)
+                .map(drop)
+                .or_else(|e| if matches!(e, Failure::Refused(..)) { Ok(()) } else { Err(e) })
+                .unwrap();
             for cut in 0..sample.len() {
                 let _ = decode(&sample[..cut]);
                 for value in 0..=255 {
@@ -506,7 +532,8 @@ mod tests {
         }
         let mut random = Random::new(9);
         for _ in 0..20_000 {
-            let noise: Vec<u8> = (0..random.below(60)).map(|_| b"dlie0123456789:-\xffa"[random.below(18)]).collect();
+            let noise: Vec<u8> =
+                (0..random.below(60)).map(|_| b"dlie0123456789:-\xffa"[random.below(18)]).collect();
             let _ = decode(&noise);
         }
     }

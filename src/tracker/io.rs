@@ -158,7 +158,9 @@ impl Burst {
             }
             (Some(Ok(reply)), _) | (_, Some(Ok(reply))) => Ok(reply),
             // What a tracker says tells more than that nobody answered.
-            (Some(Err(one)), Some(Err(other))) => Err(if weight(&other) > weight(&one) { other } else { one }),
+            (Some(Err(one)), Some(Err(other))) => {
+                Err(if weight(&other) > weight(&one) { other } else { one })
+            }
             (Some(Err(failure)), None) | (None, Some(Err(failure))) => Err(failure),
             (None, None) => Err(Failure::Transport("it has no address of a kind that we listen on".into())),
         }
@@ -277,7 +279,10 @@ mod tests {
     }
 
     impl TestTracker {
-        fn start(address: &str, behave: impl Fn(usize, &RequestHead) -> Sent + Send + Sync + 'static) -> TestTracker {
+        fn start(
+            address: &str,
+            behave: impl Fn(usize, &RequestHead) -> Sent + Send + Sync + 'static,
+        ) -> TestTracker {
             let listener = smol::block_on(TcpListener::bind(address)).unwrap();
             let address = listener.local_addr().unwrap();
             let targets = Arc::new(Mutex::new(Vec::new()));
@@ -332,7 +337,10 @@ mod tests {
     fn with_head(status: u16, location: Option<String>, body: &[u8]) -> Sent {
         let length = Length::Exact(u64::try_from(body.len()).unwrap());
         let mut out = Vec::new();
-        encode_reply_head(&ReplyHead { status, length, keep_alive: true, location, retry_after: None }, &mut out);
+        encode_reply_head(
+            &ReplyHead { status, length, keep_alive: true, location, retry_after: None },
+            &mut out,
+        );
         out.extend_from_slice(body);
         Sent(out, false)
     }
@@ -408,7 +416,8 @@ mod tests {
         assert!(matches!(announce(&tracker.url()), Err(Failure::Transport(_))));
         assert_eq!(tracker.connections(), 1);
         // One that says that it has waited for too long says so for the connection, not for the request.
-        let tracker = TestTracker::start("127.0.0.1:0", |n, _| if n == 2 { with_head(408, None, b"") } else { good() });
+        let tracker =
+            TestTracker::start("127.0.0.1:0", |n, _| if n == 2 { with_head(408, None, b"") } else { good() });
         smol::block_on(async {
             let mut burst = announcer().burst();
             for key in 0..3 {
@@ -432,7 +441,13 @@ mod tests {
         let endless = to("/announce".into(), 302);
         assert!(matches!(announce(&endless.url()), Err(Failure::Url(_))));
         assert_eq!((endless.targets().len(), endless.connections()), (6, 1));
-        for location in ["file:///etc/passwd", "http://127.0.0.1:1/admin", "gopher://x/", "/announce\0", "http://0.0.0.0/announce"] {
+        for location in [
+            "file:///etc/passwd",
+            "http://127.0.0.1:1/admin",
+            "gopher://x/",
+            "/announce\0",
+            "http://0.0.0.0/announce",
+        ] {
             let wrong = to(location.into(), 302);
             assert!(matches!(announce(&wrong.url()), Err(Failure::Url(_) | Failure::Reply(_))), "{location}");
             assert_eq!(wrong.targets().len(), 1);
@@ -492,7 +507,8 @@ mod tests {
             assert!(matches!(answer, Err(Failure::Reply(_))), "{answer:?}");
         }
         for body in ["", "<html>", "d8:intervali60e", "i5e", "le"] {
-            let tracker = TestTracker::start("127.0.0.1:0", move |_, _| with_head(200, None, body.as_bytes()));
+            let tracker =
+                TestTracker::start("127.0.0.1:0", move |_, _| with_head(200, None, body.as_bytes()));
             assert!(matches!(announce(&tracker.url()), Err(Failure::Reply(_))), "{body}");
         }
     }
@@ -543,9 +559,14 @@ mod tests {
     #[test]
     fn both_families_are_told_and_one_that_leads_nowhere_is_remembered() {
         let mut body = Vec::new();
-        encode_reply(&Reply { peers: vec!["[2001:db8::7]:7".parse().unwrap()], ..Reply::default() }, &mut body);
+        encode_reply(
+            &Reply { peers: vec!["[2001:db8::7]:7".parse().unwrap()], ..Reply::default() },
+            &mut body,
+        );
         let v4 = TestTracker::start("127.0.0.1:0", |_, _| good());
-        let v6 = TestTracker::start(&format!("[::1]:{}", v4.address.port()), move |_, _| with_head(200, None, &body));
+        let v6 = TestTracker::start(&format!("[::1]:{}", v4.address.port()), move |_, _| {
+            with_head(200, None, &body)
+        });
         let url = format!("http://two.example:{}/announce", v4.address.port());
         let resolver = Rc::new(Resolver::new());
         resolver.teach("two.example", &["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()]);
@@ -605,6 +626,10 @@ mod tests {
             (user.tv_sec() + system.tv_sec()) * 1_000_000 + user.tv_usec() + system.tv_usec()
         };
         let switches = after.voluntary_context_switches() - before.voluntary_context_switches();
-        eprintln!("{} µs CPU an announce, {} switches in 10000", (cpu(after) - cpu(before)) / 10_000, switches);
+        eprintln!(
+            "{} µs CPU an announce, {} switches in 10000",
+            (cpu(after) - cpu(before)) / 10_000,
+            switches
+        );
     }
 }

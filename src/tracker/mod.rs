@@ -9,9 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::metainfo::InfoHash;
 
-pub mod http;
-pub mod host;
 pub mod client;
+pub mod host;
+pub mod http;
 pub mod io;
 
 /// Peers of one reply that are kept, picked at random: more than anybody dials before the next announce.
