@@ -598,6 +598,55 @@ mod tests {
     }
 
     #[test]
+    fn a_thousand_torrents_start_and_stop_over_one_connection_each_time() {
+        let tracker = TestTracker::start("127.0.0.1:0", |_, _| good());
+        let announcer = announcer();
+        let begun = Instant::now();
+        let mut client = client::Client::new(1, begun);
+        for key in 0..1000_u32 {
+            let mut hash = [0; 20];
+            hash[..4].copy_from_slice(&key.to_be_bytes());
+            client.insert(key, InfoHash::from_bytes(hash), &[vec![tracker.url()]], &[], true, begun);
+        }
+        let mut serve = |client: &mut client::Client| {
+            let mut request = client.poll(Instant::now());
+            let mut burst = announcer.burst();
+            while let Some(asked) = request {
+                let result = smol::block_on(burst.announce(&asked, &params()));
+                client.handle(&asked, result.as_ref(), Instant::now());
+                request = client.poll_host(asked.host, Instant::now());
+            }
+        };
+        serve(&mut client);
+        assert_eq!((tracker.connections(), tracker.targets().len()), (1, 1000));
+        client.shutdown(Instant::now());
+        serve(&mut client);
+        assert!(client.is_idle());
+        assert_eq!((tracker.connections(), tracker.targets().len()), (2, 2000));
+        let said = |event: &str| tracker.targets().iter().filter(|target| target.contains(event)).count();
+        assert_eq!((said("event=started"), said("event=stopped"), said("event=completed")), (1000, 1000, 0));
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn an_announce_that_is_given_up_leaves_no_half_reply_behind() {
+        let silent =
+            TestTracker::start("127.0.0.1:0", |n, _| if n == 2 { Sent(Vec::new(), false) } else { good() });
+        smol::block_on(async {
+            use smol::future::FutureExt;
+            let mut burst = announcer().burst();
+            burst.announce(&request(&silent.url(), 1), &params()).await.unwrap();
+            let given_up = async {
+                smol::Timer::after(Duration::from_millis(100)).await;
+                Err(Failure::Transport("given up".into()))
+            };
+            burst.announce(&request(&silent.url(), 2), &params()).or(given_up).await.unwrap_err();
+            burst.announce(&request(&silent.url(), 3), &params()).await.unwrap();
+        });
+        assert_eq!(silent.connections(), 2);
+    }
+
+    #[test]
     fn the_table_of_rests_is_bounded() {
         let announcer = announcer();
         for n in 0..1000 {
