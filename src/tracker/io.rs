@@ -608,7 +608,7 @@ mod tests {
             hash[..4].copy_from_slice(&key.to_be_bytes());
             client.insert(key, InfoHash::from_bytes(hash), &[vec![tracker.url()]], &[], true, begun);
         }
-        let mut serve = |client: &mut client::Client| {
+        let serve = |client: &mut client::Client| {
             let mut request = client.poll(Instant::now());
             let mut burst = announcer.burst();
             while let Some(asked) = request {
