@@ -1,19 +1,16 @@
-//! HTTP/1.1 as bytes: URLs, heads of requests and replies, bodies of all three kinds.
+//! HTTP/1.1 as bytes: heads of requests and replies, both ways.
 //!
-//! Read first: RFC 9112 (messages), RFC 9110 §10.2.2 and §15.4 (redirects). Heads are split by `httparse`.
-//! Omits: compression (never asked for), pipelining, cookies, user names in URLs, TLS. A [`Receiver`] holds one
-//! buffer for one reply, never larger than head and body may be; a chunked body is put together in place.
+//! Read first: RFC 9112. Heads are split by `httparse`; URLs are in `url`, bodies in `receive`. Omits: compression
+//! (never asked for), pipelining, cookies, TLS. Holds nothing but the few fields of a head that matter.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
-use std::ops::Range;
 
-use crate::net::{Class, class};
+pub use receive::Receiver;
+pub use url::{Denied, MAX_URL, Scheme, Url, UrlError};
 
+mod url;
+mod receive;
 pub mod io;
-
-/// Bytes of a URL: trackers' are below 200, browsers stop at 2048.
-pub const MAX_URL: usize = 2048;
 
 /// Bytes of a reply's head: what common servers send at most is 8 KiB.
 pub const MAX_HEAD: usize = 16 * 1024;
@@ -26,66 +23,6 @@ pub const USER_AGENT: &str = concat!("meshseed/", env!("CARGO_PKG_VERSION"));
 
 /// Fields of a head: httparse wants to know beforehand.
 const MAX_FIELDS: usize = 64;
-
-/// Interim replies (100, 103) before the real one.
-const MAX_INTERIM: u8 = 4;
-
-/// First size of a receive buffer: a tracker's reply with 50 peers has 600 bytes.
-const FIRST_BUFFER: usize = 4096;
-
-/// A line with the size of a chunk, or one field of a trailer. Nobody sends extensions there.
-const MAX_CHUNK_LINE: usize = 1024;
-
-/// `http` or `https`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    /// Plain.
-    Http,
-    /// TLS.
-    Https,
-}
-
-/// A URL that can go onto the wire as it is: no space, no control character, no user name, no fragment.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Url {
-    text: Box<str>,
-    scheme: Scheme,
-    port: u16,
-    /// Where host and port lie in `text`.
-    authority: Range<u16>,
-    /// Where the host lies in `text`, without the brackets of an IPv6 address.
-    host: Range<u16>,
-}
-
-/// Why a URL can not be asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UrlError {
-    /// More than [`MAX_URL`] bytes.
-    Long,
-    /// A space or control character: whoever sent it to a server would be sending a head of somebody else's making.
-    Forbidden,
-    /// No `scheme://` stands first.
-    NoScheme,
-    /// Another scheme than http and https.
-    Scheme(String),
-    /// A user name before the host.
-    User,
-    /// No host, or letters that no host has.
-    Host,
-    /// A port that is none.
-    Port,
-}
-
-/// Why we do not go where a URL leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// Somebody on the Internet redirects us to an address of our own network.
-    Inwards,
-    /// A loopback address with a path that is no tracker's.
-    Loopback,
-    /// An address that nobody can have.
-    Nowhere,
-}
 
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +88,7 @@ pub enum Error {
     Closed,
 }
 
+<<<<<<< HEAD
 /// Puts one reply together. The shell reads into [`Receiver::space`] and says how much came.
 #[derive(Debug)]
 pub struct Receiver {
@@ -354,6 +292,8 @@ impl fmt::Display for Denied {
 
 impl std::error::Error for Denied {}
 
+=======
+>>>>>>> tracker
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -371,201 +311,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-impl Receiver {
-    /// For bodies of at most `max_body` bytes. Takes no memory before the first [`Receiver::space`].
-    pub fn new(max_body: usize) -> Receiver {
-        Receiver {
-            buffer: Vec::new(),
-            filled: 0,
-            scanned: 0,
-            head: None,
-            body: 0..0,
-            raw: 0,
-            chunk: Chunk::Size,
-            interim: 0,
-            whole: false,
-            max_body,
-        }
-    }
-
-    /// Makes ready for another reply. A buffer that one large reply blew up is given back.
-    pub fn reset(&mut self, max_body: usize) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        if buffer.len() > 4 * FIRST_BUFFER {
-            buffer = Vec::new();
-        }
-        *self = Receiver { buffer, ..Receiver::new(max_body) };
-    }
-
-    /// Where the next bytes go; never empty.
-    pub fn space(&mut self) -> &mut [u8] {
-        if self.filled == self.buffer.len() {
-            // Only what came makes it grow, never what was promised.
-            let most = MAX_HEAD + self.max_body + MAX_CHUNK_LINE;
-            let grown = (self.buffer.len() * 2).max(FIRST_BUFFER).min(most);
-            self.buffer.resize(grown.max(self.filled + MAX_CHUNK_LINE), 0);
-        }
-        &mut self.buffer[self.filled..]
-    }
-
-    /// `n` bytes came into [`Receiver::space`]. True when the reply is whole.
-    pub fn received(&mut self, n: usize) -> Result<bool, Error> {
-        self.filled = (self.filled + n).min(self.buffer.len());
-        while self.head.is_none() {
-            if !self.find_head()? {
-                return Ok(false);
-            }
-        }
-        self.decode_body()?;
-        Ok(self.whole)
-    }
-
-    /// The connection ended. Fine only for a body that ends so.
-    pub fn closed(&mut self) -> Result<(), Error> {
-        match &self.head {
-            None if self.filled == 0 => Err(Error::Closed),
-            Some(head) if head.length == Length::UntilClose => {
-                self.whole = true;
-                Ok(())
-            }
-            _ if self.whole => Ok(()),
-            _ => Err(Error::Truncated),
-        }
-    }
-
-    /// Whether a byte of the reply has come.
-    pub fn begun(&self) -> bool {
-        self.filled > 0 || self.interim > 0
-    }
-
-    /// The head, once it is there.
-    pub fn head(&self) -> Option<&ReplyHead> {
-        self.head.as_ref()
-    }
-
-    /// The body as far as it is decoded.
-    pub fn body(&self) -> &[u8] {
-        &self.buffer[self.body.clone()]
-    }
-
-    /// Whether the connection can carry another exchange: the reply allows it and nothing follows it.
-    pub fn reusable(&self) -> bool {
-        self.whole && self.raw == self.filled && self.head.as_ref().is_some_and(|head| head.keep_alive)
-    }
-
-    /// Looks for the end of the head. True when it may be looked again (a head, or an interim reply, was taken).
-    fn find_head(&mut self) -> Result<bool, Error> {
-        let bytes = &self.buffer[..self.filled];
-        let Some(end) = head_end(bytes, self.scanned) else {
-            self.scanned = self.filled;
-            return if self.filled > MAX_HEAD { Err(Error::LongHead) } else { Ok(false) };
-        };
-        if end > MAX_HEAD {
-            return Err(Error::LongHead);
-        }
-        let head = decode_reply_head(&bytes[..end])?;
-        if (100..200).contains(&head.status) {
-            self.interim += 1;
-            if self.interim > MAX_INTERIM || head.status == 101 {
-                return Err(Error::Interim);
-            }
-            self.buffer.copy_within(end..self.filled, 0);
-            self.filled -= end;
-            self.scanned = 0;
-            return Ok(true);
-        }
-        if let Length::Exact(length) = head.length
-            && usize::try_from(length).map_or(true, |length| length > self.max_body)
-        {
-            return Err(Error::LongBody);
-        }
-        self.head = Some(head);
-        self.body = end..end;
-        self.raw = end;
-        Ok(true)
-    }
-
-    fn decode_body(&mut self) -> Result<(), Error> {
-        let Some(head) = &self.head else { return Ok(()) };
-        match head.length {
-            _ if self.whole => {}
-            Length::Exact(length) => {
-                let length = usize::try_from(length).map_err(|_| Error::LongBody)?;
-                self.body.end = self.filled.min(self.body.start + length);
-                self.raw = self.body.end;
-                self.whole = self.body.len() == length;
-            }
-            Length::UntilClose => {
-                self.body.end = self.filled;
-                self.raw = self.filled;
-                if self.body.len() > self.max_body {
-                    return Err(Error::LongBody);
-                }
-            }
-            Length::Chunked => self.decode_chunks()?,
-        }
-        Ok(())
-    }
-
-    /// Moves the data of chunks down to the end of the body, so that no second buffer is needed.
-    fn decode_chunks(&mut self) -> Result<(), Error> {
-        while !self.whole {
-            match self.chunk {
-                Chunk::Size => {
-                    let Some(line) = self.line()? else { break };
-                    let size = chunk_size(&self.buffer[line]).ok_or(Error::Chunk)?;
-                    self.chunk = if size == 0 { Chunk::Trailer } else { Chunk::Data(size) };
-                }
-                Chunk::Data(left) => {
-                    let came = self.filled - self.raw;
-                    let taken = usize::try_from(left).map_or(came, |left| left.min(came));
-                    if self.body.len() + taken > self.max_body {
-                        return Err(Error::LongBody);
-                    }
-                    self.buffer.copy_within(self.raw..self.raw + taken, self.body.end);
-                    self.body.end += taken;
-                    self.raw += taken;
-                    let left = left - u64::try_from(taken).unwrap_or(left);
-                    self.chunk = if left == 0 { Chunk::DataEnd } else { Chunk::Data(left) };
-                    if left > 0 {
-                        break;
-                    }
-                }
-                Chunk::DataEnd => {
-                    let Some(line) = self.line()? else { break };
-                    if !line.is_empty() {
-                        return Err(Error::Chunk);
-                    }
-                    self.chunk = Chunk::Size;
-                }
-                Chunk::Trailer => {
-                    let Some(line) = self.line()? else { break };
-                    self.whole = line.is_empty();
-                }
-            }
-        }
-        if !self.whole {
-            // Close the gap that sizes leave, so that the buffer grows with the data alone.
-            self.buffer.copy_within(self.raw..self.filled, self.body.end);
-            self.filled -= self.raw - self.body.end;
-            self.raw = self.body.end;
-        }
-        Ok(())
-    }
-
-    /// The next line of what was not decoded, without its end; it is passed over.
-    fn line(&mut self) -> Result<Option<Range<usize>>, Error> {
-        let rest = &self.buffer[self.raw..self.filled];
-        let Some(length) = rest.iter().take(MAX_CHUNK_LINE).position(|b| *b == b'\n') else {
-            return if rest.len() >= MAX_CHUNK_LINE { Err(Error::Chunk) } else { Ok(None) };
-        };
-        let start = self.raw;
-        let end = if rest[..length].ends_with(b"\r") { length - 1 } else { length };
-        self.raw += length + 1;
-        Ok(Some(start..start + end))
-    }
-}
 
 /// Appends a GET of `url`, whose query `query` is added to, without a body.
 pub fn encode_get(url: &Url, query: &[u8], out: &mut Vec<u8>) {
@@ -692,30 +437,6 @@ pub fn decode_reply_head(bytes: &[u8]) -> Result<ReplyHead, Error> {
     })
 }
 
-/// Host, port (may be empty) and whether the host stood in brackets.
-fn split_authority(authority: &str) -> Result<(&str, &str, bool), UrlError> {
-    if let Some(rest) = authority.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or(UrlError::Host)?;
-        host.parse::<Ipv6Addr>().map_err(|_| UrlError::Host)?;
-        let port = match rest {
-            "" => "",
-            rest => rest.strip_prefix(':').ok_or(UrlError::Host)?,
-        };
-        return Ok((host, port, true));
-    }
-    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
-    let valid = !host.is_empty()
-        && host.len() <= 253
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-        && host.bytes().any(|b| b != b'.');
-    if valid { Ok((host, port, false)) } else { Err(UrlError::Host) }
-}
-
-fn decode_port(text: &str) -> Option<u16> {
-    let port = decimal(text.as_bytes())?;
-    u16::try_from(port).ok().filter(|port| *port != 0)
-}
-
 /// Where the empty line that ends a head ends, if it does; bytes before `scanned` are known not to hold it.
 fn head_end(bytes: &[u8], scanned: usize) -> Option<usize> {
     let from = scanned.saturating_sub(2);
@@ -767,18 +488,11 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-fn chunk_size(line: &[u8]) -> Option<u64> {
-    let digits = line.split(|b| *b == b';').next().unwrap_or(line).trim_ascii();
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+<<<<<<< HEAD
     /// Feeds a reply in pieces of `step` bytes, then ends the connection where `close` says so.
     fn receive(bytes: &[u8], step: usize, max_body: usize, close: bool) -> Result<Option<Receiver>, Error> {
         let mut receiver = Receiver::new(max_body);
@@ -812,11 +526,14 @@ mod tests {
         receive(bytes, 1, 1000, false).unwrap().unwrap().body().to_vec()
     }
 
+=======
+>>>>>>> tracker
     fn url(text: &str) -> Url {
         Url::parse(text).unwrap()
     }
 
     #[test]
+<<<<<<< HEAD
     fn urls_are_taken_apart() {
         let cases = [
             ("http://t.example/announce", "t.example", 80, "t.example", "/announce"),
@@ -926,6 +643,8 @@ mod tests {
     }
 
     #[test]
+=======
+>>>>>>> tracker
     fn a_request_is_written_as_it_is_read() {
         for (text, query, target) in [
             ("http://h.example/announce", "a=1", "/announce?a=1"),
@@ -965,6 +684,7 @@ mod tests {
             }
         }
     }
+<<<<<<< HEAD
 
     #[test]
     fn bodies_end_in_all_three_ways_however_they_are_cut() {
@@ -1100,4 +820,6 @@ mod tests {
             }
         }
     }
+=======
+>>>>>>> tracker
 }
