@@ -219,11 +219,11 @@ impl Daemon {
 
     /// Announces to a host for as long as there is something for it, over the same connection.
     async fn announce(self: Rc<Daemon>, request: Request, totals: Totals) {
-        let mut line = self.announcer.line();
+        let mut burst = self.announcer.burst();
         let mut next = Some((request, totals));
         while let Some((request, totals)) = next {
             let params = self.announce_params(totals);
-            let result = line.announce(&request, &params).await;
+            let result = burst.announce(&request, &params).await;
             let now = Instant::now();
             let mut session = self.house.session.borrow_mut();
             session.announced(&request, result.as_ref(), now);

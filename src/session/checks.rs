@@ -225,6 +225,8 @@ impl Session {
         torrent.have = have;
         if todo.count(count) > 0 {
             torrent.begin_check(todo, checked.stamps, at);
+            // With the stamps on record, a file that changes while it is served is noticed during the check too.
+            self.record(key, now);
             self.queue_verify(key);
         } else {
             self.settle(key, now);
