@@ -1,20 +1,89 @@
 //! meshseed: a headless BitTorrent seeding daemon for mesh routers.
+//!
+//! One thread holds all state and speaks all protocols; one more does what may block. A folder here is one thing of the
+//! protocol. Inside it everything is pure (bytes and time come in, decisions come out) but the files called `io.rs`
+//! and what `io/` holds: they alone touch files, sockets and the clock. The daemon and the commands are shells too.
+//!
+//! # The map, in the order data passes
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`piece`] | how a torrent's bytes are cut: the only constructors of pieces and blocks that exist |
+//! | [`have`] | which pieces somebody has |
+//! | [`ident`] | whether a file is the one that was seen before |
+//! | [`bencode`] | the encoding of .torrent files and tracker replies |
+//! | [`metainfo`] | .torrent files, magnet links, and the maker of torrents |
+//! | [`config`] | the configuration: every key, default and unit |
+//! | [`rate`] | token buckets and meters |
+//! | [`http`] | heads, bodies and redirects; one client |
+//! | [`net`] | addresses, prefixes, names |
+//! | [`storage`] | where bytes lie on disk, what is known of them; the storage thread |
+//! | [`peer`] | the peer protocol: wire, extensions, one peer, its task |
+//! | [`tracker`] | announces: what is asked of whom and when |
+//! | [`torrent`] | one torrent: its record, its choker, whom it might dial |
+//! | [`session`] | all torrents, all peers and one set of clocks |
+//! | [`watch`] | the watched directories: the database |
+//! | [`status`] | what is told of it all, and the socket where one asks |
+//! | [`sys`] | the only unsafe code |
+//! | [`log`] | where log lines go |
+//! | [`daemon`] | runs what the session hands out |
+//! | [`cli`] | the commands |
+//!
+//! # A .torrent is dropped
+//!
+//! 1. [`watch::io::Hints`] hastens the scan; [`watch::io::scan`] lists the directories on the storage thread.
+//! 2. [`watch::Watch::scanned`] says which files to read; the storage thread reads and [`metainfo::parse`]s each.
+//! 3. [`watch::Watch::loaded`] says what it means; [`session::Session::insert`] makes it a torrent.
+//! 4. The storage thread compares the files with the record (`Job::Check`) and hashes what is not on it (`Job::Verify`).
+//! 5. [`session::Session::poll`] hands out the announce; [`tracker::client::Client`] decides when and to whom.
+//!
+//! # A block is seeded
+//!
+//! 1. The socket is readable: the peer's task reads into the shared scratch (`peer::io`), and
+//!    [`peer::wire::Decoder::decode`] yields a `request` borrowed from it.
+//! 2. [`session::Session::handle`] → [`peer::Peer::handle`]: the request becomes twelve bytes in the
+//!    [`peer::outbox::Outbox`].
+//! 3. The socket takes more: [`session::Session::upload`] plans as much as tokens and the free send buffer allow.
+//! 4. `peer::io` reads the run of blocks with one `preadv2(RWF_NOWAIT)` into the shared scratch, headers between them,
+//!    and writes it with one `send`. What is not in the page cache is fetched there by the storage thread first.
+//! 5. [`session::Session::sent`] moves the outbox on; a short write leaves the offset inside the head message.
+
 pub mod piece;
+
 pub mod have;
+
+pub mod ident;
+
 pub mod bencode;
+
 pub mod metainfo;
+
 pub mod config;
+
 pub mod rate;
+
 pub mod http;
+
 pub mod net;
+
 pub mod storage;
+
 pub mod peer;
+
 pub mod tracker;
+
 pub mod torrent;
+
 pub mod session;
+
 pub mod watch;
+
 pub mod status;
+
 pub mod sys;
+
 pub mod log;
+
 pub mod daemon;
+
 pub mod cli;

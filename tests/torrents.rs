@@ -8,6 +8,7 @@
 )]
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::PathBuf;
 
 use meshseed::metainfo::{self, Error, magnet::Magnet};
@@ -20,7 +21,12 @@ fn fixtures() -> Option<PathBuf> {
         return Some(torrents);
     }
     assert!(std::env::var_os("CI").is_none(), "CI runs without {}", torrents.display());
-    eprintln!("skipped: torrents: no {} (set MESHSEED_SHARED)", torrents.display());
+    // Not by eprintln, which the test harness keeps to itself.
+    let _ = writeln!(
+        std::io::stderr(),
+        "skipped: tests/torrents.rs: no {} (set MESHSEED_SHARED)",
+        torrents.display()
+    );
     None
 }
 

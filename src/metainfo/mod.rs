@@ -426,7 +426,8 @@ pub(crate) fn is_host(host: &str) -> bool {
         && host.bytes().all(|b| b.is_ascii_graphic() && !b"/@?#".contains(&b))
 }
 
-fn web(url: &str) -> bool {
+/// Whether a web seed can be fetched from it.
+pub(crate) fn web(url: &str) -> bool {
     let scheme = url.split(':').next().unwrap_or_default();
     scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
 }

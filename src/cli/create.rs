@@ -1,0 +1,362 @@
+//! `meshseed create`: makes a torrent of a file or folder.
+//!
+//! Read first: `metainfo/maker.rs`. The maker's options stand apart, for `share` takes them too.
+#![expect(clippy::disallowed_methods, reason = "I/O shell")]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use lexopt::{Arg, Parser, ValueExt};
+
+use super::output;
+use super::progress::Progress;
+use crate::metainfo::io::{self, CreateOptions, Created};
+use crate::metainfo::magnet::Magnet;
+use crate::metainfo::maker::{Glob, Options};
+use crate::metainfo::{self, is_host, url};
+
+/// The options that say what a torrent holds, for every command that makes one.
+pub const MAKER_HELP: &str = "\
+  -a, --announce URL     tracker; again for a further tier, with commas for one tier
+  -w, --web-seed URL     web server that has the content (BEP 19); again for more
+      --node HOST:PORT   DHT node, for a torrent without tracker; again for more
+  -p, --private          peers from the trackers alone
+      --source S         whom it is for: gives the same content another info-hash
+      --comment S        free text
+      --piece-size N     bytes of a piece, with k or M: a power of two from 16k;
+                         chosen for about 1500 pieces where it is not given
+      --format v1        v1 is the only one so far
+      --exclude GLOB     leave out what matches: a name (*.tmp) or a path (a/**/b)
+      --no-date          without the time of making: the same file every time
+      --jobs N           threads that hash (1 to 16; 1 is best for a spinning disk)
+";
+
+/// The help of `meshseed create`.
+pub const HELP: &str = "\
+meshseed create PATH [-o FILE] [OPTION]...
+
+Makes a .torrent of a file or folder. The content stays where it is and is only
+read. Hidden names, CVS, core, Thumbs.db, desktop.ini, links and special files
+are left out; the same content gives the same info-hash on every host.
+
+  -o, --output FILE      where to write it; - is standard output
+                         (NAME.torrent in the current directory)
+  -f, --force            replace a .torrent that is there
+  -q, --quiet            no progress, no summary
+      --help
+  -a, --announce URL     tracker; again for a further tier, with commas for one tier
+  -w, --web-seed URL     web server that has the content (BEP 19); again for more
+      --node HOST:PORT   DHT node, for a torrent without tracker; again for more
+  -p, --private          peers from the trackers alone
+      --source S         whom it is for: gives the same content another info-hash
+      --comment S        free text
+      --piece-size N     bytes of a piece, with k or M: a power of two from 16k;
+                         chosen for about 1500 pieces where it is not given
+      --format v1        v1 is the only one so far
+      --exclude GLOB     leave out what matches: a name (*.tmp) or a path (a/**/b)
+      --no-date          without the time of making: the same file every time
+      --jobs N           threads that hash (1 to 16; 1 is best for a spinning disk)
+
+Example:
+  meshseed create -a http://tracker.mesh/announce -o /etc/torrents/music.torrent ~/music
+";
+
+/// The maker's options as they come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MakerArgs {
+    options: Options,
+    date: bool,
+    jobs: usize,
+}
+
+/// The command.
+pub fn run(parser: Parser) -> ExitCode {
+    match Args::take(parser) {
+        Ok(None) => output::print(HELP),
+        Ok(Some(args)) => args.run(),
+        Err(error) => output::wrong_usage("create", &error),
+    }
+}
+
+impl Default for MakerArgs {
+    fn default() -> MakerArgs {
+        let created_by = Some(concat!("meshseed/", env!("CARGO_PKG_VERSION")).to_owned());
+        MakerArgs { options: Options { created_by, ..Options::default() }, date: true, jobs: 1 }
+    }
+}
+
+impl MakerArgs {
+    /// Takes an option, without its dashes, and its value from the parser. False where it is none of these.
+    pub fn take(&mut self, option: &str, parser: &mut Parser) -> Result<bool, lexopt::Error> {
+        let options = &mut self.options;
+        match option {
+            "announce" | "a" => {
+                let tier = text(parser)?;
+                options.trackers.push(split_urls(&tier).map(checked).collect::<Result<_, _>>()?);
+            }
+            "web-seed" | "w" => {
+                let seed = checked(&text(parser)?)?;
+                if !metainfo::web(&seed) {
+                    return Err(format!("{seed}: a web seed is an http or https URL").into());
+                }
+                options.web_seeds.push(seed);
+            }
+            "node" => {
+                let node = text(parser)?;
+                options.nodes.push(host_port(&node).ok_or_else(|| format!("{node}: a node is HOST:PORT"))?);
+            }
+            "private" | "p" => options.private = true,
+            "source" => options.source = Some(text(parser)?),
+            "comment" => options.comment = Some(text(parser)?),
+            "piece-size" => {
+                let size = text(parser)?;
+                let piece = piece_size(&size);
+                options.piece_length = Some(
+                    piece
+                        .ok_or_else(|| format!("{size}: a piece size is a power of two from 16k to 128M"))?,
+                );
+            }
+            "format" => match text(parser)?.as_str() {
+                "v1" => {}
+                "hybrid" | "v2" | "merkle" => return Err("this version makes v1 torrents alone".into()),
+                other => return Err(format!("{other}: not a format (v1)").into()),
+            },
+            "exclude" => options.exclude.push(Glob::new(&text(parser)?)),
+            "no-date" => self.date = false,
+            "jobs" => {
+                let jobs: usize = parser.value()?.parse()?;
+                if !(1..=io::MAX_JOBS).contains(&jobs) {
+                    return Err(format!("{jobs}: jobs are 1 to {}", io::MAX_JOBS).into());
+                }
+                self.jobs = jobs;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Makes the torrent of `path`, with a progress bar.
+    pub fn create(self, path: &Path, quiet: bool) -> Result<Created, io::Error> {
+        let mut maker = self.options;
+        // A clock that is plainly unset, as routers have it after power comes, is not worth writing down.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        maker.creation_date = i64::try_from(now).ok().filter(|now| self.date && *now > 1_000_000_000);
+        let mut progress = Progress::new("hashing", quiet);
+        let options = CreateOptions { path: path.to_owned(), maker, jobs: self.jobs };
+        io::create(&options, &mut |done, total| progress.update(done, total))
+    }
+}
+
+struct Args {
+    path: PathBuf,
+    output: Option<PathBuf>,
+    force: bool,
+    quiet: bool,
+    maker: MakerArgs,
+}
+
+impl Args {
+    /// `None` where help is asked for.
+    fn take(mut parser: Parser) -> Result<Option<Args>, lexopt::Error> {
+        let (mut path, mut output, mut force, mut quiet) = (None, None, false, false);
+        let mut maker = MakerArgs::default();
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Arg::Long("help") | Arg::Short('h') => return Ok(None),
+                Arg::Long("output") | Arg::Short('o') => output = Some(PathBuf::from(parser.value()?)),
+                Arg::Long("force") | Arg::Short('f') => force = true,
+                Arg::Long("quiet") | Arg::Short('q') => quiet = true,
+                Arg::Value(value) if path.is_none() => path = Some(PathBuf::from(value)),
+                Arg::Value(value) => return Err(Arg::Value(value).unexpected()),
+                Arg::Long(name) => {
+                    let name = name.to_owned();
+                    if !maker.take(&name, &mut parser)? {
+                        return Err(Arg::Long(&name).unexpected());
+                    }
+                }
+                Arg::Short(letter) => {
+                    if !maker.take(letter.encode_utf8(&mut [0; 4]), &mut parser)? {
+                        return Err(Arg::Short(letter).unexpected());
+                    }
+                }
+            }
+        }
+        let path = path.ok_or("PATH is missing: the file or folder to make a torrent of")?;
+        Ok(Some(Args { path, output, force, quiet, maker }))
+    }
+
+    fn run(self) -> ExitCode {
+        let to_stdout = self.output.as_ref().is_some_and(|output| output.as_os_str() == "-");
+        let output = match (self.output, default_output(&self.path)) {
+            (Some(output), _) | (None, Some(output)) => output,
+            (None, None) => return output::failed("create", &io::Error::NoName(self.path)),
+        };
+        // Said before an hour of hashing, not after it.
+        if !to_stdout && !self.force && output.symlink_metadata().is_ok() {
+            return output::failed("create", &io::Error::Exists(output));
+        }
+        let created = match self.maker.create(&self.path, self.quiet) {
+            Ok(created) => created,
+            Err(error) => return output::failed("create", &error),
+        };
+        created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
+        // What we would refuse to read is not written.
+        let torrent = match metainfo::parse(&created.bytes) {
+            Ok(torrent) => torrent,
+            Err(error) => return output::failed(format_args!("create: {}", self.path.display()), &error),
+        };
+        if to_stdout {
+            return output::print_bytes(&created.bytes);
+        }
+        if let Err(error) = io::save(&output, &created.bytes, self.force) {
+            return output::failed("create", &error);
+        }
+        if self.quiet {
+            return ExitCode::SUCCESS;
+        }
+        let lengths = torrent.lengths;
+        output::print(&format!(
+            "{}: {} in {} {}, {} {} of {}\ninfo-hash {}\n{}\n",
+            output::clean(&output.display().to_string()),
+            output::bytes(lengths.total()),
+            torrent.files.len(),
+            if torrent.files.len() == 1 { "file" } else { "files" },
+            lengths.piece_count(),
+            if lengths.piece_count() == 1 { "piece" } else { "pieces" },
+            output::bytes(lengths.piece_length().into()),
+            torrent.info_hash,
+            Magnet::from(&torrent)
+        ))
+    }
+}
+
+/// `NAME.torrent` in the current directory.
+fn default_output(path: &Path) -> Option<PathBuf> {
+    let whole = path.canonicalize().ok();
+    let mut name = path.file_name().or(whole.as_ref().and_then(|whole| whole.file_name()))?.to_owned();
+    name.push(".torrent");
+    Some(PathBuf::from(name))
+}
+
+fn text(parser: &mut Parser) -> Result<String, lexopt::Error> {
+    parser.value()?.string()
+}
+
+/// At commas that a further URL follows: a comma may stand inside one.
+fn split_urls(tier: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(tier);
+    std::iter::from_fn(move || {
+        let tier = rest?;
+        let cut = tier.match_indices(',').map(|(at, _)| at).find(|at| {
+            let scheme = tier[at + 1..].trim_start().split("://").next().unwrap_or_default();
+            !scheme.is_empty()
+                && scheme.len() < tier[at + 1..].trim_start().len()
+                && scheme.bytes().all(|b| b.is_ascii_alphanumeric())
+        });
+        let (url, after) = cut.map_or((tier, None), |at| (&tier[..at], Some(&tier[at + 1..])));
+        rest = after;
+        Some(url)
+    })
+}
+
+fn checked(text: &str) -> Result<String, lexopt::Error> {
+    url(text.as_bytes()).map_err(|_| format!("{text}: not a URL").into())
+}
+
+/// `host:port`, `[v6]:port`.
+fn host_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    is_host(bare).then(|| (bare.to_owned(), port))
+}
+
+/// `256k`, `1M`, `262144`.
+fn piece_size(text: &str) -> Option<u32> {
+    let text = text.trim_end_matches("iB").trim_end_matches('B');
+    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1024),
+        None => text.strip_suffix('M').map_or((text, 1), |digits| (digits, 1 << 20)),
+    };
+    let piece = digits.trim().parse::<u32>().ok()?.checked_mul(unit)?;
+    (piece.is_power_of_two() && (16 << 10..=128 << 20).contains(&piece)).then_some(piece)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(args: &[&str]) -> Result<Option<Args>, String> {
+        Args::take(Parser::from_args(args)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_help_names_the_same_options_as_those_that_share_takes() {
+        assert!(HELP.contains(MAKER_HELP));
+        assert!(HELP.lines().all(|line| line.len() <= 90));
+    }
+
+    #[test]
+    fn options_are_read_in_any_order() {
+        let args = take(&[
+            "-a",
+            "http://a/,b,udp://c:1",
+            "dir",
+            "--announce=http://d/",
+            "-o",
+            "x",
+            "--node",
+            "[::1]:5",
+            "-p",
+            "--piece-size",
+            "256k",
+            "--exclude",
+            "*.tmp",
+            "--no-date",
+            "--jobs",
+            "2",
+            "-w",
+            "https://w/",
+            "--format",
+            "v1",
+            "--source",
+            "s",
+            "--comment",
+            "c",
+        ]);
+        let args = args.unwrap().unwrap();
+        let options = &args.maker.options;
+        assert_eq!(options.trackers, [vec!["http://a/,b", "udp://c:1"], vec!["http://d/"]]);
+        assert_eq!(options.nodes, [("::1".to_owned(), 5)]);
+        assert_eq!(
+            (options.private, options.piece_length, args.maker.date, args.maker.jobs),
+            (true, Some(262_144), false, 2)
+        );
+        assert_eq!((args.path, args.output), (PathBuf::from("dir"), Some(PathBuf::from("x"))));
+    }
+
+    #[test]
+    fn wrong_usage_says_what_is_wrong() {
+        for (args, word) in [
+            (&[][..], "PATH is missing"),
+            (&["a", "b"], "b"),
+            (&["a", "--nonsense"], "--nonsense"),
+            (&["a", "-z"], "-z"),
+            (&["a", "--announce", "tracker"], "not a URL"),
+            (&["a", "--announce", "http://a b/"], "not a URL"),
+            (&["a", "--web-seed", "udp://x"], "http"),
+            (&["a", "--node", "x"], "HOST:PORT"),
+            (&["a", "--piece-size", "100k"], "power of two"),
+            (&["a", "--piece-size", "1G"], "power of two"),
+            (&["a", "--format", "v2"], "v1"),
+            (&["a", "--jobs", "0"], "jobs"),
+            (&["a", "--jobs", "x"], "x"),
+            (&["a", "-o"], "-o"),
+        ] {
+            let error = take(args).err().unwrap();
+            assert!(error.contains(word), "{args:?}: {error}");
+        }
+        assert!(take(&["--help"]).unwrap().is_none());
+    }
+}

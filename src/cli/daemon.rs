@@ -1,0 +1,138 @@
+//! `meshseed daemon`: reads the configuration, prepares the process, and runs until it is told to stop.
+#![expect(clippy::disallowed_methods, reason = "I/O shell")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use lexopt::prelude::*;
+
+use super::output;
+use crate::config::{Config, LogTo};
+
+/// Where the configuration is looked for when none is named.
+const DEFAULT_CONFIG: &str = "/etc/meshseed.toml";
+
+const HELP: &str = "\
+meshseed daemon - watch directories of .torrent files and serve what they name
+
+Usage: meshseed daemon [OPTIONS]
+
+The directory is the database: drop a .torrent file and its data is served,
+remove it and that stops. The data is never touched.
+
+Options:
+  -c FILE             configuration (default /etc/meshseed.toml, if it exists)
+  --check             read the configuration, print what it means, exit
+  --torrents DIR      watch this directory (instead of the configuration's)
+  --data DIR          the data lies here (instead of the configuration's)
+  --state DIR         keep records of verified data here
+  --listen ADDR:PORT  listen here; PORT may be a range (6881-6889) or 0
+  --log stderr        log to standard error instead of syslog
+
+Signals: SIGHUP reads the configuration again, SIGUSR1 writes the status to the
+log, SIGTERM stops.
+
+Example: meshseed daemon --torrents /etc/torrents --data /mnt/usb/torrents --log stderr
+";
+
+/// Runs the command.
+pub fn run(mut parser: lexopt::Parser) -> ExitCode {
+    let mut args = Args::default();
+    loop {
+        match args.take(&mut parser) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => return output::wrong_usage("daemon", &error),
+        }
+    }
+    if args.help {
+        return output::print(HELP);
+    }
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(error) => return output::failed("daemon", &error),
+    };
+    if args.check {
+        return output::print(&config.explain());
+    }
+    crate::log::init(config.log.to, config.log.level);
+    match crate::daemon::run(config, Box::new(move || args.config()), None) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            output::failed("daemon", &error)
+        }
+    }
+}
+
+#[derive(Default)]
+struct Args {
+    help: bool,
+    check: bool,
+    file: Option<PathBuf>,
+    torrents: Vec<PathBuf>,
+    data: Option<PathBuf>,
+    state: Option<PathBuf>,
+    listen: Option<String>,
+    log: Option<LogTo>,
+}
+
+impl Args {
+    fn take(&mut self, parser: &mut lexopt::Parser) -> Result<bool, lexopt::Error> {
+        let Some(arg) = parser.next()? else { return Ok(false) };
+        match arg {
+            Short('h') | Long("help") => self.help = true,
+            Short('c') | Long("config") => self.file = Some(parser.value()?.into()),
+            Long("check") => self.check = true,
+            Long("torrents") => self.torrents.push(parser.value()?.into()),
+            Long("data") => self.data = Some(parser.value()?.into()),
+            Long("state") => self.state = Some(parser.value()?.into()),
+            Long("listen") => self.listen = Some(parser.value()?.string()?),
+            Long("log") => {
+                self.log = Some(match parser.value()?.string()?.as_str() {
+                    "stderr" => LogTo::Stderr,
+                    "syslog" => LogTo::Syslog,
+                    other => return Err(format!("--log takes stderr or syslog, not '{other}'").into()),
+                });
+            }
+            other => return Err(other.unexpected()),
+        }
+        Ok(true)
+    }
+
+    /// The configuration of the file, with the options of the command line over it. Called again for each SIGHUP.
+    fn config(&self) -> Result<Config, String> {
+        let file = match &self.file {
+            Some(file) => Some(file.clone()),
+            None => Some(PathBuf::from(DEFAULT_CONFIG)).filter(|file| file.exists()),
+        };
+        let mut config = match file {
+            Some(file) => {
+                let text =
+                    std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+                Config::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?
+            }
+            None => Config::default(),
+        };
+        if !self.torrents.is_empty() {
+            config.torrents = self.torrents.iter().map(absolute).collect::<Result<_, _>>()?;
+        }
+        if let Some(data) = &self.data {
+            config.data = Some(absolute(data)?);
+        }
+        if let Some(state) = &self.state {
+            config.state = Some(absolute(state)?);
+        }
+        if let Some(listen) = &self.listen {
+            config.listen = listen.parse()?;
+        }
+        if let Some(to) = self.log {
+            config.log.to = to;
+        }
+        Ok(config)
+    }
+}
+
+fn absolute(path: &PathBuf) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
+}

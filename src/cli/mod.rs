@@ -1,0 +1,63 @@
+//! The commands, one file each. Exit status: 0 done, 1 failed, 2 wrong usage.
+
+pub mod check;
+pub mod create;
+pub mod daemon;
+pub mod magnet;
+pub mod output;
+pub mod progress;
+pub mod share;
+pub mod show;
+pub mod status;
+
+use std::process::ExitCode;
+
+use lexopt::prelude::*;
+
+const HELP: &str = "\
+meshseed - serves directories of .torrent files on mesh routers
+
+Usage: meshseed COMMAND [OPTIONS]
+
+Commands:
+  daemon   watch directories of .torrent files and serve what they name
+  share    make a torrent of a file or folder and serve it where it lies
+  create   make a .torrent file
+  show     what a .torrent file or magnet link says
+  check    verify data against a .torrent file
+  magnet   the magnet link of a .torrent file
+  status   ask the running daemon
+
+`meshseed COMMAND --help` explains each, with an example.
+Example: meshseed share ~/openwrt-24.10-images
+";
+
+/// Runs the command of the program's arguments.
+pub fn main() -> ExitCode {
+    let mut parser = lexopt::Parser::from_env();
+    let command = match parser.next() {
+        Ok(Some(Value(command))) => command.to_string_lossy().into_owned(),
+        Ok(Some(Long("version") | Short('V'))) => {
+            return output::print(concat!("meshseed ", env!("CARGO_PKG_VERSION"), "\n"));
+        }
+        Ok(Some(Long("help") | Short('h'))) => {
+            return output::print(HELP);
+        }
+        Ok(None) => {
+            output::note(HELP);
+            return ExitCode::from(output::USAGE);
+        }
+        Ok(Some(other)) => return output::wrong_usage("", &other.unexpected()),
+        Err(error) => return output::wrong_usage("", &error),
+    };
+    match command.as_str() {
+        "daemon" => daemon::run(parser),
+        "share" => share::run(parser),
+        "create" => create::run(parser),
+        "show" => show::run(parser),
+        "check" => check::run(parser),
+        "magnet" => magnet::run(parser),
+        "status" => status::run(parser),
+        other => output::wrong_usage("", &format!("there is no command '{other}'")),
+    }
+}

@@ -1,0 +1,207 @@
+//! `meshseed share`: makes a torrent of a file or folder and serves it where it lies, by the running daemon or here.
+#![expect(clippy::disallowed_methods, reason = "I/O shell")]
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use lexopt::{Arg, Parser, ValueExt};
+use log::LevelFilter;
+
+use super::create::{MAKER_HELP, MakerArgs};
+use super::output;
+use crate::config::{Config, Listen, LogTo};
+use crate::metainfo::magnet::Magnet;
+use crate::metainfo::{self, io};
+use crate::status::{Method, Status};
+
+const HELP: &str = "\
+meshseed share PATH [OPTION]...
+
+Makes a torrent of a file or folder and serves it where it lies; the content is
+only read. Where the daemon runs, it serves it from now on: the .torrent goes
+into its first watched directory, with a file NAME.where beside it that says
+where the content is. Else this command serves it until Ctrl-C.
+
+      --into DIR         the watched directory to put the .torrent into
+      --listen ADDR:PORT listen here (when no daemon runs); PORT may be a range
+      --control SOCKET   the daemon's control socket
+  -q, --quiet            print the magnet link alone
+      --help
+";
+
+const EXAMPLE: &str = "
+Example:
+  meshseed share ~/openwrt-24.10-images
+";
+
+struct Args {
+    path: PathBuf,
+    into: Option<PathBuf>,
+    listen: Option<Listen>,
+    control: PathBuf,
+    quiet: bool,
+    maker: MakerArgs,
+}
+
+/// The command.
+pub fn run(parser: Parser) -> ExitCode {
+    match Args::take(parser) {
+        Ok(None) => output::print(&format!("{HELP}{MAKER_HELP}{EXAMPLE}")),
+        Ok(Some(args)) => match args.share() {
+            Ok(code) => code,
+            Err(error) => output::failed("share", &error),
+        },
+        Err(error) => output::wrong_usage("share", &error),
+    }
+}
+
+impl Args {
+    /// `None` where help is asked for.
+    fn take(mut parser: Parser) -> Result<Option<Args>, lexopt::Error> {
+        let (mut path, mut into, mut listen, mut quiet) = (None, None, None, false);
+        let mut control = Config::default().control;
+        let mut maker = MakerArgs::default();
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Arg::Long("help") | Arg::Short('h') => return Ok(None),
+                Arg::Long("into") => into = Some(PathBuf::from(parser.value()?)),
+                Arg::Long("listen") => listen = Some(parser.value()?.string()?.parse()?),
+                Arg::Long("control") => control = PathBuf::from(parser.value()?),
+                Arg::Long("quiet") | Arg::Short('q') => quiet = true,
+                Arg::Value(value) if path.is_none() => path = Some(PathBuf::from(value)),
+                Arg::Value(value) => return Err(Arg::Value(value).unexpected()),
+                Arg::Long(name) => {
+                    let name = name.to_owned();
+                    if !maker.take(&name, &mut parser)? {
+                        return Err(Arg::Long(&name).unexpected());
+                    }
+                }
+                Arg::Short(letter) => {
+                    if !maker.take(letter.encode_utf8(&mut [0; 4]), &mut parser)? {
+                        return Err(Arg::Short(letter).unexpected());
+                    }
+                }
+            }
+        }
+        let path = path.ok_or("PATH is missing: the file or folder to share")?;
+        Ok(Some(Args { path, into, listen, control, quiet, maker }))
+    }
+
+    fn share(self) -> Result<ExitCode, String> {
+        let path = self.path.canonicalize().map_err(|error| format!("{}: {error}", self.path.display()))?;
+        let created = self.maker.clone().create(&path, self.quiet).map_err(|error| error.to_string())?;
+        created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
+        let torrent =
+            metainfo::parse(&created.bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+        output::print(&format!("{}\n", Magnet::from(&torrent)));
+        match crate::status::io::ask::<Status>(&self.control, &Method::Status) {
+            Ok(daemon) => self.hand_over(&path, &torrent.name, &created.bytes, &daemon),
+            Err(_) => self.serve(&path, &torrent.name, &created.bytes),
+        }
+    }
+
+    /// Gives the torrent to the running daemon.
+    fn hand_over(&self, path: &Path, name: &str, bytes: &[u8], daemon: &Status) -> Result<ExitCode, String> {
+        let first = daemon.watched.first().map(PathBuf::from);
+        let into =
+            self.into.clone().or(first).ok_or("the daemon watches no directory: name one with --into")?;
+        let written = drop_into(&into, name, bytes, path)?;
+        if !readable_by_others(path) {
+            output::note(format_args!(
+                "warning: {} is not readable by everybody: the daemon's user must be able to read it",
+                path.display()
+            ));
+        }
+        // Without inotify it is found at the next scan; this only hastens it.
+        let _ = crate::status::io::ask::<serde_json::Value>(&self.control, &Method::Rescan);
+        if !self.quiet {
+            output::note(format_args!("{}: the running daemon serves it", written.display()));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Serves the torrent here until it is told to stop.
+    fn serve(&self, path: &Path, name: &str, bytes: &[u8]) -> Result<ExitCode, String> {
+        let own = Temporary::new()?;
+        let watched = match &self.into {
+            Some(into) => into.clone(),
+            None => own.0.clone(),
+        };
+        drop_into(&watched, name, bytes, path)?;
+        let mut config = Config {
+            torrents: vec![watched],
+            data: None,
+            state: None,
+            control: own.0.join("control.sock"),
+            ..Config::default()
+        };
+        config.log.to = LogTo::Stderr;
+        config.log.level = if self.quiet { LevelFilter::Warn } else { LevelFilter::Info };
+        if let Some(listen) = &self.listen {
+            config.listen = listen.clone();
+        }
+        crate::log::init(config.log.to, config.log.level);
+        let reload = config.clone();
+        let report = (!self.quiet && std::io::stderr().is_terminal()).then_some(line as fn(&Status));
+        crate::daemon::run(config, Box::new(move || Ok(reload.clone())), report)
+            .map_err(|error| error.to_string())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// One line on the terminal, written over itself.
+fn line(status: &Status) {
+    let mut out = std::io::stderr().lock();
+    let _ = write!(
+        out,
+        "\r{} peers, {} sent, {}\x1b[K",
+        status.peers,
+        output::bytes(status.up_total),
+        output::rate(status.up_rate)
+    )
+    .and_then(|()| out.flush());
+}
+
+/// Writes the .torrent and, before it, the sidecar that tells where its content is.
+fn drop_into(directory: &Path, name: &str, bytes: &[u8], data: &Path) -> Result<PathBuf, String> {
+    let with = |ending: &str| {
+        let mut file = OsString::from(name);
+        file.push(ending);
+        directory.join(file)
+    };
+    let (torrent, sidecar) = (with(".torrent"), with(".where"));
+    let mut place = data.as_os_str().as_encoded_bytes().to_vec();
+    place.push(b'\n');
+    io::save(&sidecar, &place, true).map_err(|error| error.to_string())?;
+    // The same content shared again is the same torrent: not an error.
+    io::save(&torrent, bytes, true).map_err(|error| error.to_string())?;
+    Ok(torrent)
+}
+
+fn readable_by_others(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
+
+/// A directory of our own, gone with us.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Result<Temporary, String> {
+        use std::os::unix::fs::DirBuilderExt;
+        let path = std::env::temp_dir().join(format!("meshseed-{}", std::process::id()));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Temporary(path))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,294 @@
+//! `meshseed show`: what a torrent or magnet link says.
+//!
+//! Read first: `metainfo/mod.rs`. Omits checking the content, which is `check`.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use lexopt::{Arg, Parser};
+use serde::Serialize;
+
+use super::output::{self, bytes, clean};
+use crate::metainfo::magnet::Magnet;
+use crate::metainfo::{self, Metainfo, hex, io};
+
+/// The help of `meshseed show`.
+pub const HELP: &str = "\
+meshseed show FILE|MAGNET [--json]
+
+Prints what a .torrent (or a magnet link, or a file that holds one) says, and
+refuses what meshseed would not seed, with the reason.
+
+      --json    one JSON object, for programs
+      --help
+
+Example:
+  meshseed show ubuntu.torrent
+";
+
+/// The fields of `--json`. Of a magnet link those stay null that only the torrent knows.
+#[derive(Serialize)]
+struct Shown {
+    info_hash: String,
+    info_hash_v2: Option<String>,
+    name: Option<String>,
+    size: Option<u64>,
+    piece_length: Option<u32>,
+    pieces: Option<u32>,
+    private: Option<bool>,
+    files: Vec<ShownFile>,
+    trackers: Vec<Vec<String>>,
+    web_seeds: Vec<String>,
+    http_seeds: Vec<String>,
+    nodes: Vec<(String, u16)>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    peers: Vec<(String, u16)>,
+    source: Option<String>,
+    comment: Option<String>,
+    created_by: Option<String>,
+    creation_date: Option<i64>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ShownFile {
+    path: String,
+    length: u64,
+    pad: bool,
+}
+
+/// The command.
+pub fn run(mut parser: Parser) -> ExitCode {
+    match take(&mut parser) {
+        Ok(None) => output::print(HELP),
+        Ok(Some((what, json))) => show(&what, json),
+        Err(error) => output::wrong_usage("show", &error),
+    }
+}
+
+/// `None` where help is asked for.
+fn take(parser: &mut Parser) -> Result<Option<(OsString, bool)>, lexopt::Error> {
+    let (mut what, mut json) = (None, false);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Arg::Long("help") | Arg::Short('h') => return Ok(None),
+            Arg::Long("json") => json = true,
+            Arg::Value(value) if what.is_none() => what = Some(value),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Some((what.ok_or("FILE or MAGNET is missing")?, json)))
+}
+
+fn show(what: &OsString, json: bool) -> ExitCode {
+    let shown = match load(what) {
+        Ok(shown) => shown,
+        Err(reason) => return output::failed("show", &reason),
+    };
+    if !json {
+        return output::print(&shown.text());
+    }
+    match serde_json::to_string(&shown) {
+        Ok(line) => output::print(&(line + "\n")),
+        Err(error) => output::failed("show", &error),
+    }
+}
+
+fn load(what: &OsString) -> Result<Shown, String> {
+    let link = |text: &str| text.parse().map(Shown::of_magnet);
+    let is_link = |bytes: &[u8]| bytes.get(..7).is_some_and(|head| head.eq_ignore_ascii_case(b"magnet:"));
+    if let Some(text) = what.to_str().filter(|text| is_link(text.as_bytes())) {
+        return link(text).map_err(|error| error.to_string());
+    }
+    let path = Path::new(what);
+    let content = io::read(path).map_err(|error| error.to_string())?;
+    let named = |reason: String| format!("{}: {reason}", path.display());
+    match std::str::from_utf8(&content) {
+        Ok(text) if is_link(text.trim_start().as_bytes()) => {
+            link(text).map_err(|error| named(error.to_string()))
+        }
+        _ => metainfo::parse(&content).map(Shown::of_torrent).map_err(|error| named(error.to_string())),
+    }
+}
+
+impl Shown {
+    fn of_torrent(torrent: Metainfo) -> Shown {
+        let files = torrent.files.iter();
+        let files =
+            files.map(|f| ShownFile { path: torrent.path_of(f), length: f.length, pad: f.pad }).collect();
+        Shown {
+            info_hash: torrent.info_hash.to_string(),
+            info_hash_v2: torrent.info_hash_v2.map(|hash| hex(&hash)),
+            size: Some(torrent.lengths.total()),
+            piece_length: Some(torrent.lengths.piece_length()),
+            pieces: Some(torrent.lengths.piece_count()),
+            private: Some(torrent.private),
+            files,
+            name: Some(torrent.name),
+            trackers: torrent.trackers,
+            web_seeds: torrent.web_seeds,
+            http_seeds: torrent.http_seeds,
+            nodes: torrent.nodes,
+            peers: Vec::new(),
+            source: torrent.source,
+            comment: torrent.comment,
+            created_by: torrent.created_by,
+            creation_date: torrent.creation_date,
+            warnings: torrent.warnings,
+        }
+    }
+
+    fn of_magnet(magnet: Magnet) -> Shown {
+        Shown {
+            info_hash: magnet.info_hash.to_string(),
+            info_hash_v2: magnet.info_hash_v2.map(|hash| hex(&hash)),
+            name: magnet.name,
+            size: None,
+            piece_length: None,
+            pieces: None,
+            private: None,
+            files: Vec::new(),
+            trackers: magnet.trackers.into_iter().map(|url| vec![url]).collect(),
+            web_seeds: magnet.web_seeds,
+            http_seeds: Vec::new(),
+            nodes: Vec::new(),
+            peers: magnet.peers,
+            source: None,
+            comment: None,
+            created_by: None,
+            creation_date: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// For people: what is absent has no line.
+    fn text(&self) -> String {
+        let mut out = String::new();
+        let mut row = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                let _ = writeln!(out, "{key:<13} {}", clean(&value));
+            }
+        };
+        row("name", self.name.clone());
+        row("info-hash", Some(self.info_hash.clone()));
+        row("info-hash v2", self.info_hash_v2.clone());
+        row(
+            "size",
+            self.size.map(
+                |size| if size < 1000 { bytes(size) } else { format!("{} ({size} bytes)", bytes(size)) },
+            ),
+        );
+        let cut = self.pieces.zip(self.piece_length);
+        row("pieces", cut.map(|(pieces, length)| format!("{pieces} of {}", bytes(length.into()))));
+        row(
+            "private",
+            self.private.filter(|private| *private).map(|_| "yes: peers from the trackers alone".to_owned()),
+        );
+        row("source", self.source.clone());
+        row("comment", self.comment.clone());
+        row("created by", self.created_by.clone());
+        row(
+            "created",
+            self.creation_date.map(|date| utc(date).unwrap_or_else(|| format!("{date} (Unix time)"))),
+        );
+        for (i, tier) in self.trackers.iter().enumerate() {
+            tier.iter().for_each(|url| row(&format!("tracker {}", i + 1), Some(url.clone())));
+        }
+        self.web_seeds.iter().for_each(|url| row("web seed", Some(url.clone())));
+        self.http_seeds.iter().for_each(|url| row("http seed", Some(url.clone())));
+        self.nodes.iter().for_each(|(host, port)| row("node", Some(format!("{host} port {port}"))));
+        self.peers.iter().for_each(|(host, port)| row("peer", Some(format!("{host} port {port}"))));
+        self.warnings.iter().for_each(|warning| row("warning", Some(warning.clone())));
+        for file in &self.files {
+            let pad = if file.pad { " (padding)" } else { "" };
+            row("file", Some(format!("{:>10} {}{pad}", bytes(file.length), file.path)));
+        }
+        out
+    }
+}
+
+/// A day and time of Unix seconds, by the proleptic Gregorian calendar; none beyond the year 9999.
+fn utc(seconds: i64) -> Option<String> {
+    let (mut day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    if !(0..=2_932_896).contains(&day) {
+        return None;
+    }
+    // Years that begin in March have their odd day at the end.
+    day += 719_468;
+    let era = day / 146_097;
+    let of_era = day % 146_097;
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let date = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year + era * 400 + i64::from(month <= 2);
+    let (hours, minutes) = (second / 3600, second / 60 % 60);
+    Some(format!("{year:04}-{month:02}-{date:02} {hours:02}:{minutes:02}:{:02} UTC", second % 60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TORRENT: &[u8] = b"d7:comment6:a\x1b[31m13:creation datei951782400e4:infod5:filesld6:lengthi3e4:pathl1:a1:bee\
+        d4:attr1:p6:lengthi5e4:pathl4:.pad1:5eee4:name1:n12:piece lengthi16384e6:pieces20:aaaaaaaaaaaaaaaaaaaaee";
+
+    #[test]
+    fn json_has_the_fields_of_the_contract() {
+        let shown = Shown::of_torrent(metainfo::parse(TORRENT).unwrap());
+        let hash = &shown.info_hash;
+        let expected = format!(
+            "{{\"info_hash\":\"{hash}\",\"info_hash_v2\":null,\"name\":\"n\",\"size\":8,\"piece_length\":16384,\"pieces\":1,\
+             \"private\":false,\"files\":[{{\"path\":\"n/a/b\",\"length\":3,\"pad\":false}},\
+             {{\"path\":\"n/.pad/5\",\"length\":5,\"pad\":true}}],\"trackers\":[],\"web_seeds\":[],\"http_seeds\":[],\
+             \"nodes\":[],\"source\":null,\"comment\":\"a\\u001b[31m\",\"created_by\":null,\
+             \"creation_date\":951782400,\"warnings\":[]}}"
+        );
+        assert_eq!(serde_json::to_string(&shown).unwrap(), expected);
+    }
+
+    #[test]
+    fn people_read_lines_that_can_not_command_the_terminal() {
+        let text = Shown::of_torrent(metainfo::parse(TORRENT).unwrap()).text();
+        assert!(!text.contains('\x1b'), "{text}");
+        assert!(text.contains("created       2000-02-29 00:00:00 UTC\n"), "{text}");
+        assert!(text.contains("n/a/b\n") && text.contains("n/.pad/5 (padding)\n"), "{text}");
+    }
+
+    #[test]
+    fn a_magnet_link_shows_what_it_has() {
+        let link = "magnet:?xt=urn:btih:2e34989b1c60df821b2d046c884d8f4d1858b97a&dn=x&tr=http://t/&x.pe=h:1";
+        let shown = load(&link.into()).unwrap();
+        assert_eq!(
+            (shown.name.as_deref(), shown.size, shown.trackers.len(), shown.peers.len()),
+            (Some("x"), None, 1, 1)
+        );
+        assert!(load(&"magnet:?dn=x".into()).is_err());
+    }
+
+    #[test]
+    fn days_are_counted_by_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (1_709_164_799, "2024-02-28 23:59:59 UTC"),
+            (1_709_251_199, "2024-02-29 23:59:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+            (253_402_300_799, "9999-12-31 23:59:59 UTC"),
+        ] {
+            assert_eq!(utc(seconds).as_deref(), Some(text));
+        }
+        assert_eq!((utc(-1), utc(i64::MAX), utc(i64::MIN)), (None, None, None));
+    }
+
+    #[test]
+    fn arguments_are_one_file_or_link() {
+        let take = |args: &[&str]| take(&mut Parser::from_args(args)).map_err(|error| error.to_string());
+        assert_eq!(take(&["--json", "x"]), Ok(Some(("x".into(), true))));
+        assert_eq!(take(&["-h"]), Ok(None));
+        assert!(take(&[]).unwrap_err().contains("missing"));
+        assert!(take(&["a", "b"]).is_err() && take(&["--x"]).is_err());
+    }
+}

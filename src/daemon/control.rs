@@ -1,0 +1,231 @@
+//! The daemon's answers to `status` and the other methods, on the control socket and in the log.
+#![expect(clippy::disallowed_methods, reason = "I/O shell")]
+
+use std::net::SocketAddr;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::Daemon;
+use crate::metainfo::{InfoHash, hex};
+use crate::peer::Peer;
+use crate::session::Session;
+use crate::status::{
+    Counts, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Refused, RefusedFiles, Reply, Status,
+    TorrentStatus, TrackerStatus,
+};
+use crate::torrent::{State, Torrent, TorrentKey};
+
+/// A clock before this has plainly not been set: 1 January 2024.
+const CLOCK_SET: u64 = 1_704_067_200;
+
+impl Daemon {
+    /// Does what a method asks for.
+    pub fn answer(&self, method: Method) -> Result<Reply, Error> {
+        let now = Instant::now();
+        let known =
+            |done: bool, info_hash| if done { Ok(Reply::Done {}) } else { Err(Error::Unknown(info_hash)) };
+        let reply = match method {
+            Method::Status => Ok(Reply::Status(Box::new(self.status()))),
+            Method::List(part) => Ok(Reply::List(self.list(part, now))),
+            Method::Torrent(info_hash) => self.torrent(info_hash, now),
+            Method::Peers(info_hash) => self.peers(info_hash, now),
+            Method::Refused(part) => Ok(Reply::Refused(self.refused(part))),
+            Method::Rescan => {
+                self.house.session.borrow_mut().rescan_now(now);
+                Ok(Reply::Done {})
+            }
+            Method::Reload => self.reload(now).map(|()| Reply::Done {}).map_err(Error::Failed),
+            Method::Verify(info_hash) => known(self.house.session.borrow_mut().verify(info_hash), info_hash),
+            Method::Pause(info_hash) => {
+                known(self.house.session.borrow_mut().pause(info_hash, now), info_hash)
+            }
+            Method::Resume(info_hash) => {
+                known(self.house.session.borrow_mut().resume(info_hash, now), info_hash)
+            }
+        };
+        self.house.kick();
+        reply
+    }
+
+    /// The daemon as a whole.
+    pub fn status(&self) -> Status {
+        let session = self.house.session.borrow();
+        let mut torrents = Counts::default();
+        for (_, torrent) in session.torrents() {
+            torrents.insert(torrent.state);
+        }
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: self.started.elapsed().as_secs(),
+            watched: self.config.borrow().torrents.iter().map(|path| path.display().to_string()).collect(),
+            listen: self.listening.iter().map(SocketAddr::to_string).collect(),
+            torrents,
+            refused: number(self.watch.borrow().refused().count()),
+            peers: number(session.peers().filter(|peer| peer.ready).count()),
+            up_rate: session.upload_rate(),
+            up_total: session.uploaded(),
+            memory: resident(),
+            last_error: Some(self.last_error.borrow().clone()).filter(|error| !error.is_empty()),
+            ..Status::default()
+        }
+    }
+
+    fn list(&self, part: Part, now: Instant) -> List {
+        let session = self.house.session.borrow();
+        let torrents = session.by_info_hash().skip(part.offset as usize).take(part.limit as usize);
+        List {
+            total: number(session.torrents().len()),
+            offset: part.offset,
+            torrents: torrents
+                .map(|(key, torrent)| self.torrent_status(&session, key, torrent, now))
+                .collect(),
+        }
+    }
+
+    fn torrent(&self, info_hash: InfoHash, now: Instant) -> Result<Reply, Error> {
+        let session = self.house.session.borrow();
+        let key = session.key(info_hash).ok_or(Error::Unknown(info_hash))?;
+        let torrent = session.torrent(key).ok_or(Error::Unknown(info_hash))?;
+        Ok(Reply::Torrent(Box::new(self.torrent_status(&session, key, torrent, now))))
+    }
+
+    fn peers(&self, info_hash: InfoHash, now: Instant) -> Result<Reply, Error> {
+        let session = self.house.session.borrow();
+        let key = session.key(info_hash).ok_or(Error::Unknown(info_hash))?;
+        let torrent = session.torrent(key).ok_or(Error::Unknown(info_hash))?;
+        let at = session.seconds(now);
+        let ready: Vec<&Peer> =
+            torrent.peers().iter().filter_map(|&key| session.peer(key)).filter(|p| p.ready).collect();
+        Ok(Reply::Peers(Peers {
+            total: number(ready.len()),
+            peers: ready.iter().take(MAX_LIST as usize).map(|peer| peer_status(peer, at)).collect(),
+        }))
+    }
+
+    fn refused(&self, part: Part) -> RefusedFiles {
+        let watch = self.watch.borrow();
+        let refused = watch.refused().skip(part.offset as usize).take(part.limit as usize);
+        RefusedFiles {
+            total: number(watch.refused().count()),
+            offset: part.offset,
+            refused: refused
+                .map(|(file, reason)| Refused { file: file.display().to_string(), reason })
+                .collect(),
+        }
+    }
+
+    fn torrent_status(
+        &self,
+        session: &Session,
+        key: TorrentKey,
+        torrent: &Torrent,
+        now: Instant,
+    ) -> TorrentStatus {
+        let uploading: u64 =
+            torrent.peers().iter().filter_map(|&key| session.peer(key)).map(|peer| peer.uploaded).sum();
+        let trackers = session.trackers().status(key.0, now).into_iter().map(|tracker| TrackerStatus {
+            url: tracker.url.to_string(),
+            state: tracker.state.to_string(),
+            next_announce: tracker.next_announce.map(u64::from),
+            message: tracker.message.as_deref().map(crate::log::escaped),
+        });
+        TorrentStatus {
+            info_hash: torrent.info_hash,
+            name: torrent.name.to_string(),
+            file: torrent.file().display().to_string(),
+            data: torrent.place.data.display().to_string(),
+            state: torrent.state,
+            reason: Some(torrent.reason.to_string()).filter(|reason| !reason.is_empty()),
+            size: torrent.lengths.total(),
+            have: torrent.have_bytes(),
+            checked: torrent.checking.as_ref().map(|checking| checking.hashed),
+            up_rate: torrent.swarm.as_ref().map_or(0, |swarm| swarm.rate),
+            down_rate: 0,
+            up_total: torrent.uploaded + uploading,
+            down_total: 0,
+            peers: number(torrent.peers().len()),
+            trackers: trackers.collect(),
+            added: torrent.added,
+            completed: torrent.completed,
+        }
+    }
+
+    /// The status as log lines: one of the whole, one a torrent that does not simply seed.
+    pub fn log_status(&self) {
+        let status = self.status();
+        let counts = &status.torrents;
+        log::info!(
+            "status: up {} s, {} seeding, {} checking, {} queued, {} incomplete, {} waiting, {} paused, {} in error, {} \
+             files refused, {} peers, {} bytes/s up, {} bytes sent, {} KiB of memory",
+            status.uptime,
+            counts.seeding,
+            counts.checking,
+            counts.queued,
+            counts.incomplete,
+            counts.waiting_for_disk + counts.waiting_for_data,
+            counts.paused,
+            counts.error,
+            status.refused,
+            status.peers,
+            status.up_rate,
+            status.up_total,
+            status.memory / 1024,
+        );
+        let session = self.house.session.borrow();
+        for (_, torrent) in session
+            .torrents()
+            .filter(|(_, torrent)| torrent.state != State::Seeding || !torrent.peers().is_empty())
+        {
+            log::info!(
+                "status: \"{}\" {}, {} of {} bytes, {} peers {}",
+                crate::log::escaped(&torrent.name),
+                torrent.state,
+                torrent.have_bytes(),
+                torrent.lengths.total(),
+                torrent.peers().len(),
+                crate::log::escaped(&torrent.reason),
+            );
+        }
+    }
+}
+
+fn peer_status(peer: &Peer, at: u32) -> PeerStatus {
+    PeerStatus {
+        address: peer.addr.to_string(),
+        client: if peer.client.is_empty() { client_of(peer.id) } else { peer.client.to_string() },
+        incoming: !peer.outgoing,
+        local: peer.local,
+        interested: peer.interested,
+        unchoked: !peer.choked,
+        connected: u64::from(at.saturating_sub(peer.since)),
+        up_rate: u64::from(peer.rate),
+        down_rate: 0,
+        up_total: peer.uploaded,
+        down_total: 0,
+    }
+}
+
+/// The printable start of a peer id (BEP 20), else all of it in hexadecimal.
+fn client_of(id: [u8; 20]) -> String {
+    match std::str::from_utf8(&id[..8]) {
+        Ok(text) if text.chars().all(|c| c.is_ascii_graphic()) => text.to_owned(),
+        _ => hex(&id),
+    }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// The time of day in Unix seconds, unless the clock has plainly not been set.
+pub fn clock() -> Option<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+    (now > CLOCK_SET).then_some(now)
+}
+
+/// Bytes of memory that are resident.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    pages * u64::try_from(size).unwrap_or(4096)
+}

@@ -1,0 +1,456 @@
+//! One peer of one torrent: what it said, what it is owed, and what each of its messages leads to.
+//!
+//! Read first: BEP 3, BEP 6 (fast extension), BEP 10 (extensions), BEP 21 (`upload_only`). Omitted: encryption, uTP, and
+//! fetching. Holds no buffer of blocks: an idle peer is some 300 bytes here and its task.
+
+pub mod extension;
+pub mod io;
+pub mod outbox;
+pub mod wire;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::task::Waker;
+
+use crate::have::Have;
+use crate::piece::{Block, Lengths};
+use crate::torrent::TorrentKey;
+use outbox::Outbox;
+use wire::Message;
+
+/// Control messages that may wait for a peer that reads nothing. Rejects are what grows it: 17 bytes a request.
+const MAX_CONTROL: usize = 64 * 1024;
+
+/// Bad requests forgiven before the connection is closed: a client asks a few times for what it may not have while
+/// its view of us is old.
+const MAX_BAD_REQUESTS: u8 = 64;
+
+/// A connection, numbered. A number is used again only after the connection has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerKey(pub u32);
+
+/// Why a connection ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The other side closed, or the network did.
+    Gone,
+    /// It broke the protocol; says how.
+    Protocol(&'static str),
+    /// No handshake in time.
+    SlowHandshake,
+    /// Nothing heard for too long.
+    Silent,
+    /// Both sides have everything.
+    BothSeeds,
+    /// It is this very daemon.
+    Ourselves,
+    /// The same peer is connected already.
+    Duplicate,
+    /// The info-hash is none of ours.
+    UnknownTorrent,
+    /// A limit is reached; says which.
+    Limit(&'static str),
+    /// The torrent was removed, paused or has lost its data.
+    TorrentStopped,
+    /// The daemon ends.
+    Shutdown,
+}
+
+impl fmt::Display for Close {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Close::Gone => f.write_str("connection closed"),
+            Close::Protocol(what) => write!(f, "protocol error: {what}"),
+            Close::SlowHandshake => f.write_str("no handshake in time"),
+            Close::Silent => f.write_str("silent for too long"),
+            Close::BothSeeds => f.write_str("both sides are seeds"),
+            Close::Ourselves => f.write_str("connected to ourselves"),
+            Close::Duplicate => f.write_str("the same peer is connected already"),
+            Close::UnknownTorrent => f.write_str("unknown info-hash"),
+            Close::Limit(which) => write!(f, "limit reached: {which}"),
+            Close::TorrentStopped => f.write_str("torrent stopped"),
+            Close::Shutdown => f.write_str("shutting down"),
+        }
+    }
+}
+
+/// What a message leads to beyond the peer itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    None,
+    /// It began or ceased to be interested: the choker may act.
+    Interest,
+}
+
+/// Why the writer of a peer sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// It does not, or for the socket alone.
+    No,
+    /// For the storage thread.
+    Storage,
+    /// For tokens of its rate.
+    Tokens,
+}
+
+/// A connected peer. Times are seconds since the daemon started.
+pub struct Peer {
+    /// Its torrent, once a handshake has named one.
+    pub torrent: Option<TorrentKey>,
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// Its id, zero until it has come.
+    pub id: [u8; 20],
+    /// What it calls itself (BEP 10 `v`).
+    pub client: Box<str>,
+    /// We dialled it.
+    pub outgoing: bool,
+    /// On one of our own links, or in a prefix of the configuration.
+    pub local: bool,
+    /// Both sides speak the fast extension.
+    pub fast: bool,
+    /// Handshakes are done.
+    pub ready: bool,
+    /// We choke it.
+    pub choked: bool,
+    /// It is interested in us.
+    pub interested: bool,
+    /// It said that it fetches nothing (BEP 21).
+    pub upload_only: bool,
+    /// Why its writer sleeps.
+    pub waiting: Waiting,
+    /// Storage reads in a row that did not bring the head block into the page cache.
+    pub misses: u8,
+    bad_requests: u8,
+    /// Pieces it has said it has. While we seed its bitfield is not kept.
+    has: u32,
+    /// Blocks it is owed.
+    pub outbox: Outbox,
+    /// Control messages to be written.
+    pub control: Vec<u8>,
+    /// Bytes of content sent to it.
+    pub uploaded: u64,
+    /// Bytes of content sent since the last choke round.
+    pub recent: u32,
+    /// Bytes of content a second in the last choke round.
+    pub rate: u32,
+    /// When the connection began.
+    pub since: u32,
+    /// When it was last choked or unchoked, or began to want a turn.
+    pub turn: u32,
+    /// When a byte last came.
+    pub heard: u32,
+    /// When a byte last went.
+    pub spoke: u32,
+    /// Set to end its task.
+    pub closing: Option<Close>,
+    /// Wakes its task.
+    pub waker: Option<Waker>,
+}
+
+/// What a peer's messages are judged against.
+pub struct View<'a> {
+    /// The cut of the torrent.
+    pub lengths: Lengths,
+    /// What we have.
+    pub have: &'a Have,
+}
+
+impl Peer {
+    /// A connection just made, before any handshake.
+    pub fn new(addr: SocketAddr, outgoing: bool, local: bool, now: u32) -> Peer {
+        Peer {
+            torrent: None,
+            addr,
+            id: [0; 20],
+            client: "".into(),
+            outgoing,
+            local,
+            fast: false,
+            ready: false,
+            choked: true,
+            interested: false,
+            upload_only: false,
+            waiting: Waiting::No,
+            misses: 0,
+            bad_requests: 0,
+            has: 0,
+            outbox: Outbox::default(),
+            control: Vec::new(),
+            uploaded: 0,
+            recent: 0,
+            rate: 0,
+            since: now,
+            turn: now,
+            heard: now,
+            spoke: now,
+            closing: None,
+            waker: None,
+        }
+    }
+
+    /// Wakes the peer's task, if it sleeps.
+    pub fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Ends the connection for the first reason given.
+    pub fn close(&mut self, reason: Close) {
+        if self.closing.is_none() {
+            self.closing = Some(reason);
+        }
+        self.wake();
+    }
+
+    /// Whether it has all there is or wants nothing more.
+    pub fn is_seed(&self, lengths: Lengths) -> bool {
+        self.upload_only || self.has >= lengths.piece_count()
+    }
+
+    /// Pieces it has said it has.
+    pub fn has(&self) -> u32 {
+        self.has
+    }
+
+    /// What follows the handshake: our pieces first (BEP 6 wants them first), then the extension handshake.
+    pub fn greet(&mut self, view: &View<'_>, extended: bool, listen_port: u16, seed: bool) {
+        let count = view.lengths.piece_count();
+        match view.have {
+            Have::All if self.fast => wire::encode(&Message::HaveAll, &mut self.control),
+            Have::None if self.fast => wire::encode(&Message::HaveNone, &mut self.control),
+            Have::None => {}
+            have => wire::encode(&Message::Bitfield(&have.encode_bitfield(count)), &mut self.control),
+        }
+        if extended {
+            let handshake = extension::Handshake {
+                port: Some(listen_port).filter(|&port| self.outgoing && port != 0),
+                client: Some(concat!("meshseed ", env!("CARGO_PKG_VERSION")).into()),
+                your_ip: Some(self.addr.ip()),
+                reqq: u32::try_from(outbox::MAX_REQUESTS).ok(),
+                upload_only: seed,
+                ..extension::Handshake::default()
+            };
+            let mut payload = Vec::new();
+            handshake.encode(&mut payload);
+            wire::encode(
+                &Message::Extended { id: extension::HANDSHAKE, payload: &payload },
+                &mut self.control,
+            );
+        }
+    }
+
+    /// Takes one message of the peer.
+    pub fn handle(&mut self, message: &Message<'_>, view: &View<'_>) -> Result<Action, Close> {
+        match *message {
+            Message::Interested | Message::NotInterested => {
+                let interested = matches!(message, Message::Interested);
+                if interested != self.interested {
+                    self.interested = interested;
+                    return Ok(Action::Interest);
+                }
+            }
+            Message::Request { piece, begin, len } => self.requested(piece, begin, len, view)?,
+            Message::Cancel { piece, begin, len } => {
+                if let Some(block) = view.lengths.block(piece, begin, len)
+                    && self.outbox.cancel(block)
+                    && self.fast
+                {
+                    self.reject(block)?;
+                }
+            }
+            Message::Have(piece) => {
+                view.lengths.piece(piece).ok_or(Close::Protocol("have of a piece that does not exist"))?;
+                self.has = self.has.saturating_add(1).min(view.lengths.piece_count());
+                self.part_if_both_seed(view)?;
+            }
+            Message::Bitfield(bits) => {
+                let count = view.lengths.piece_count();
+                let have =
+                    Have::decode_bitfield(bits, count).ok_or(Close::Protocol("bitfield of a wrong size"))?;
+                self.has = have.count(count);
+                self.part_if_both_seed(view)?;
+            }
+            Message::HaveAll => {
+                self.has = view.lengths.piece_count();
+                self.part_if_both_seed(view)?;
+            }
+            Message::HaveNone => self.has = 0,
+            Message::Extended { id: extension::HANDSHAKE, payload } => {
+                // A handshake that cannot be read costs its sender the extensions, not the connection.
+                if let Ok(theirs) = extension::Handshake::decode(payload) {
+                    self.client = theirs.client.unwrap_or_default().into();
+                    self.upload_only = theirs.upload_only;
+                    self.part_if_both_seed(view)?;
+                }
+            }
+            Message::Piece { .. } => return Err(Close::Protocol("a block that nobody asked for")),
+            // What it grants us is of no use to a seed, and what we do not know is not an error (BEP 10).
+            _ => {}
+        }
+        Ok(Action::None)
+    }
+
+    fn requested(&mut self, piece: u32, begin: u32, len: u32, view: &View<'_>) -> Result<(), Close> {
+        let Some(block) = view.lengths.block(piece, begin, len) else {
+            return Err(Close::Protocol("request beyond a piece"));
+        };
+        if !self.choked && view.have.contains(piece) && self.outbox.push(block) {
+            return Ok(());
+        }
+        if !view.have.contains(piece) {
+            self.bad_requests = self.bad_requests.saturating_add(1);
+            if self.bad_requests > MAX_BAD_REQUESTS {
+                return Err(Close::Protocol("requests for pieces that we do not have"));
+            }
+        }
+        if self.fast { self.reject(block) } else { Ok(()) }
+    }
+
+    fn reject(&mut self, block: Block) -> Result<(), Close> {
+        wire::encode(&reject(block), &mut self.control);
+        if self.control.len() > MAX_CONTROL {
+            return Err(Close::Protocol("floods us with requests and reads no answer"));
+        }
+        Ok(())
+    }
+
+    fn part_if_both_seed(&self, view: &View<'_>) -> Result<(), Close> {
+        let whole = view.have.is_all();
+        if whole && self.is_seed(view.lengths) { Err(Close::BothSeeds) } else { Ok(()) }
+    }
+
+    /// Chokes or unchokes it. Choking drops what it asked for, and says so where both sides can (BEP 6).
+    pub fn choke(&mut self, choke: bool, now: u32) {
+        if choke == self.choked {
+            return;
+        }
+        self.choked = choke;
+        if choke {
+            wire::encode(&Message::Choke, &mut self.control);
+            let (fast, control) = (self.fast, &mut self.control);
+            self.outbox.clear(|block| {
+                if fast {
+                    wire::encode(&reject(block), control);
+                }
+            });
+        } else {
+            wire::encode(&Message::Unchoke, &mut self.control);
+        }
+        self.turn = now;
+        self.wake();
+    }
+
+    /// Tells it of a piece that we have from now on.
+    pub fn announce_piece(&mut self, piece: u32) {
+        if self.ready && self.closing.is_none() {
+            wire::encode(&Message::Have(piece), &mut self.control);
+            self.wake();
+        }
+    }
+}
+
+fn reject(block: Block) -> Message<'static> {
+    Message::Reject { piece: block.piece.index(), begin: block.begin, len: block.len }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+
+    fn lengths() -> Lengths {
+        Lengths::new(4 << 18, NonZeroU32::new(1 << 18).unwrap()).unwrap()
+    }
+
+    fn seeding() -> View<'static> {
+        View { lengths: lengths(), have: &Have::All }
+    }
+
+    fn peer(fast: bool) -> Peer {
+        let mut peer = Peer::new("10.0.0.1:6881".parse().unwrap(), false, false, 0);
+        peer.fast = fast;
+        peer.ready = true;
+        peer
+    }
+
+    const REQUEST: Message<'static> = Message::Request { piece: 1, begin: 0, len: 16_384 };
+
+    #[test]
+    fn a_request_while_choked_is_rejected_where_both_are_fast_and_ignored_elsewhere() {
+        let (mut fast, mut plain) = (peer(true), peer(false));
+        fast.handle(&REQUEST, &seeding()).unwrap();
+        plain.handle(&REQUEST, &seeding()).unwrap();
+        assert_eq!((fast.control[4], fast.control.len()), (16, 17));
+        assert!(plain.control.is_empty() && plain.outbox.is_empty() && fast.outbox.is_empty());
+    }
+
+    #[test]
+    fn choking_drops_what_was_asked_for_and_rejects_it() {
+        let mut peer = peer(true);
+        peer.choke(false, 7);
+        peer.handle(&REQUEST, &seeding()).unwrap();
+        assert_eq!((peer.outbox.len(), peer.turn), (1, 7));
+        peer.control.clear();
+        peer.choke(true, 9);
+        assert!(peer.outbox.is_empty());
+        assert_eq!((&peer.control[..5], peer.control[9]), (&[0, 0, 0, 1, 0][..], 16));
+    }
+
+    #[test]
+    fn a_cancelled_request_is_answered_by_a_reject() {
+        let mut peer = peer(true);
+        peer.choke(false, 0);
+        peer.handle(&REQUEST, &seeding()).unwrap();
+        peer.control.clear();
+        peer.handle(&Message::Cancel { piece: 1, begin: 0, len: 16_384 }, &seeding()).unwrap();
+        assert!(peer.outbox.is_empty());
+        assert_eq!(peer.control[4], 16);
+    }
+
+    #[test]
+    fn a_seed_parts_from_a_seed_however_it_says_so() {
+        let full = [0xf0];
+        for message in [Message::HaveAll, Message::Bitfield(&full)] {
+            assert_eq!(peer(true).handle(&message, &seeding()), Err(Close::BothSeeds));
+        }
+        let mut one_short = peer(false);
+        one_short.handle(&Message::Bitfield(&[0xe0]), &seeding()).unwrap();
+        assert_eq!(one_short.handle(&Message::Have(3), &seeding()), Err(Close::BothSeeds));
+        let partial = View { lengths: lengths(), have: &Have::None };
+        assert!(peer(true).handle(&Message::HaveAll, &partial).is_ok());
+    }
+
+    #[test]
+    fn whoever_breaks_the_protocol_is_closed() {
+        let hostile = [
+            Message::Request { piece: 4, begin: 0, len: 1 },
+            Message::Request { piece: 0, begin: 0, len: 1 << 18 },
+            Message::Request { piece: 0, begin: u32::MAX, len: 2 },
+            Message::Have(4),
+            Message::Bitfield(&[0xff]),
+            Message::Bitfield(&[0xf0, 0]),
+        ];
+        for message in hostile {
+            assert!(
+                matches!(peer(true).handle(&message, &seeding()), Err(Close::Protocol(_))),
+                "{message:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_peer_that_floods_and_never_reads_is_closed_before_it_costs_memory() {
+        let mut peer = peer(true);
+        let closed = (0..100_000).find_map(|_| peer.handle(&REQUEST, &seeding()).err());
+        assert!(matches!(closed, Some(Close::Protocol(_))));
+        assert!(peer.control.len() <= MAX_CONTROL + 17);
+    }
+
+    #[test]
+    fn an_idle_peer_is_small() {
+        assert!(size_of::<Peer>() <= 320, "{}", size_of::<Peer>());
+    }
+}

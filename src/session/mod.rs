@@ -1,0 +1,741 @@
+//! All torrents and all peers on one clock: what has happened comes in, jobs for the shells come out.
+//!
+//! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
+//! there. Omitted: all I/O; nothing here waits. Holds one box a torrent, one a peer, and one table of deadlines for
+//! all of them.
+
+mod checks;
+mod peers;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::have::Have;
+use crate::ident::Ident;
+use crate::metainfo::{InfoHash, Summary};
+use crate::net::Prefix;
+use crate::peer::{Close, Peer, PeerKey, Waiting};
+use crate::piece::Lengths;
+use crate::rate::{Bucket, byte_burst};
+use crate::storage::Layout;
+use crate::storage::io::{Job as StorageJob, Place};
+use crate::torrent::candidates::{Candidates, Source};
+use crate::torrent::choker::Choker;
+use crate::torrent::{State, Tiers, Torrent, TorrentKey};
+use crate::tracker;
+use crate::tracker::client::{Client, Request};
+use crate::tracker::host::HostId;
+
+/// Most bytes of one write: what `preadv` and one `send` move cheapest, and what a slow peer may leave unsent.
+pub const BATCH: u32 = 128 * 1024;
+/// With fewer tokens than this a writer sleeps on: a system call for less is not worth it.
+const LEAST_WRITE: u32 = 4 * 1024;
+/// A peer that has not finished its handshake by then is dropped.
+const HANDSHAKE_TIME: u32 = 10;
+/// A peer of which nothing was heard for this long is dropped (mainline: 300 s; NAT tables forget sooner).
+const SILENCE: u32 = 250;
+/// After this long without a byte to a peer it gets a keep-alive.
+const KEEP_ALIVE: u32 = 100;
+/// How often the peers' clocks are looked at: a keep-alive is at most this late.
+const SWEEP: Duration = Duration::from_secs(20);
+/// The same while a handshake is open.
+const SWEEP_HANDSHAKES: Duration = Duration::from_secs(2);
+/// Mainline's choke round.
+const CHOKE_ROUND: Duration = Duration::from_secs(10);
+/// Changes of records are gathered this long before they are written together.
+const RECORD_DELAY: Duration = Duration::from_secs(5);
+/// The progress of a long check is put on record this often.
+const RECORD_PROGRESS: u32 = 60;
+/// A check that has run this long announces what it has found so far.
+const ANNOUNCE_CHECKING: u32 = 30;
+/// Checks of files against records given to the storage thread at a time.
+const CHECKS_AHEAD: u32 = 4;
+/// Bytes of pieces in one slice of a check; the storage thread ends it sooner when others wait.
+const SLICE: u64 = 64 << 20;
+/// Layouts are dropped this long after the last peer left.
+const LAYOUT_TIME: u32 = 60;
+/// Connections being made at a time: each is an entry in the NAT table of the gateway.
+const MAX_DIALLING: usize = 16;
+/// Data that was seen growing is looked at again after this long.
+const GROWING: Duration = Duration::from_secs(10);
+/// The reason of a pause.
+const PAUSED: &str = "paused by the user";
+/// What a torrent and a connection cost at most by count, for the `memory` limit: record, names and tracker state;
+/// task, socket entry, queue of requests.
+const TORRENT_COST: u64 = 2 * 1024;
+const PEER_COST: u64 = 10 * 1024;
+
+/// What of the configuration the session works with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our id, the same for every torrent.
+    pub peer_id: [u8; 20],
+    /// The port peers are told of.
+    pub port: u16,
+    /// Connections in all, and of one torrent.
+    pub peers: usize,
+    /// Connections of one torrent.
+    pub peers_per_torrent: usize,
+    /// Peers unchoked in all.
+    pub uploads: usize,
+    /// Peers unchoked of one torrent.
+    pub uploads_per_torrent: usize,
+    /// Bytes a second to peers elsewhere; 0 is no limit.
+    pub upload: u64,
+    /// Bytes a second to peers on our own links; 0 is no limit.
+    pub local_upload: u64,
+    /// What counts as our own links.
+    pub local: Vec<Prefix>,
+    /// Connections begun a second.
+    pub dials_per_second: u32,
+    /// Bytes that torrents and peers may take in all.
+    pub memory: u64,
+    /// Whether trackers are asked.
+    pub trackers: bool,
+    /// Trackers added to every public torrent, a tier each.
+    pub also: Vec<String>,
+    /// Peers offered to every public torrent.
+    pub static_peers: Vec<SocketAddr>,
+}
+
+/// Something for a shell to do.
+pub enum Job {
+    /// For the storage thread. If its queue is full it comes back by [`Session::postponed`].
+    Storage(StorageJob),
+    /// Ask a tracker, with what it is told about the torrent.
+    Announce(Request, Totals),
+    /// Connect to a peer.
+    Dial(PeerKey, SocketAddr),
+    /// Look at the watched directories.
+    Rescan,
+    /// Something the user may want to know of.
+    Event(Event),
+}
+
+/// What a tracker is told of a torrent's transfer, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Sent.
+    pub uploaded: u64,
+    /// Still missing.
+    pub left: u64,
+}
+
+/// A change worth a log line and an event on the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub action: Happened,
+    /// To which torrent.
+    pub info_hash: InfoHash,
+    /// Its name.
+    pub name: Box<str>,
+    /// Why, or the .torrent's path.
+    pub reason: Box<str>,
+}
+
+/// The kinds of [`Event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// A .torrent appeared.
+    Added,
+    /// It went.
+    Removed,
+    /// All data was found to be there.
+    Completed,
+    /// It is parked.
+    Error,
+    /// It is served again.
+    Recovered,
+}
+
+/// What to send to a peer now.
+pub struct Upload {
+    /// Of which torrent.
+    pub torrent: TorrentKey,
+    /// Its cut.
+    pub lengths: Lengths,
+    /// Where its bytes lie.
+    pub layout: Rc<Layout>,
+}
+
+/// The first bytes of a write that are not in memory, as they lie in their file.
+#[derive(Clone, Copy, Debug)]
+pub struct Miss {
+    /// The file.
+    pub file: u32,
+    /// First byte in it.
+    pub offset: u64,
+    /// Bytes that the write would have had of it.
+    pub len: u64,
+}
+
+/// The clocks of the session. Each says when it runs out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Timer {
+    /// When peers' time-outs are looked at.
+    Sweep,
+    /// When the next choke round is.
+    Choke,
+    /// When records are written.
+    Flush,
+    /// When the watched directories and lost disks are looked at.
+    Rescan,
+    /// When a writer that waits for tokens may go on.
+    Tokens,
+    /// When the next peer may be dialled.
+    Dial,
+    /// When data that was seen growing is looked at again.
+    Growing,
+}
+
+const TIMERS: usize = 7;
+
+/// The torrents, the peers and their clocks.
+pub struct Session {
+    settings: Settings,
+    start: Instant,
+    rescan: Duration,
+    torrents: BTreeMap<TorrentKey, Box<Torrent>>,
+    by_hash: BTreeMap<InfoHash, TorrentKey>,
+    peers: BTreeMap<PeerKey, Box<Peer>>,
+    next_torrent: u32,
+    next_peer: u32,
+    trackers: Client,
+    candidates: Candidates,
+    choker: Choker,
+    upload: Bucket,
+    local_upload: Bucket,
+    dials: Bucket,
+    timers: [Option<Instant>; TIMERS],
+    jobs: VecDeque<Job>,
+    /// Torrents whose files are to be compared with their records.
+    to_check: VecDeque<TorrentKey>,
+    checks_ahead: u32,
+    /// Checks that wait for the storage thread, by the bytes they have left.
+    to_verify: BTreeSet<(u64, TorrentKey)>,
+    /// The storage thread hashes a slice of this one.
+    verifying: Option<TorrentKey>,
+    /// The storage thread's queue is full until its next answer.
+    storage_full: bool,
+    flushing: bool,
+    /// Scans so far.
+    scans: u32,
+    /// Peers that wait for tokens.
+    throttled: VecDeque<PeerKey>,
+    half_open: usize,
+    stopping: bool,
+    /// Trackers of the torrents, each list once.
+    tiers: Vec<Rc<Tiers>>,
+    /// Where we listen, as far as that is known.
+    own: Vec<SocketAddr>,
+    /// Unix seconds at the start, as far as they are known.
+    clock_at_start: Option<u64>,
+    /// Bytes of content sent since the start, those before the last choke round, and the rate in that.
+    uploaded: u64,
+    rated: u64,
+    rate: u64,
+}
+
+impl Session {
+    /// A session without torrents; `seed` makes its choices, so that a test can repeat them.
+    pub fn new(settings: Settings, rescan: Duration, seed: u64, now: Instant) -> Session {
+        Session {
+            upload: Bucket::new(settings.upload, byte_burst(settings.upload), now),
+            local_upload: Bucket::new(settings.local_upload, byte_burst(settings.local_upload), now),
+            dials: Bucket::new(settings.dials_per_second.into(), settings.dials_per_second.into(), now),
+            settings,
+            start: now,
+            rescan,
+            torrents: BTreeMap::new(),
+            by_hash: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            next_torrent: 0,
+            next_peer: 0,
+            trackers: Client::new(seed, now),
+            candidates: Candidates::new(seed, now),
+            choker: Choker::new(),
+            timers: [None; TIMERS],
+            jobs: VecDeque::new(),
+            to_check: VecDeque::new(),
+            checks_ahead: 0,
+            to_verify: BTreeSet::new(),
+            verifying: None,
+            storage_full: false,
+            flushing: false,
+            scans: 0,
+            throttled: VecDeque::new(),
+            half_open: 0,
+            stopping: false,
+            tiers: Vec::new(),
+            own: Vec::new(),
+            clock_at_start: None,
+            uploaded: 0,
+            rated: 0,
+            rate: 0,
+        }
+    }
+
+    /// Seconds since the start: what the records keep.
+    pub fn seconds(&self, now: Instant) -> u32 {
+        u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// Takes a changed configuration: limits hold from now on, nobody is disconnected for them.
+    pub fn apply(&mut self, settings: Settings, rescan: Duration, now: Instant) {
+        self.upload.set_rate(settings.upload, byte_burst(settings.upload), now);
+        self.local_upload.set_rate(settings.local_upload, byte_burst(settings.local_upload), now);
+        self.dials.set_rate(settings.dials_per_second.into(), settings.dials_per_second.into(), now);
+        self.rescan = rescan;
+        let other_trackers =
+            settings.trackers != self.settings.trackers || settings.also != self.settings.also;
+        self.settings = settings;
+        if other_trackers {
+            let announced: Vec<TorrentKey> = self
+                .torrents
+                .iter()
+                .filter(|(_, torrent)| torrent.state.serves())
+                .map(|(&key, _)| key)
+                .collect();
+            for key in announced {
+                if let Some(torrent) = self.torrents.get_mut(&key)
+                    && std::mem::take(&mut torrent.announced)
+                {
+                    self.trackers.remove(key.0, now);
+                }
+                self.announce(key, now);
+            }
+        }
+        for peer in self.peers.values_mut() {
+            peer.local = is_local(&self.settings.local, peer.addr);
+            peer.waiting = if peer.waiting == Waiting::Tokens { Waiting::No } else { peer.waiting };
+            peer.wake();
+        }
+        self.throttled.clear();
+        self.set(Timer::Rescan, now);
+    }
+
+    /// What the session works with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Links and prefixes that count as our own have changed.
+    pub fn set_local(&mut self, local: Vec<Prefix>, own: Vec<SocketAddr>) {
+        if local != self.settings.local || own != self.own {
+            self.candidates.set_here(own.clone(), local.clone());
+            (self.settings.local, self.own) = (local, own);
+            for peer in self.peers.values_mut() {
+                peer.local = is_local(&self.settings.local, peer.addr);
+            }
+        }
+    }
+
+    // Torrents.
+
+    /// Adds a torrent. It is checked against its record as soon as the storage thread has time.
+    pub fn insert(&mut self, summary: Summary, place: Place, now: Instant) -> Option<TorrentKey> {
+        if self.by_hash.contains_key(&summary.info_hash) {
+            return None;
+        }
+        let key = TorrentKey(self.next_torrent);
+        self.next_torrent += 1;
+        let torrent = Torrent {
+            info_hash: summary.info_hash,
+            name: summary.name,
+            lengths: summary.lengths,
+            have: Have::None,
+            state: State::Queued,
+            reason: "".into(),
+            place,
+            private: summary.private,
+            tiers: self.tiers(summary.trackers),
+            was_complete: false,
+            announced: false,
+            seen: 0,
+            settled: 0,
+            recalled: false,
+            verify_all: false,
+            unsaved: false,
+            added: self.time_of_day(now),
+            completed: None,
+            uploaded: 0,
+            uploaded_before: 0,
+            failures: 0,
+            checking: None,
+            swarm: None,
+        };
+        self.jobs.push_back(Job::Event(event(Happened::Added, &torrent, path_of(&torrent))));
+        self.by_hash.insert(torrent.info_hash, key);
+        self.torrents.insert(key, Box::new(torrent));
+        self.to_check.push_back(key);
+        if self.timers[Timer::Rescan as usize].is_none() {
+            self.set(Timer::Rescan, now + self.rescan);
+        }
+        Some(key)
+    }
+
+    /// Drops a torrent: its peers are closed and its trackers told. Data and record stay.
+    pub fn remove(&mut self, info_hash: InfoHash, now: Instant) {
+        let Some(key) = self.by_hash.remove(&info_hash) else { return };
+        self.close_peers(key, &Close::TorrentStopped);
+        self.trackers.remove(key.0, now);
+        self.candidates.remove(key.0);
+        if let Some(torrent) = self.torrents.remove(&key) {
+            self.jobs.push_back(Job::Event(event(Happened::Removed, &torrent, path_of(&torrent))));
+        }
+    }
+
+    /// Its .torrent has another path now: its data stays where it is, and is not checked again.
+    pub fn moved(
+        &mut self,
+        info_hash: InfoHash,
+        file: Arc<Path>,
+        ident: Ident,
+        tiers: Vec<Vec<String>>,
+        now: Instant,
+    ) {
+        let tiers = self.tiers(tiers);
+        let Some(&key) = self.by_hash.get(&info_hash) else { return };
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        if *torrent.tiers != *tiers {
+            // Another file than the one that was moved away names the same torrent.
+            torrent.tiers = tiers;
+            if std::mem::take(&mut torrent.announced) {
+                self.trackers.remove(key.0, now);
+                self.announce(key, now);
+            }
+        }
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        torrent.place.torrent = file;
+        torrent.place.ident = ident;
+        torrent.place.kept = true;
+        self.record(key, now);
+    }
+
+    /// Stops a torrent until [`Session::resume`], over restarts too. `false` when there is none.
+    pub fn pause(&mut self, info_hash: InfoHash, now: Instant) -> bool {
+        let Some(key) = self.key(info_hash) else { return false };
+        self.park(key, State::Paused, PAUSED, now);
+        self.record(key, now);
+        true
+    }
+
+    /// Starts a paused torrent again; one that waits for its data may be taken as new.
+    pub fn resume(&mut self, info_hash: InfoHash, now: Instant) -> bool {
+        let Some(key) = self.key(info_hash) else { return false };
+        if let Some(torrent) = self.torrents.get_mut(&key)
+            && !torrent.state.serves()
+        {
+            torrent.state = State::Queued;
+            torrent.reason = "".into();
+            self.queue_check(key);
+            self.record(key, now);
+        }
+        true
+    }
+
+    /// Hashes all of a torrent's data anew.
+    pub fn verify(&mut self, info_hash: InfoHash) -> bool {
+        let Some(key) = self.key(info_hash) else { return false };
+        if let Some(torrent) = self.torrents.get_mut(&key) {
+            torrent.verify_all = true;
+            torrent.checking = None;
+            if torrent.state != State::Paused {
+                torrent.state = State::Queued;
+                self.queue_check(key);
+            }
+        }
+        true
+    }
+
+    /// The number of a torrent.
+    pub fn key(&self, info_hash: InfoHash) -> Option<TorrentKey> {
+        self.by_hash.get(&info_hash).copied()
+    }
+
+    /// Gives the storage thread something that is not the session's own, as soon as it has room.
+    pub fn submit(&mut self, job: StorageJob) {
+        self.jobs.push_back(Job::Storage(job));
+    }
+
+    /// Asks for a look at the watched directories now.
+    pub fn rescan_now(&mut self, now: Instant) {
+        self.set(Timer::Rescan, now);
+    }
+
+    /// Asks for a look at the watched directories at that time or before.
+    pub fn rescan_by(&mut self, time: Instant) {
+        self.set_by(Timer::Rescan, time);
+    }
+
+    /// Whether [`Session::poll`] should be called before `time` (`None`: at all).
+    pub fn wants_poll_before(&self, time: Option<Instant>) -> bool {
+        let job = match self.jobs.front() {
+            Some(Job::Storage(_)) => !self.storage_full,
+            Some(_) => true,
+            None => !self.storage_full && self.has_storage_work(),
+        };
+        job || self.deadline().is_some_and(|deadline| time.is_none_or(|time| deadline < time))
+    }
+
+    /// All torrents in the order they came.
+    pub fn torrents(&self) -> impl ExactSizeIterator<Item = (TorrentKey, &Torrent)> {
+        self.torrents.iter().map(|(&key, torrent)| (key, &**torrent))
+    }
+
+    /// All torrents in the order of their info-hashes.
+    pub fn by_info_hash(&self) -> impl Iterator<Item = (TorrentKey, &Torrent)> {
+        self.by_hash.values().filter_map(|&key| Some((key, self.torrent(key)?)))
+    }
+
+    /// All connections.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values().map(|peer| &**peer)
+    }
+
+    /// One torrent.
+    pub fn torrent(&self, key: TorrentKey) -> Option<&Torrent> {
+        self.torrents.get(&key).map(|torrent| &**torrent)
+    }
+
+    /// One peer.
+    pub fn peer(&self, key: PeerKey) -> Option<&Peer> {
+        self.peers.get(&key).map(|peer| &**peer)
+    }
+
+    /// Connections, open handshakes among them.
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Bytes of content sent since the start.
+    pub fn uploaded(&self) -> u64 {
+        self.uploaded
+    }
+
+    /// Bytes of content sent a second, in the last choke round.
+    pub fn upload_rate(&self) -> u64 {
+        self.rate
+    }
+
+    /// What its trackers said.
+    pub fn trackers(&self) -> &Client {
+        &self.trackers
+    }
+
+    /// Puts a torrent aside: its peers go, its trackers are told, and the reason is shown.
+    fn park(&mut self, key: TorrentKey, state: State, reason: &str, now: Instant) {
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        // A torrent that fails each time it is tried is news once.
+        let news = *torrent.reason != *reason && torrent.failures <= 1;
+        torrent.state = state;
+        torrent.reason = reason.into();
+        torrent.checking = None;
+        if std::mem::take(&mut torrent.announced) {
+            self.trackers.remove(key.0, now);
+        }
+        if news && state != State::Paused {
+            let event = event(Happened::Error, torrent, reason.into());
+            self.jobs.push_back(Job::Event(event));
+        }
+        if !state.serves() {
+            self.close_peers(key, &Close::TorrentStopped);
+            self.candidates.remove(key.0);
+        }
+    }
+
+    /// Tells the trackers of a torrent that has something to give; those that know of it are told no news.
+    fn announce(&mut self, key: TorrentKey, now: Instant) {
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        if self.settings.trackers && !torrent.announced && !matches!(torrent.have, Have::None) {
+            torrent.announced = true;
+            let also = if torrent.private { &[][..] } else { &self.settings.also };
+            self.trackers.insert(
+                key.0,
+                torrent.info_hash,
+                &torrent.tiers.0,
+                also,
+                torrent.is_complete(),
+                now,
+            );
+        }
+        if !torrent.private {
+            self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Loopback, now);
+            self.set_dial(now);
+        }
+    }
+
+    /// A tracker has answered, or failed to.
+    pub fn announced(
+        &mut self,
+        request: &Request,
+        result: Result<&tracker::Reply, &tracker::Failure>,
+        now: Instant,
+    ) {
+        let key = TorrentKey(request.key);
+        self.trackers.handle(request, result, now);
+        let serves = self.torrents.get(&key).is_some_and(|torrent| torrent.state.serves());
+        if let Ok(reply) = result
+            && serves
+            && !self.stopping
+        {
+            // Addresses of this machine have passed the tracker's own filter: it is on this machine.
+            self.candidates.insert(key.0, reply.peers.iter().copied(), Source::Loopback, now);
+            self.set_dial(now);
+        }
+    }
+
+    /// The next announce for the connection to a host that has just answered.
+    pub fn next_announce(&mut self, host: HostId, now: Instant) -> Option<(Request, Totals)> {
+        let request = self.trackers.poll_host(host, now)?;
+        let totals = self.totals(TorrentKey(request.key));
+        Some((request, totals))
+    }
+
+    fn totals(&self, key: TorrentKey) -> Totals {
+        let Some(torrent) = self.torrents.get(&key) else { return Totals { uploaded: 0, left: 0 } };
+        let now: u64 =
+            torrent.peers().iter().filter_map(|&key| self.peer(key)).map(|peer| peer.uploaded).sum();
+        Totals {
+            uploaded: torrent.uploaded + now - torrent.uploaded_before,
+            left: torrent.lengths.total() - torrent.have_bytes(),
+        }
+    }
+
+    /// One copy of equal tiers: a thousand torrents name a handful of trackers.
+    fn tiers(&mut self, tiers: Vec<Vec<String>>) -> Rc<Tiers> {
+        let tiers = Tiers(tiers);
+        self.tiers.retain(|known| Rc::strong_count(known) > 1 || **known == tiers);
+        if let Some(known) = self.tiers.iter().find(|known| ***known == tiers) {
+            return known.clone();
+        }
+        let tiers = Rc::new(tiers);
+        self.tiers.push(tiers.clone());
+        tiers
+    }
+
+    /// Tells the time of day, Unix seconds; `None` while it is plainly not set.
+    pub fn set_clock(&mut self, time: Option<u64>, now: Instant) {
+        self.clock_at_start = time.map(|time| time.saturating_sub(u64::from(self.seconds(now))));
+    }
+
+    fn time_of_day(&self, now: Instant) -> Option<u64> {
+        Some(self.clock_at_start? + u64::from(self.seconds(now)))
+    }
+
+    // Time.
+
+    /// The next job that is due. Called until there is none.
+    pub fn poll(&mut self, now: Instant) -> Option<Job> {
+        if let Some(job) = self.jobs.pop_front() {
+            if !(self.storage_full && matches!(job, Job::Storage(_))) {
+                return Some(job);
+            }
+            // Only storage jobs queue up here: the rest are handed out at once.
+            self.jobs.push_front(job);
+        }
+        if self.expired(Timer::Sweep, now) {
+            self.sweep(now);
+        }
+        if self.expired(Timer::Choke, now) {
+            self.choke_round(now);
+        }
+        if self.expired(Timer::Tokens, now) {
+            self.wake_throttled(now);
+        }
+        if self.expired(Timer::Growing, now) {
+            self.look_at_growing();
+        }
+        if !self.flushing && self.expired(Timer::Flush, now) {
+            self.flushing = true;
+            return Some(Job::Storage(StorageJob::Flush));
+        }
+        if self.expired(Timer::Rescan, now) && !self.stopping {
+            self.set(Timer::Rescan, now + self.rescan);
+            self.look_for_lost();
+            return Some(Job::Rescan);
+        }
+        if let Some(job) = self.next_storage_job(now) {
+            return Some(job);
+        }
+        if let Some(request) = self.trackers.poll(now) {
+            let totals = self.totals(TorrentKey(request.key));
+            return Some(Job::Announce(request, totals));
+        }
+        if self.expired(Timer::Dial, now) && !self.stopping {
+            return self.next_dial(now);
+        }
+        None
+    }
+
+    /// When [`Session::poll`] wants to be called again, if nothing comes in.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.iter().flatten().copied().chain(self.trackers.deadline()).min()
+    }
+
+    /// Begins the end: trackers are told, peers closed, records written.
+    pub fn shut_down(&mut self, now: Instant) {
+        self.stopping = true;
+        self.timers = [None; TIMERS];
+        self.trackers.shutdown(now);
+        for peer in self.peers.values_mut() {
+            peer.close(Close::Shutdown);
+        }
+        let changed: Vec<TorrentKey> = self
+            .torrents
+            .iter()
+            .filter(|(_, t)| t.unsaved || t.checking.is_some())
+            .map(|(&key, _)| key)
+            .collect();
+        for key in changed {
+            self.record(key, now);
+        }
+        if !self.flushing {
+            self.set(Timer::Flush, now);
+        }
+    }
+
+    /// Whether everything that the end waits for is done.
+    pub fn is_shut_down(&self) -> bool {
+        self.stopping
+            && self.trackers.is_idle()
+            && !self.flushing
+            && self.timers[Timer::Flush as usize].is_none()
+            && !self.jobs.iter().any(|job| matches!(job, Job::Storage(_)))
+    }
+
+    fn set(&mut self, timer: Timer, at: Instant) {
+        self.timers[timer as usize] = Some(at);
+    }
+
+    fn set_by(&mut self, timer: Timer, at: Instant) {
+        let slot = &mut self.timers[timer as usize];
+        *slot = Some(slot.map_or(at, |set| set.min(at)));
+    }
+
+    fn expired(&mut self, timer: Timer, now: Instant) -> bool {
+        let slot = &mut self.timers[timer as usize];
+        let expired = slot.is_some_and(|at| at <= now);
+        if expired {
+            *slot = None;
+        }
+        expired
+    }
+}
+
+fn event(action: Happened, torrent: &Torrent, reason: Box<str>) -> Event {
+    Event { action, info_hash: torrent.info_hash, name: torrent.name.clone(), reason }
+}
+
+fn path_of(torrent: &Torrent) -> Box<str> {
+    torrent.place.torrent.to_string_lossy().as_ref().into()
+}
+
+fn is_local(local: &[Prefix], addr: SocketAddr) -> bool {
+    local.iter().any(|prefix| prefix.contains(addr.ip()))
+}

@@ -1,0 +1,502 @@
+//! The session's connections: who may connect, who is unchoked, what is sent next, and whose time is up.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{
+    BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
+    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, is_local,
+};
+use crate::metainfo::InfoHash;
+use crate::peer::extension::MAX_PAYLOAD;
+use crate::peer::outbox::Part;
+use crate::peer::wire::{self, Handshake, Limits, Message, Reserved};
+use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
+use crate::storage::io::{Job as StorageJob, OpenFile};
+use crate::torrent::TorrentKey;
+use crate::torrent::candidates::Ended;
+use crate::torrent::choker::{self, Contender, Slots};
+
+impl Session {
+    // Connections come and go.
+
+    /// A connection came in. An error says why it is refused.
+    pub fn accept(&mut self, addr: SocketAddr, now: Instant) -> Result<PeerKey, Close> {
+        if self.stopping {
+            return Err(Close::Shutdown);
+        }
+        let full = self.peers.len() >= self.settings.peers;
+        if full && !self.drop_a_stranger(now) {
+            return Err(Close::Limit("peers"));
+        }
+        if self.memory() + PEER_COST > self.settings.memory {
+            return Err(Close::Limit("memory"));
+        }
+        Ok(self.connect(addr, None, now))
+    }
+
+    fn connect(&mut self, addr: SocketAddr, torrent: Option<TorrentKey>, now: Instant) -> PeerKey {
+        let key = PeerKey(self.next_peer);
+        self.next_peer = self.next_peer.wrapping_add(1);
+        let at = self.seconds(now);
+        let mut peer = Peer::new(addr, torrent.is_some(), is_local(&self.settings.local, addr), at);
+        peer.torrent = torrent;
+        self.peers.insert(key, Box::new(peer));
+        self.half_open += 1;
+        self.set_by(Timer::Sweep, now + SWEEP_HANDSHAKES);
+        key
+    }
+
+    /// Makes room by dropping the oldest connection that has not even said what it wants.
+    fn drop_a_stranger(&mut self, now: Instant) -> bool {
+        let at = self.seconds(now);
+        let stranger = self
+            .peers
+            .values_mut()
+            .filter(|peer| !peer.ready && !peer.outgoing && peer.closing.is_none() && at > peer.since + 2)
+            .min_by_key(|peer| peer.since);
+        stranger.map(|peer| peer.close(Close::Limit("peers"))).is_some()
+    }
+
+    /// What the torrents and peers are reckoned to take, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.torrents.len() as u64 * TORRENT_COST + self.peers.len() as u64 * PEER_COST
+    }
+
+    /// We are connected to a peer that we dialled: our handshake goes first.
+    pub fn connected(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(torrent) = peer.torrent.and_then(|torrent| self.torrents.get(&torrent)) else {
+            return peer.close(Close::TorrentStopped);
+        };
+        peer.control.extend_from_slice(&handshake(torrent.info_hash, self.settings.peer_id));
+    }
+
+    /// A peer has named its torrent: it is answered at once, since old clients send their id last.
+    pub fn greeted(
+        &mut self,
+        key: PeerKey,
+        info_hash: InfoHash,
+        theirs: Reserved,
+        now: Instant,
+    ) -> Result<(), Close> {
+        let at = self.seconds(now);
+        let Some(&torrent_key) = self.by_hash.get(&info_hash) else { return Err(Close::UnknownTorrent) };
+        let memory = self.memory();
+        let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return Err(Close::UnknownTorrent) };
+        let Some(peer) = self.peers.get_mut(&key) else { return Err(Close::Gone) };
+        if !torrent.state.serves() {
+            return Err(Close::TorrentStopped);
+        }
+        if peer.torrent.is_some_and(|dialled| dialled != torrent_key) {
+            return Err(Close::Protocol("answers for another torrent"));
+        }
+        if torrent.peers().len() >= self.settings.peers_per_torrent {
+            return Err(Close::Limit("peers of a torrent"));
+        }
+        if memory > self.settings.memory {
+            return Err(Close::Limit("memory"));
+        }
+        if !peer.outgoing {
+            peer.control.extend_from_slice(&handshake(torrent.info_hash, self.settings.peer_id));
+        }
+        peer.torrent = Some(torrent_key);
+        peer.fast = theirs.has_fast_extension();
+        peer.heard = at;
+        peer.greet(
+            &torrent.view(),
+            theirs.has_extension_protocol(),
+            self.settings.port,
+            torrent.is_complete(),
+        );
+        torrent.swarm.get_or_insert_default().peers.push(key);
+        Ok(())
+    }
+
+    /// A peer has told its id: the handshake is done.
+    pub fn identified(&mut self, key: PeerKey, id: [u8; 20], now: Instant) -> Result<(), Close> {
+        let at = self.seconds(now);
+        let Some(peer) = self.peers.get(&key) else { return Err(Close::Gone) };
+        let torrent = peer.torrent;
+        if id == self.settings.peer_id {
+            if peer.outgoing {
+                self.own.push(peer.addr);
+                self.candidates.set_here(self.own.clone(), self.settings.local.clone());
+            }
+            return Err(Close::Ourselves);
+        }
+        let siblings = torrent.and_then(|torrent| self.torrents.get(&torrent)).map_or(&[][..], |t| t.peers());
+        let twin = siblings.iter().any(|&other| {
+            other != key
+                && self.peers.get(&other).is_some_and(|other| {
+                    other.ready
+                        && other.id == id
+                        && other.addr.ip() == peer.addr.ip()
+                        && other.closing.is_none()
+                })
+        });
+        if twin {
+            return Err(Close::Duplicate);
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.id = id;
+            peer.ready = true;
+            peer.heard = at;
+            self.half_open = self.half_open.saturating_sub(1);
+            if peer.outgoing
+                && let Some(torrent) = torrent
+            {
+                self.candidates.connected(torrent.0, peer.addr);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes came from a peer.
+    pub fn heard(&mut self, key: PeerKey, now: Instant) {
+        let at = self.seconds(now);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.heard = at;
+        }
+    }
+
+    /// A message came from a peer.
+    pub fn handle(&mut self, key: PeerKey, message: &Message<'_>, now: Instant) -> Result<(), Close> {
+        let Some(peer) = self.peers.get_mut(&key) else { return Err(Close::Gone) };
+        let torrent_key = peer.torrent.ok_or(Close::UnknownTorrent)?;
+        let Some(torrent) = self.torrents.get(&torrent_key) else { return Err(Close::TorrentStopped) };
+        match peer.handle(message, &torrent.view())? {
+            Action::None => {}
+            Action::Interest => self.interest_changed(key, now),
+        }
+        Ok(())
+    }
+
+    /// A connection is gone: its task has ended, or could not begin.
+    pub fn disconnected(&mut self, key: PeerKey, why: &Close, now: Instant) {
+        let at = self.seconds(now);
+        let Some(peer) = self.peers.remove(&key) else { return };
+        if !peer.ready {
+            self.half_open = self.half_open.saturating_sub(1);
+        }
+        let Some(torrent_key) = peer.torrent else { return };
+        if peer.outgoing {
+            let how = match why {
+                Close::BothSeeds => Ended::Seed,
+                _ if peer.ready => Ended::Closed,
+                _ => Ended::Failed,
+            };
+            self.candidates.ended(torrent_key.0, peer.addr, how, now);
+        }
+        if !self.candidates.is_empty() {
+            // There is room for another, which the candidates' own deadline knows nothing of.
+            let free = self.dials.ready_at(1, now);
+            self.set_by(Timer::Dial, free);
+        }
+        let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
+        torrent.uploaded += peer.uploaded;
+        torrent.unsaved |= peer.uploaded > 0;
+        if let Some(swarm) = &mut torrent.swarm {
+            swarm.peers.retain(|&other| other != key);
+            swarm.empty_since = at;
+        }
+        if !peer.choked {
+            self.fill_slots(now);
+        }
+    }
+
+    pub(super) fn close_peers(&mut self, torrent: TorrentKey, why: &Close) {
+        let peers = self.torrents.get(&torrent).map(|torrent| torrent.peers().to_vec()).unwrap_or_default();
+        for key in peers {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.close(why.clone());
+            }
+        }
+    }
+
+    // Dialling.
+
+    pub(super) fn set_dial(&mut self, now: Instant) {
+        if let Some(at) = self.candidates.deadline() {
+            let free = self.dials.ready_at(1, now);
+            self.set_by(Timer::Dial, at.max(free));
+        }
+    }
+
+    pub(super) fn next_dial(&mut self, now: Instant) -> Option<Job> {
+        let dialling = self.peers.values().filter(|peer| peer.outgoing && !peer.ready).count();
+        if dialling >= MAX_DIALLING
+            || self.peers.len() >= self.settings.peers
+            || self.dials.available(now) == 0
+        {
+            // The next connection that ends, or the next sweep, sets the timer again.
+            return None;
+        }
+        let room = self.settings.peers_per_torrent;
+        let torrents = &self.torrents;
+        let next = self.candidates.next(now, |torrent| {
+            torrents.get(&TorrentKey(torrent)).is_some_and(|t| t.state.serves() && t.peers().len() < room)
+        });
+        let job = next.map(|(torrent, addr)| {
+            self.dials.take(1, now);
+            Job::Dial(self.connect(addr, Some(TorrentKey(torrent)), now), addr)
+        });
+        self.set_dial(now);
+        job
+    }
+
+    // Choking.
+
+    fn interest_changed(&mut self, key: PeerKey, now: Instant) {
+        let at = self.seconds(now);
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.interested {
+            if peer.choked {
+                peer.turn = at;
+            }
+            self.set_by(Timer::Choke, now + CHOKE_ROUND);
+            if !self.is_full() {
+                self.fill_slots(now);
+            }
+        } else {
+            // Its slot is free for another at once.
+            self.fill_slots(now);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.peers.values().filter(|peer| !peer.choked).count() >= self.settings.uploads
+    }
+
+    /// Gives free slots to those that wait: nobody waits for the next round while there is room.
+    fn fill_slots(&mut self, now: Instant) {
+        let at = self.seconds(now);
+        let mut contenders = self.contenders();
+        self.choker.fill(&mut contenders, self.slots(), at);
+        self.apply_slots(&contenders, at);
+    }
+
+    /// One round of the choker, and a look at the rates.
+    pub(super) fn choke_round(&mut self, now: Instant) {
+        let at = self.seconds(now);
+        let mut contenders = self.contenders();
+        self.choker.tick(&mut contenders, self.slots(), at);
+        self.apply_slots(&contenders, at);
+        let mut active = false;
+        for torrent in self.torrents.values_mut() {
+            let Some(swarm) = &mut torrent.swarm else { continue };
+            let mut recent = 0;
+            for key in &swarm.peers {
+                if let Some(peer) = self.peers.get_mut(key) {
+                    recent += u64::from(peer.recent);
+                    peer.rate = peer.recent / choker::PERIOD;
+                    peer.recent = 0;
+                    active |= peer.interested;
+                }
+            }
+            swarm.rate = recent / u64::from(choker::PERIOD);
+        }
+        self.rate = (self.uploaded - self.rated) / u64::from(choker::PERIOD);
+        self.rated = self.uploaded;
+        if active || self.rate > 0 {
+            self.set(Timer::Choke, now + CHOKE_ROUND);
+        }
+    }
+
+    fn slots(&self) -> Slots {
+        let count = |slots: usize| u32::try_from(slots).unwrap_or(u32::MAX);
+        Slots { total: count(self.settings.uploads), each: count(self.settings.uploads_per_torrent) }
+    }
+
+    /// Those that have a slot or want one.
+    fn contenders(&self) -> Vec<Contender> {
+        let contenders = self.peers.iter().filter(|(_, peer)| peer.interested || !peer.choked);
+        contenders
+            .filter_map(|(key, peer)| {
+                let torrent = peer.torrent?;
+                let lengths = self.torrents.get(&torrent)?.lengths;
+                Some(Contender {
+                    peer: key.0,
+                    torrent: torrent.0,
+                    since: peer.turn,
+                    rate: peer.rate.max(peer.recent / choker::PERIOD),
+                    interested: peer.interested && peer.closing.is_none(),
+                    seed: peer.is_seed(lengths),
+                    draining: !peer.outbox.is_empty() && peer.recent > 0,
+                    unchoked: !peer.choked,
+                })
+            })
+            .collect()
+    }
+
+    fn apply_slots(&mut self, contenders: &[Contender], at: u32) {
+        for contender in contenders {
+            if let Some(peer) = self.peers.get_mut(&PeerKey(contender.peer)) {
+                peer.choke(!contender.unchoked, at);
+            }
+        }
+    }
+
+    // Sending.
+
+    /// What to send to a peer whose socket takes `room` bytes, planned into `parts`; `None` while there is nothing,
+    /// or while its writer must wait (it will be woken).
+    pub fn upload(&mut self, key: PeerKey, room: u32, parts: &mut Vec<Part>, now: Instant) -> Option<Upload> {
+        let peer = self.peers.get_mut(&key)?;
+        if peer.outbox.is_empty() || peer.waiting != Waiting::No {
+            return None;
+        }
+        let torrent_key = peer.torrent?;
+        let torrent = self.torrents.get_mut(&torrent_key)?;
+        let swarm = torrent.swarm.as_mut()?;
+        let Some(layout) = &swarm.layout else {
+            peer.waiting = Waiting::Storage;
+            if !std::mem::replace(&mut swarm.layout_wanted, true) {
+                let job = StorageJob::Layout { key: torrent_key.0, place: torrent.place.clone() };
+                self.jobs.push_back(Job::Storage(job));
+            }
+            return None;
+        };
+        let bucket = if peer.local { &mut self.local_upload } else { &mut self.upload };
+        let tokens = u32::try_from(bucket.available(now)).unwrap_or(u32::MAX);
+        peer.outbox.plan(room.min(tokens).min(BATCH), parts);
+        let planned: u32 = parts.iter().map(|part| part.to - part.from).sum();
+        let limited_by_tokens = tokens < room.min(BATCH);
+        if limited_by_tokens && planned < LEAST_WRITE && planned == tokens {
+            peer.waiting = Waiting::Tokens;
+            let at = bucket.ready_at(u64::from(LEAST_WRITE), now);
+            self.throttled.push_back(key);
+            self.set_by(Timer::Tokens, at);
+            return None;
+        }
+        Some(Upload { torrent: torrent_key, lengths: torrent.lengths, layout: layout.clone() })
+    }
+
+    /// `bytes` of what was planned were sent.
+    pub fn sent(&mut self, key: PeerKey, bytes: u32, now: Instant) {
+        let at = self.seconds(now);
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let bucket = if peer.local { &mut self.local_upload } else { &mut self.upload };
+        bucket.take(u64::from(bytes), now);
+        let content = peer.outbox.sent(bytes);
+        peer.uploaded += u64::from(content);
+        peer.recent = peer.recent.saturating_add(content);
+        peer.spoke = at;
+        peer.misses = 0;
+        self.uploaded += u64::from(content);
+    }
+
+    /// What a peer wants is not at hand: the storage thread fetches it, and wakes the writer.
+    pub fn fetch(&mut self, key: PeerKey, upload: &Upload, miss: Miss, fd: Option<Arc<OpenFile>>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(torrent) = self.torrents.get(&upload.torrent) else { return };
+        peer.waiting = Waiting::Storage;
+        peer.misses = peer.misses.saturating_add(1);
+        self.jobs.push_back(Job::Storage(StorageJob::Read {
+            key: upload.torrent.0,
+            peer: key.0,
+            info_hash: torrent.info_hash,
+            place: torrent.place.clone(),
+            file: miss.file,
+            path: upload.layout.path(miss.file),
+            offset: miss.offset,
+            len: miss.len,
+            fd,
+        }));
+    }
+
+    /// Fetches in a row that did not help.
+    pub fn misses(&self, key: PeerKey) -> u8 {
+        self.peers.get(&key).map_or(0, |peer| peer.misses)
+    }
+
+    /// One peer, for its own task.
+    pub fn peer_mut(&mut self, key: PeerKey) -> Option<&mut Peer> {
+        self.peers.get_mut(&key).map(|peer| &mut **peer)
+    }
+
+    /// What its messages may be at most.
+    pub fn wire_limits(&self, key: PeerKey) -> Option<Limits> {
+        let torrent = self.torrents.get(&self.peers.get(&key)?.torrent?)?;
+        Some(Limits { pieces: torrent.lengths.piece_count(), max_extended: MAX_PAYLOAD })
+    }
+
+    /// Whether a peer's writer has blocks to send and need not wait.
+    pub fn owes(&self, key: PeerKey) -> bool {
+        self.peers.get(&key).is_some_and(|peer| !peer.outbox.is_empty() && peer.waiting == Waiting::No)
+    }
+
+    /// Control messages to be sent to a peer: they pass between blocks and wait for no tokens.
+    pub fn control(&mut self, key: PeerKey) -> Option<&mut Vec<u8>> {
+        let peer = self.peers.get_mut(&key)?;
+        (!peer.control.is_empty() && !peer.outbox.is_inside_message()).then_some(&mut peer.control)
+    }
+
+    /// `bytes` of the control messages were sent.
+    pub fn control_sent(&mut self, key: PeerKey, bytes: usize, now: Instant) {
+        let at = self.seconds(now);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.spoke = at;
+            peer.control.drain(..bytes.min(peer.control.len()));
+            if peer.control.is_empty() {
+                peer.control = Vec::new();
+            }
+        }
+    }
+
+    pub(super) fn wake_throttled(&mut self, now: Instant) {
+        for _ in 0..self.throttled.len() {
+            let Some(key) = self.throttled.pop_front() else { break };
+            if let Some(peer) = self.peers.get_mut(&key)
+                && peer.waiting == Waiting::Tokens
+            {
+                peer.waiting = Waiting::No;
+                peer.wake();
+            }
+        }
+        let _ = now;
+    }
+
+    /// Looks at the clocks of all connections.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let at = self.seconds(now);
+        for peer in self.peers.values_mut() {
+            if !peer.ready {
+                if at.saturating_sub(peer.since) >= HANDSHAKE_TIME {
+                    peer.close(Close::SlowHandshake);
+                }
+            } else if at.saturating_sub(peer.heard) >= SILENCE {
+                peer.close(Close::Silent);
+            } else if at.saturating_sub(peer.spoke) >= KEEP_ALIVE
+                && peer.outbox.is_empty()
+                && peer.control.is_empty()
+            {
+                wire::encode(&Message::KeepAlive, &mut peer.control);
+                peer.wake();
+            }
+        }
+        let mut layouts = false;
+        for torrent in self.torrents.values_mut() {
+            if let Some(swarm) = &torrent.swarm
+                && swarm.peers.is_empty()
+            {
+                if at.saturating_sub(swarm.empty_since) >= LAYOUT_TIME {
+                    torrent.swarm = None;
+                } else {
+                    layouts = true;
+                }
+            }
+        }
+        self.set_dial(now);
+        if self.half_open > 0 {
+            self.set(Timer::Sweep, now + SWEEP_HANDSHAKES);
+        } else if !self.peers.is_empty() || layouts {
+            self.set(Timer::Sweep, now + SWEEP);
+        }
+    }
+}
+
+fn handshake(info_hash: InfoHash, peer_id: [u8; 20]) -> [u8; wire::HANDSHAKE_LEN] {
+    Handshake { reserved: Reserved::OURS, info_hash: *info_hash.as_bytes(), peer_id }.encode()
+}

@@ -1,0 +1,171 @@
+//! Comparing the files of a torrent with its record: what is known to be right, and what must be hashed.
+//!
+//! One `stat` a file, no byte read. Files that have not changed since they were hashed need no hashing; of the others
+//! only the pieces that touch them do; what is not there needs none either. Holds one byte a piece and 24 a file
+//! while it works, and only where something differs from the record.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::hashing::parse_torrent;
+use super::records::Records;
+use super::tree::{Tree, exists, missing};
+use super::{Checked, Place};
+use crate::have::Have;
+use crate::metainfo::InfoHash;
+use crate::storage::resume::{Record, Stamp, Verified};
+use crate::storage::{Layout, Trouble};
+
+/// What is to be done about a piece.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Piece {
+    /// What the record says.
+    AsRecorded,
+    /// It must be hashed.
+    Changed,
+    /// Some of it is not there.
+    Missing,
+}
+
+/// Compares; the record, if there is one, is told in any case, without what hashing had found.
+pub(super) fn compare(
+    info_hash: InfoHash,
+    place: &Place,
+    records: &Records,
+    buffer: &mut Vec<u8>,
+) -> (Option<Box<Record>>, Result<Checked, Trouble>) {
+    let mut known = records.find(&info_hash).map(Box::new);
+    let verified = known.as_mut().and_then(|record| record.verified.take());
+    let result = against(info_hash, place, known.as_deref(), verified, buffer);
+    (known, result)
+}
+
+fn against(
+    info_hash: InfoHash,
+    place: &Place,
+    known: Option<&Record>,
+    verified: Option<Verified>,
+    buffer: &mut Vec<u8>,
+) -> Result<Checked, Trouble> {
+    let (_, metainfo) = parse_torrent(place, buffer)?;
+    if metainfo.info_hash != info_hash {
+        return Err(Trouble::TorrentChanged);
+    }
+    let (place, kept) = choose(place, known);
+    let layout = Layout::new(&metainfo, place.data.clone());
+    drop(metainfo);
+    let tree = Tree::open(&place, layout.is_multi_file())?;
+    let stamps = stamps(&tree, &layout, &place)?;
+    let needed = |file: &u32| layout.is_needed(*file);
+    let present = |file: u32| stamps.get(file as usize).is_some_and(|stamp| *stamp != Stamp::ABSENT);
+    if (0..layout.file_count()).any(|file| needed(&file))
+        && !(0..layout.file_count()).filter(needed).any(present)
+    {
+        return Err(missing(&place, known.is_some()));
+    }
+    let (have, todo, all) = judge(&layout, &stamps, verified);
+    let fingerprint = fingerprint(&stamps);
+    Ok(Checked { data: place.data, kept, have, todo, all, stamps, fingerprint })
+}
+
+/// Where the data is: the path that was kept over a rename comes first, unless the user has named another.
+fn choose(place: &Place, known: Option<&Record>) -> (Place, bool) {
+    let recorded = known.and_then(|record| record.data.as_ref()).filter(|_| !place.sidecar);
+    let mut found = place.clone();
+    let differs = |path: &&Arc<Path>| ***path != *place.data;
+    let candidates = [recorded.filter(differs), Some(&place.data), place.other.as_ref().filter(differs)];
+    if candidates.iter().flatten().count() > 1
+        && let Some(path) = candidates.into_iter().flatten().find(|path| exists(path) != Ok(false))
+    {
+        found.data = path.clone();
+    }
+    // Where neither exists, the next record must not forget the old path.
+    let kept = place.kept || recorded.is_some_and(|path| *path == found.data);
+    (found, kept)
+}
+
+fn stamps(tree: &Tree, layout: &Layout, place: &Place) -> Result<Box<[Stamp]>, Trouble> {
+    let mut stamps = vec![Stamp::ABSENT; layout.file_count() as usize];
+    let mut looked = false;
+    for file in (0..layout.file_count()).filter(|&file| layout.is_needed(file)) {
+        let stamp = tree.stamp(layout, file)?;
+        // Of a folder that is not there no file is.
+        if stamp == Stamp::ABSENT && !std::mem::replace(&mut looked, true) && exists(&place.data) == Ok(false)
+        {
+            break;
+        }
+        stamps[file as usize] = stamp;
+    }
+    Ok(stamps.into())
+}
+
+/// What is right, what is to be hashed, and what would be to be hashed without the record.
+fn judge(layout: &Layout, stamps: &[Stamp], verified: Option<Verified>) -> (Have, Have, Have) {
+    let count = layout.lengths().piece_count();
+    let verified =
+        verified.filter(|verified| verified.pieces == count && verified.stamps.len() == stamps.len());
+    let is_short = |file: u32| {
+        let (range, stamp) = (layout.range(file), stamps[file as usize]);
+        layout.is_needed(file) && (stamp == Stamp::ABSENT || stamp.size < range.end - range.start)
+    };
+    let any_short = (0..layout.file_count()).any(is_short);
+    let all = if any_short { whole(layout, stamps, count) } else { Have::All };
+    let Some(verified) = verified else { return (Have::None, all.clone(), all) };
+    if *verified.stamps == *stamps {
+        return (verified.have, verified.todo, all);
+    }
+    let mut pieces = vec![Piece::AsRecorded; count as usize];
+    for file in (0..layout.file_count()).filter(|&file| layout.is_needed(file)) {
+        if verified.stamps[file as usize] != stamps[file as usize] {
+            mark(&mut pieces, layout.pieces(layout.range(file)), Piece::Changed);
+        }
+    }
+    mark_missing(&mut pieces, layout, stamps);
+    let state = |piece: u32| pieces.get(piece as usize).copied().unwrap_or(Piece::Missing);
+    let have = Have::from_fn(count, |piece| {
+        state(piece) == Piece::AsRecorded && verified.have.contains(piece) && !verified.todo.contains(piece)
+    });
+    let todo = Have::from_fn(count, |piece| match state(piece) {
+        Piece::AsRecorded => verified.todo.contains(piece),
+        Piece::Changed => true,
+        Piece::Missing => false,
+    });
+    (have, todo, all)
+}
+
+/// The pieces of which every byte has a place in a file that is there.
+fn whole(layout: &Layout, stamps: &[Stamp], count: u32) -> Have {
+    let mut pieces = vec![Piece::Changed; count as usize];
+    mark_missing(&mut pieces, layout, stamps);
+    Have::from_fn(count, |piece| pieces.get(piece as usize) == Some(&Piece::Changed))
+}
+
+fn mark_missing(pieces: &mut [Piece], layout: &Layout, stamps: &[Stamp]) {
+    for file in (0..layout.file_count()).filter(|&file| layout.is_needed(file)) {
+        let (range, stamp) = (layout.range(file), stamps[file as usize]);
+        let there = if stamp == Stamp::ABSENT { 0 } else { stamp.size };
+        let from = range.start.saturating_add(there);
+        if from < range.end {
+            mark(pieces, layout.pieces(from..range.end), Piece::Missing);
+        }
+    }
+}
+
+fn mark(pieces: &mut [Piece], range: std::ops::Range<u32>, as_what: Piece) {
+    if let Some(pieces) = pieces.get_mut(range.start as usize..range.end as usize) {
+        pieces.fill(as_what);
+    }
+}
+
+/// FNV-1a over the stamps: tells that files are as they were at the last look, without keeping them.
+fn fingerprint(stamps: &[Stamp]) -> u64 {
+    let mut sum = 0xcbf2_9ce4_8422_2325u64;
+    for stamp in stamps {
+        for number in [stamp.size, stamp.mtime_secs.cast_unsigned(), u64::from(stamp.mtime_nanos)] {
+            for byte in number.to_le_bytes() {
+                sum = (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+    }
+    sum
+}

@@ -1,0 +1,672 @@
+//! Addresses that may be dialled: one bounded pool for all torrents, and the order in which they are tried.
+//!
+//! Read first: BEP 40 (canonical peer priority), whose order, shared by both ends, makes a swarm's connections spread.
+//! Before it comes who is on our own links, for a mesh is there to keep bytes near, and who has not failed yet.
+//! Omits dialling, and remembering who connected to us: only we know from which port.
+//! Holds 32 bytes an address, at most [`MAX_ENTRIES`] of them.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::{Duration, Instant};
+
+use crate::net::{self, Prefix};
+
+/// Addresses in all, 64 KiB: at five dials a second that is work for more than six minutes, and trackers will name
+/// others sooner.
+pub const MAX_ENTRIES: usize = 2000;
+
+/// Addresses of one torrent: as many as trackers name at once, and more than it may connect to.
+pub const MAX_PER_TORRENT: usize = 50;
+
+/// Addresses that a torrent may bring into a full pool: with a thousand torrents each still gets a few in, and none
+/// drives out all the others.
+const MAX_WHEN_FULL: usize = 8;
+
+/// Addresses that are looked at of what was named at once: a reply of a mebibyte could name 170,000.
+const MAX_NAMED: usize = 1000;
+
+/// Failures in a row after which an address is dropped. Until then it is kept, so that a tracker that goes on naming it
+/// costs us no more than five dials in two and a half hours.
+const MAX_FAILURES: u8 = 5;
+
+/// Entries looked at to find the one that makes room.
+const SAMPLE: usize = 8;
+
+/// Seconds before the second attempt; each later one waits five times as long (1, 5, 25, 125 minutes).
+const FIRST_RETRY: u32 = 60;
+
+/// Seconds before somebody is dialled again who was connected and left.
+const AGAIN: u32 = 300;
+
+/// Seconds before a seed is: it may have taken on a torrent anew, but hardly.
+const SEED_AGAIN: u32 = 2 * 3600;
+
+/// Who named an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A tracker, or a peer, somewhere on a network.
+    Remote,
+    /// Something on this machine: alone it may name others on this machine.
+    Loopback,
+}
+
+/// How a dial, or the connection it led to, ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// No connection, or none that came to anything: refused, timed out, no handshake.
+    Failed,
+    /// It was a peer, and the connection was closed, by whomever.
+    Closed,
+    /// It has everything already.
+    Seed,
+}
+
+/// All torrents' addresses.
+#[derive(Debug)]
+pub struct Candidates {
+    entries: Vec<Entry>,
+    /// Where we listen, as far as we know: never dialled, and what BEP 40 reckons from.
+    own: Vec<SocketAddr>,
+    /// The prefixes of our own links.
+    on_link: Vec<Prefix>,
+    /// Seconds in entries count from here.
+    start: Instant,
+    /// What [`Candidates::deadline`] says: no entry falls due before it. Seconds; `None` where nothing waits.
+    due: Option<u32>,
+    /// State of the generator of chances.
+    seed: u64,
+}
+
+/// Multiplied by two thousand: see the test of its size.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// IPv4 in IPv6 clothes; the scope of a link-local address stands in its bytes 4 to 7, which are zero on every
+    /// link (RFC 4291, 2.5.6).
+    ip: [u8; 16],
+    torrent: u32,
+    /// Not to be dialled before, in seconds.
+    retry: u32,
+    /// BEP 40; the higher the sooner.
+    priority: u32,
+    port: u16,
+    /// In a row.
+    failures: u8,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// May be dialled.
+    Idle,
+    /// May be dialled, and is a neighbour.
+    OnLink,
+    /// Is being dialled or connected.
+    Busy,
+    /// The same, a neighbour.
+    BusyOnLink,
+}
+
+impl Candidates {
+    /// No addresses. The same seed makes the same choices.
+    pub fn new(seed: u64, now: Instant) -> Candidates {
+        Candidates { entries: Vec::new(), own: Vec::new(), on_link: Vec::new(), start: now, due: None, seed }
+    }
+
+    /// Tells where we listen (every address of ours that is known, with its port) and the prefixes of our links. What
+    /// is known already is judged anew.
+    pub fn set_here(&mut self, own: Vec<SocketAddr>, on_link: Vec<Prefix>) {
+        (self.own, self.on_link) = (own, on_link);
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.retain(|entry| entry.state.is_busy() || !self.is_own(entry.address()));
+        for entry in &mut entries {
+            let address = entry.address();
+            entry.priority = self.priority(address);
+            entry.state = State::new(entry.state.is_busy(), self.is_on_link(address));
+        }
+        self.entries = entries;
+    }
+
+    /// Takes addresses that somebody named for a torrent. Those that lead nowhere or to ourselves are dropped; above the
+    /// bounds it is left to chance who stays.
+    pub fn insert(
+        &mut self,
+        torrent: u32,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+        source: Source,
+        now: Instant,
+    ) {
+        let now = self.seconds(now);
+        let mut known: Vec<usize> = self.of(torrent).collect();
+        for address in addresses.into_iter().take(MAX_NAMED) {
+            let address = canonical(address);
+            let (ip, port) = pack(address);
+            let is_known = known.iter().any(|&at| self.entries[at].ip == ip && self.entries[at].port == port);
+            if is_known || !net::dialable(address, source == Source::Loopback) || self.is_own(address) {
+                continue;
+            }
+            let entry = Entry {
+                ip,
+                torrent,
+                retry: now,
+                priority: self.priority(address),
+                port,
+                failures: 0,
+                state: State::new(false, self.is_on_link(address)),
+            };
+            let most = if self.entries.len() < MAX_ENTRIES { MAX_PER_TORRENT } else { MAX_WHEN_FULL };
+            if known.len() >= most {
+                if let Some(victim) = self.victim(|_| true, Some(&known)) {
+                    self.entries[victim] = entry;
+                }
+            } else if self.entries.len() < MAX_ENTRIES {
+                known.push(self.entries.len());
+                self.push(entry);
+            } else if let Some(victim) = self.victim(|entry| entry.torrent != torrent, None) {
+                known.push(victim);
+                self.entries[victim] = entry;
+            }
+            self.due = Some(self.due.map_or(now, |due| due.min(now)));
+        }
+    }
+
+    /// The address to dial next, which is busy from now on: tell how it ended. `wants` says whether a torrent has room
+    /// for another peer; when it says yes again after a no, ask again without waiting for the deadline.
+    pub fn next(&mut self, now: Instant, wants: impl Fn(u32) -> bool) -> Option<(u32, SocketAddr)> {
+        let now = self.seconds(now);
+        let mut best: Option<(usize, (bool, u8, u32))> = None;
+        let mut due = None;
+        for (at, entry) in self.entries.iter().enumerate() {
+            if entry.state.is_busy() {
+                continue;
+            }
+            if entry.retry > now {
+                due = Some(due.map_or(entry.retry, |due: u32| due.min(entry.retry)));
+                continue;
+            }
+            let rank = (entry.state == State::OnLink, u8::MAX - entry.failures, entry.priority);
+            if best.is_none_or(|(_, best)| rank > best) && wants(entry.torrent) {
+                best = Some((at, rank));
+            }
+        }
+        let Some((at, _)) = best else {
+            self.due = due;
+            return None;
+        };
+        // There may be more that can be dialled at once.
+        self.due = Some(now);
+        let entry = &mut self.entries[at];
+        entry.state = State::new(true, entry.state == State::OnLink);
+        Some((entry.torrent, entry.address()))
+    }
+
+    /// Tells how a dial that [`Candidates::next`] gave out ended; an address that is not known is nothing to us.
+    pub fn ended(&mut self, torrent: u32, address: SocketAddr, how: Ended, now: Instant) {
+        let now = self.seconds(now);
+        let Some(at) = self.position(torrent, address) else { return };
+        let spread = u32::try_from(self.chance(64)).unwrap_or(0);
+        let entry = &mut self.entries[at];
+        entry.state = State::new(false, matches!(entry.state, State::OnLink | State::BusyOnLink));
+        let wait = match how {
+            Ended::Failed => {
+                entry.failures += 1;
+                if entry.failures >= MAX_FAILURES {
+                    self.entries.swap_remove(at);
+                    return;
+                }
+                FIRST_RETRY * 5_u32.pow(u32::from(entry.failures) - 1)
+            }
+            Ended::Closed => {
+                entry.failures = 0;
+                AGAIN
+            }
+            Ended::Seed => {
+                // The first to go when room is needed.
+                entry.failures = MAX_FAILURES - 1;
+                SEED_AGAIN
+            }
+        };
+        // A quarter more at most, so that a switch that comes back is not met by everybody at once.
+        entry.retry = now.saturating_add(wait + wait * spread / 256);
+        let retry = entry.retry;
+        self.due = Some(self.due.map_or(retry, |due| due.min(retry)));
+    }
+
+    /// Marks an address as connected that was not dialled: the peer came to us and said where it listens. Without
+    /// effect where it is not known.
+    pub fn connected(&mut self, torrent: u32, address: SocketAddr) {
+        if let Some(at) = self.position(torrent, address) {
+            let entry = &mut self.entries[at];
+            entry.state = State::new(true, matches!(entry.state, State::OnLink | State::BusyOnLink));
+        }
+    }
+
+    /// Forgets a torrent's addresses.
+    pub fn remove(&mut self, torrent: u32) {
+        self.entries.retain(|entry| entry.torrent != torrent);
+        if self.entries.is_empty() {
+            self.entries = Vec::new();
+            self.due = None;
+        }
+    }
+
+    /// When [`Candidates::next`] may have something that it had not: not before this. `None` until something is
+    /// inserted or ends.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.due.map(|due| self.start + Duration::from_secs(u64::from(due)))
+    }
+
+    /// Addresses known, busy ones included.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no address is known.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Addresses known of one torrent, for its status.
+    pub fn count(&self, torrent: u32) -> usize {
+        self.of(torrent).count()
+    }
+
+    fn of(&self, torrent: u32) -> impl Iterator<Item = usize> + '_ {
+        let entries = self.entries.iter().enumerate();
+        entries.filter(move |(_, entry)| entry.torrent == torrent).map(|(at, _)| at)
+    }
+
+    fn position(&self, torrent: u32, address: SocketAddr) -> Option<usize> {
+        let (ip, port) = pack(canonical(address));
+        self.entries.iter().position(|entry| entry.torrent == torrent && entry.port == port && entry.ip == ip)
+    }
+
+    /// Grows by an eighth: doubling would hold up to twice the bound.
+    fn push(&mut self, entry: Entry) {
+        if self.entries.len() == self.entries.capacity() {
+            let more = (self.entries.len() / 8).max(8).min(MAX_ENTRIES - self.entries.len());
+            self.entries.reserve_exact(more);
+        }
+        self.entries.push(entry);
+    }
+
+    /// Of a few entries picked by chance, from `among` or from all, the one that failed most. Never one that is busy.
+    fn victim(&mut self, may_go: impl Fn(&Entry) -> bool, among: Option<&[usize]>) -> Option<usize> {
+        let mut worst: Option<usize> = None;
+        for _ in 0..SAMPLE {
+            let at = match among {
+                Some(among) => among[self.chance(among.len())],
+                None => self.chance(self.entries.len()),
+            };
+            let entry = &self.entries[at];
+            if !entry.state.is_busy()
+                && may_go(entry)
+                && worst.is_none_or(|worst| entry.failures > self.entries[worst].failures)
+            {
+                worst = Some(at);
+            }
+        }
+        worst
+    }
+
+    fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.iter().any(|own| canonical(*own).ip() == address.ip() && own.port() == address.port())
+    }
+
+    fn is_on_link(&self, address: SocketAddr) -> bool {
+        net::class(address.ip()) == net::Class::Link
+            || self.on_link.iter().any(|prefix| prefix.contains(address.ip()))
+    }
+
+    /// BEP 40 from the first address of ours of the same family and, if there are several, of the same class: a peer on
+    /// the Internet does not see our private one. Where none is known it is left to the hash of the peer's alone.
+    fn priority(&self, peer: SocketAddr) -> u32 {
+        let same_family = |own: &&SocketAddr| canonical(**own).is_ipv4() == peer.is_ipv4();
+        let own = self
+            .own
+            .iter()
+            .filter(same_family)
+            .find(|own| net::class(own.ip()) == net::class(peer.ip()))
+            .or_else(|| self.own.iter().find(same_family));
+        priority(own.map_or(peer, |own| canonical(*own)), peer)
+    }
+
+    fn seconds(&self, now: Instant) -> u32 {
+        u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// A number below `n`, by SplitMix64.
+    fn chance(&mut self, n: usize) -> usize {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        usize::try_from((z >> 32) % (n.max(1) as u64)).unwrap_or(0)
+    }
+}
+
+impl State {
+    fn new(is_busy: bool, is_on_link: bool) -> State {
+        match (is_busy, is_on_link) {
+            (false, false) => State::Idle,
+            (false, true) => State::OnLink,
+            (true, false) => State::Busy,
+            (true, true) => State::BusyOnLink,
+        }
+    }
+
+    fn is_busy(self) -> bool {
+        matches!(self, State::Busy | State::BusyOnLink)
+    }
+}
+
+impl Entry {
+    fn address(&self) -> SocketAddr {
+        unpack(self.ip, self.port)
+    }
+}
+
+/// The priority of BEP 40: the same whichever end reckons it.
+pub fn priority(a: SocketAddr, b: SocketAddr) -> u32 {
+    let (a, b) = if a <= b { (a, b) } else { (b, a) };
+    match (a.ip(), b.ip()) {
+        (x, y) if x == y => {
+            let (low, high) = (a.port().min(b.port()), a.port().max(b.port()));
+            crc32c(&[low.to_be_bytes(), high.to_be_bytes()].concat())
+        }
+        (IpAddr::V4(x), IpAddr::V4(y)) => crc32c(&masked(x.octets(), y.octets(), 2)),
+        (IpAddr::V6(x), IpAddr::V6(y)) => crc32c(&masked(x.octets(), y.octets(), 6)),
+        // Never asked for: the two ends would not agree on which of their addresses to take.
+        _ => 0,
+    }
+}
+
+/// Both addresses, the lower first. Of each the bytes that they share and one more count in full, `least` of them at
+/// least, of the rest every other bit: so the farther away the less an address means.
+fn masked<const N: usize>(mut a: [u8; N], mut b: [u8; N], least: usize) -> Vec<u8> {
+    let shared = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let full = (shared + 1).max(least).min(N);
+    a[full..].iter_mut().chain(&mut b[full..]).for_each(|byte| *byte &= 0x55);
+    let (low, high) = if a <= b { (a, b) } else { (b, a) };
+    [low, high].concat()
+}
+
+/// CRC-32C (Castagnoli), reflected. Bit by bit: it is reckoned once an address, and a table would be a kilobyte.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
+}
+
+/// One spelling for each address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_canonical() {
+            IpAddr::V4(v4) => SocketAddr::from((v4, v6.port())),
+            IpAddr::V6(ip) if is_link_local(ip) => SocketAddrV6::new(ip, v6.port(), 0, v6.scope_id()).into(),
+            IpAddr::V6(ip) => SocketAddr::from((ip, v6.port())),
+        },
+        v4 => v4,
+    }
+}
+
+fn is_link_local(ip: Ipv6Addr) -> bool {
+    ip.segments()[0] & 0xffc0 == 0xfe80
+}
+
+fn pack(address: SocketAddr) -> ([u8; 16], u16) {
+    let mut bytes = match address.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    };
+    if let SocketAddr::V6(v6) = address
+        && is_link_local(*v6.ip())
+    {
+        bytes[4..8].copy_from_slice(&v6.scope_id().to_be_bytes());
+    }
+    (bytes, address.port())
+}
+
+fn unpack(mut bytes: [u8; 16], port: u16) -> SocketAddr {
+    let ip = Ipv6Addr::from(bytes);
+    if !is_link_local(ip) {
+        return SocketAddr::new(IpAddr::V6(ip).to_canonical(), port);
+    }
+    let [_, _, _, _, a, b, c, d, ..] = bytes;
+    bytes[4..8].fill(0);
+    SocketAddrV6::new(bytes.into(), port, 0, u32::from_be_bytes([a, b, c, d])).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "the only way to make an instant")]
+    fn some_instant() -> Instant {
+        Instant::now()
+    }
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn nth(n: u32) -> SocketAddr {
+        let [_, b, c, d] = n.to_be_bytes();
+        SocketAddr::from(([30, b, c, d], 6881))
+    }
+
+    #[test]
+    fn an_entry_is_thirty_two_bytes() {
+        assert!(size_of::<Entry>() <= 32);
+    }
+
+    #[test]
+    fn priorities_are_those_of_the_bep() {
+        let p = |a: &str, b: &str| priority(at(a), at(b));
+        assert_eq!(p("123.213.32.10:1", "98.76.54.32:2"), 0xec2d_7224);
+        assert_eq!(p("98.76.54.32:2", "123.213.32.10:1"), 0xec2d_7224);
+        assert_eq!(p("123.213.32.10:1", "123.213.32.234:2"), 0x9956_8189);
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(p("10.0.0.1:1", "10.0.0.1:2"), crc32c(&[0, 1, 0, 2]));
+        assert_eq!(p("[2001:db8::1]:1", "[2001:db8::2]:9"), p("[2001:db8::2]:3", "[2001:db8::1]:7"));
+    }
+
+    #[test]
+    fn of_far_addresses_every_other_bit_counts() {
+        assert_eq!(masked([1, 2, 0xff, 0xff], [9, 2, 0, 0xff], 2), [1, 2, 0x55, 0x55, 9, 2, 0, 0x55]);
+        assert_eq!(masked([1, 2, 0xff, 0xff], [1, 2, 0, 0xff], 2), [1, 2, 0, 0x55, 1, 2, 0xff, 0x55]);
+        assert_eq!(masked([1, 2, 3, 0xff], [1, 2, 3, 0xee], 2), [1, 2, 3, 0xee, 1, 2, 3, 0xff]);
+        let (a, b) = ([0xff; 16], [0xfe; 16]);
+        assert_eq!(masked(a, b, 6)[22..], [&[0x55; 10][..]].concat());
+    }
+
+    #[test]
+    fn every_address_comes_out_as_it_went_in() {
+        for text in
+            ["1.2.3.4:5", "[2001:db8::1]:6881", "[fe80::1%7]:9", "[fe80::abcd%4294967295]:1", "[fd00::2]:3"]
+        {
+            let (ip, port) = pack(at(text));
+            assert_eq!(unpack(ip, port), at(text), "{text}");
+        }
+        assert_eq!(canonical(at("[::ffff:1.2.3.4]:5")), at("1.2.3.4:5"));
+    }
+
+    #[test]
+    fn neighbours_come_first_then_the_unfailed_then_the_bep_order() {
+        let start = some_instant();
+        let mut pool = Candidates::new(1, start);
+        pool.set_here(vec![at("10.9.0.1:6881")], vec!["10.9.0.0/16".parse().unwrap()]);
+        pool.insert(1, [nth(1), nth(2), nth(3), at("10.9.3.3:1")], Source::Remote, start);
+        assert_eq!(pool.next(start, |_| true), Some((1, at("10.9.3.3:1"))));
+        let mut order = Vec::new();
+        while let Some((torrent, address)) = pool.next(start, |_| true) {
+            order.push(priority(at("10.9.0.1:6881"), address));
+            pool.ended(torrent, address, Ended::Failed, start);
+        }
+        assert!(order.len() == 3 && order.is_sorted_by(|a, b| a >= b));
+        pool.insert(1, [nth(9)], Source::Remote, start + secs(100));
+        assert_eq!(pool.next(start + secs(100), |_| true), Some((1, nth(9))));
+    }
+
+    #[test]
+    fn what_leads_nowhere_or_to_ourselves_is_dropped() {
+        let start = some_instant();
+        let mut pool = Candidates::new(1, start);
+        pool.set_here(vec![at("10.0.0.1:6881"), at("[fd00::1]:6881")], Vec::new());
+        let bad = [
+            "1.2.3.4:0",
+            "0.1.2.3:4",
+            "224.0.0.1:5",
+            "255.255.255.255:6",
+            "127.0.0.1:7",
+            "[::1]:8",
+            "[ff02::1]:9",
+            "[fe80::1]:10",
+            "10.0.0.1:6881",
+            "[fd00::1]:6881",
+            "[::ffff:10.0.0.1]:6881",
+            "[::]:1",
+        ];
+        pool.insert(1, bad.map(at), Source::Remote, start);
+        assert!(pool.is_empty() && pool.deadline().is_none());
+        pool.insert(1, ["127.0.0.1:7", "[::1]:8"].map(at), Source::Loopback, start);
+        pool.insert(1, ["10.0.0.1:6882"].map(at), Source::Remote, start);
+        assert_eq!(pool.len(), 3);
+        pool.set_here(vec![at("10.0.0.1:6882")], Vec::new());
+        assert_eq!(pool.len(), 2);
+    }
+
+    #[test]
+    fn an_address_named_twice_is_one_and_what_is_known_of_it_stays() {
+        let start = some_instant();
+        let mut pool = Candidates::new(1, start);
+        for _ in 0..3 {
+            pool.insert(1, [nth(1), nth(1)], Source::Remote, start);
+        }
+        pool.insert(2, [nth(1)], Source::Remote, start);
+        assert_eq!((pool.count(1), pool.count(2)), (1, 1));
+        assert_eq!(pool.next(start, |torrent| torrent == 1), Some((1, nth(1))));
+        pool.insert(1, [nth(1)], Source::Remote, start);
+        assert_eq!(pool.next(start, |torrent| torrent == 1), None);
+        assert_eq!(pool.next(start, |_| true), Some((2, nth(1))));
+    }
+
+    #[test]
+    fn a_failing_address_is_tried_ever_later_and_then_dropped() {
+        let start = some_instant();
+        let mut pool = Candidates::new(7, start);
+        pool.insert(1, [nth(1)], Source::Remote, start);
+        let mut now = start;
+        for least in [60, 300, 1500, 7500] {
+            assert!(pool.deadline().is_some_and(|due| due <= now));
+            assert_eq!(pool.next(now, |_| true), Some((1, nth(1))));
+            assert_eq!((pool.next(now, |_| true), pool.deadline()), (None, None));
+            pool.ended(1, nth(1), Ended::Failed, now);
+            let due = pool.deadline().unwrap();
+            assert!((secs(least)..=secs(least + least / 4)).contains(&(due - now)), "{:?}", due - now);
+            assert_eq!(pool.next(due - secs(1), |_| true), None);
+            now = due;
+        }
+        assert_eq!(pool.next(now, |_| true), Some((1, nth(1))));
+        pool.ended(1, nth(1), Ended::Failed, now);
+        assert!(pool.is_empty());
+        assert_eq!(pool.next(now, |_| true), None);
+        assert_eq!(pool.deadline(), None);
+    }
+
+    #[test]
+    fn who_left_is_dialled_again_after_a_while_and_a_seed_much_later() {
+        let start = some_instant();
+        for (how, least) in [(Ended::Closed, AGAIN), (Ended::Seed, SEED_AGAIN)] {
+            let mut pool = Candidates::new(7, start);
+            pool.insert(1, [nth(1)], Source::Remote, start);
+            pool.next(start, |_| true).unwrap();
+            assert_eq!(pool.next(start, |_| true), None);
+            pool.ended(1, nth(1), how, start);
+            assert!(pool.deadline().unwrap() - start >= secs(u64::from(least)));
+            // Told of an address that nobody knows: nothing happens.
+            pool.ended(1, nth(2), how, start);
+            pool.ended(2, nth(1), how, start);
+            assert_eq!(pool.len(), 1);
+        }
+    }
+
+    #[test]
+    fn one_that_came_to_us_is_not_dialled() {
+        let start = some_instant();
+        let mut pool = Candidates::new(7, start);
+        pool.insert(1, [nth(1)], Source::Remote, start);
+        pool.connected(1, nth(1));
+        pool.connected(1, nth(2));
+        assert_eq!(pool.next(start, |_| true), None);
+        pool.ended(1, nth(1), Ended::Closed, start);
+        assert_eq!(pool.next(start + secs(1000), |_| true), Some((1, nth(1))));
+    }
+
+    #[test]
+    fn a_torrent_without_room_is_passed_over_without_waking_anybody() {
+        let start = some_instant();
+        let mut pool = Candidates::new(7, start);
+        pool.insert(1, (0..10).map(nth), Source::Remote, start);
+        assert_eq!(pool.next(start, |_| false), None);
+        assert_eq!(pool.deadline(), None);
+        assert!(pool.next(start, |_| true).is_some());
+    }
+
+    #[test]
+    fn a_hundred_thousand_addresses_stay_within_the_bounds() {
+        let start = some_instant();
+        let mut pool = Candidates::new(3, start);
+        pool.insert(1, (0..100_000).map(nth), Source::Remote, start);
+        assert_eq!(pool.len(), MAX_PER_TORRENT);
+        for torrent in 2..=1000 {
+            pool.insert(torrent, (0..50).map(nth), Source::Remote, start);
+        }
+        assert_eq!(pool.len(), MAX_ENTRIES);
+        assert!(pool.entries.capacity() <= MAX_ENTRIES);
+        assert!((1..=1000).all(|torrent| pool.count(torrent) <= MAX_PER_TORRENT));
+        let reached = (1..=1000).filter(|torrent| pool.count(*torrent) > 0).count();
+        assert!(reached > 300, "{reached} torrents have candidates");
+        for torrent in 1..=1000 {
+            pool.remove(torrent);
+        }
+        assert_eq!((pool.len(), pool.entries.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn a_full_pool_gives_up_the_failed_first_and_the_busy_never() {
+        let start = some_instant();
+        let mut pool = Candidates::new(3, start);
+        for torrent in 0..40 {
+            pool.insert(torrent, (0..50).map(nth), Source::Remote, start);
+        }
+        let busy: Vec<_> = std::iter::from_fn(|| pool.next(start, |torrent| torrent < 2)).collect();
+        assert_eq!((busy.len(), pool.len()), (100, MAX_ENTRIES));
+        for torrent in 100..1000 {
+            pool.insert(torrent, (0..50).map(nth), Source::Remote, start);
+        }
+        assert_eq!((pool.count(0), pool.count(1)), (50, 50));
+        assert_eq!(pool.len(), MAX_ENTRIES);
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_choices() {
+        let start = some_instant();
+        let run = || {
+            let mut pool = Candidates::new(5, start);
+            for torrent in 0..100 {
+                pool.insert(torrent, (0..60).map(nth), Source::Remote, start);
+            }
+            std::iter::from_fn(|| pool.next(start, |_| true)).collect::<Vec<_>>()
+        };
+        assert_eq!(run(), run());
+    }
+}

@@ -1,0 +1,272 @@
+//! A torrent as the session keeps it: a record while it is idle, a swarm while somebody is connected.
+//!
+//! Read first: BEP 3. Omitted: piece hashes and file lists (they stay in the .torrent, see `storage`) and everything
+//! about fetching. Holds at most 512 bytes a torrent with no peers, its path and name included; what a check or a
+//! swarm needs hangs on a box that goes with it.
+
+pub mod candidates;
+pub mod choker;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::have::Have;
+use crate::metainfo::InfoHash;
+use crate::peer::{PeerKey, View};
+use crate::piece::Lengths;
+use crate::storage::io::Place;
+use crate::storage::resume::Stamp;
+use crate::storage::{Layout, Trouble};
+
+/// A torrent of the session, numbered in the order of arrival. Numbers are not used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TorrentKey(pub u32);
+
+/// What a torrent does at present, by the words of the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Waits for its turn to be checked.
+    Queued,
+    /// Its data is being hashed; what has passed is served.
+    Checking,
+    /// All of it is served.
+    Seeding,
+    /// What there is of it is served.
+    Incomplete,
+    /// The data root is not there.
+    WaitingForDisk,
+    /// The root is there, the data that once was complete is not.
+    WaitingForData,
+    /// Stopped by the user.
+    Paused,
+    /// Parked with its reason; tried again at each scan.
+    Error,
+}
+
+impl State {
+    /// Every state, in the order of the status.
+    pub const ALL: [State; 8] = [
+        State::Queued,
+        State::Checking,
+        State::Seeding,
+        State::Incomplete,
+        State::WaitingForDisk,
+        State::WaitingForData,
+        State::Paused,
+        State::Error,
+    ];
+
+    /// The word of the status.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Checking => "checking",
+            State::Seeding => "seeding",
+            State::Incomplete => "incomplete",
+            State::WaitingForDisk => "waiting-for-disk",
+            State::WaitingForData => "waiting-for-data",
+            State::Paused => "paused",
+            State::Error => "error",
+        }
+    }
+
+    /// Whether peers are served in this state.
+    pub fn serves(self) -> bool {
+        matches!(self, State::Checking | State::Seeding | State::Incomplete)
+    }
+
+    /// Whether a later look at the disk may bring it back.
+    pub fn may_recover(self) -> bool {
+        matches!(self, State::Incomplete | State::WaitingForDisk | State::WaitingForData | State::Error)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A torrent. Times are seconds since the daemon started.
+pub struct Torrent {
+    /// Its identity on the network.
+    pub info_hash: InfoHash,
+    /// The name it gives itself.
+    pub name: Box<str>,
+    /// How its bytes are cut.
+    pub lengths: Lengths,
+    /// The pieces whose hash was right.
+    pub have: Have,
+    /// What it does.
+    pub state: State,
+    /// Why it does no more, for the user; empty when nothing is amiss.
+    pub reason: Box<str>,
+    /// Where its .torrent and its data are.
+    pub place: Place,
+    /// No source of peers but its trackers (BEP 27).
+    pub private: bool,
+    /// Its trackers, tier by tier (BEP 12).
+    pub tiers: Rc<Tiers>,
+    /// All of its data was there once.
+    pub was_complete: bool,
+    /// Its trackers know of us.
+    pub announced: bool,
+    /// Stamps of the files as they were last seen, hashed: data that still grows is not checked.
+    pub seen: u64,
+    /// The stamps that the last check, or the last look that found nothing to check, went by.
+    pub settled: u64,
+    /// Its record has been read.
+    pub recalled: bool,
+    /// All of it is to be hashed anew, whatever the record says.
+    pub verify_all: bool,
+    /// Bytes were sent since it was last put on record.
+    pub unsaved: bool,
+    /// When it was added, Unix seconds.
+    pub added: Option<u64>,
+    /// When its data was found complete, Unix seconds.
+    pub completed: Option<u64>,
+    /// Bytes of content sent, ever; what those connected now have got is not in it.
+    pub uploaded: u64,
+    /// What of it was sent before the daemon started: trackers count from there.
+    pub uploaded_before: u64,
+    /// Times in a row that its data could not be read.
+    pub failures: u8,
+    /// A check in progress.
+    pub checking: Option<Box<Checking>>,
+    /// Those connected.
+    pub swarm: Option<Box<Swarm>>,
+}
+
+/// Trackers, tier by tier.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tiers(pub Vec<Vec<String>>);
+
+/// A check in progress.
+pub struct Checking {
+    /// Pieces still to be hashed.
+    pub todo: Have,
+    /// The first piece not yet looked at.
+    pub next: u32,
+    /// Bytes hashed in this check.
+    pub hashed: u64,
+    /// Bytes to hash in this check.
+    pub total: u64,
+    /// The files as they were before the first byte was hashed: they go into the record.
+    pub stamps: Box<[Stamp]>,
+    /// When it began.
+    pub since: u32,
+    /// When its progress was last put on record.
+    pub saved: u32,
+}
+
+/// What is kept of a torrent while peers are connected, and a minute longer.
+#[derive(Default)]
+pub struct Swarm {
+    /// Those connected.
+    pub peers: Vec<PeerKey>,
+    /// Where the bytes lie, once a peer has asked for some.
+    pub layout: Option<Rc<Layout>>,
+    /// The layout is on its way.
+    pub layout_wanted: bool,
+    /// When the last peer left.
+    pub empty_since: u32,
+    /// Bytes of content sent a second in the last choke round.
+    pub rate: u64,
+}
+
+impl Torrent {
+    /// What the messages of its peers are judged against.
+    pub fn view(&self) -> View<'_> {
+        View { lengths: self.lengths, have: &self.have }
+    }
+
+    /// Bytes of the pieces that we have.
+    pub fn have_bytes(&self) -> u64 {
+        bytes_of(&self.have, self.lengths)
+    }
+
+    /// Whether every piece is there.
+    pub fn is_complete(&self) -> bool {
+        self.have.is_all()
+    }
+
+    /// Those connected.
+    pub fn peers(&self) -> &[PeerKey] {
+        self.swarm.as_ref().map_or(&[], |swarm| &swarm.peers)
+    }
+
+    /// The .torrent's path.
+    pub fn file(&self) -> &Path {
+        &self.place.torrent
+    }
+
+    /// Starts a check of the pieces in `todo`.
+    pub fn begin_check(&mut self, todo: Have, stamps: Box<[Stamp]>, now: u32) {
+        let total = bytes_of(&todo, self.lengths);
+        self.state = State::Checking;
+        self.reason = "".into();
+        self.checking =
+            Some(Box::new(Checking { todo, next: 0, hashed: 0, total, stamps, since: now, saved: now }));
+    }
+
+    /// Bytes that its check has still to read; `None` when there is none or nothing is left to do.
+    pub fn check_left(&self) -> Option<u64> {
+        self.checking.as_ref().map(|checking| checking.total - checking.hashed)
+    }
+
+    /// The next run of pieces to hash.
+    pub fn next_to_check(&self) -> Option<Range<u32>> {
+        let checking = self.checking.as_ref()?;
+        let count = self.lengths.piece_count();
+        let from = (checking.next..count).find(|&piece| checking.todo.contains(piece))?;
+        let to = (from..count).find(|&piece| !checking.todo.contains(piece)).unwrap_or(count);
+        Some(from..to)
+    }
+
+    /// Takes the verdict on a run of pieces; tells those that were found good.
+    pub fn checked(&mut self, pieces: Range<u32>, good: impl Fn(u32) -> bool, mut found: impl FnMut(u32)) {
+        let count = self.lengths.piece_count();
+        let Some(checking) = &mut self.checking else { return };
+        checking.next = pieces.end;
+        for index in pieces {
+            let Some(piece) = self.lengths.piece(index) else { break };
+            checking.hashed += u64::from(self.lengths.size(piece));
+            if good(index) {
+                if !self.have.contains(index) {
+                    self.have.insert(index, count);
+                    found(index);
+                }
+            } else {
+                self.have.remove(index, count);
+            }
+        }
+    }
+
+    /// The state that trouble with its data puts it into.
+    pub fn state_in(&self, trouble: &Trouble) -> State {
+        match trouble {
+            Trouble::RootAbsent(_) | Trouble::EmptyMount(_) => State::WaitingForDisk,
+            Trouble::DataMissing(_) if self.was_complete => State::WaitingForData,
+            Trouble::DataMissing(_) => State::Incomplete,
+            Trouble::TorrentChanged | Trouble::Changed(_) => State::Queued,
+            _ => State::Error,
+        }
+    }
+}
+
+/// Bytes of a set of pieces: all of it but the last piece is of one size.
+fn bytes_of(pieces: &Have, lengths: Lengths) -> u64 {
+    let count = lengths.piece_count();
+    let Some(last) = count.checked_sub(1).and_then(|last| lengths.piece(last)) else { return 0 };
+    let whole = u64::from(pieces.count(count)) * u64::from(lengths.piece_length());
+    if pieces.contains(last.index()) {
+        whole - u64::from(lengths.piece_length() - lengths.size(last))
+    } else {
+        whole
+    }
+}

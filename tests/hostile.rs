@@ -1,0 +1,622 @@
+//! Every decoder × every truncation × mutation: nothing that comes from outside may panic, take memory out of proportion
+//! to its bytes, or depend on how the network cut it.
+//!
+//! A decoder is a row: well-formed samples, a closure that decodes and says whether it accepted, and what it may
+//! allocate. [`torture`] does the rest. What a decoder accepts is to be used by the closure as the program would (walked,
+//! encoded again), so that a value that bites later bites here. Chance is seeded: a failure comes again.
+#![expect(unsafe_code, reason = "an allocator that counts can not be written without")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use meshseed::bencode::{Value, Writer};
+use meshseed::config::Config;
+use meshseed::have::Have;
+use meshseed::http::{Receiver, Url, decode_request_head};
+use meshseed::metainfo::{self, InfoHash, magnet::Magnet};
+use meshseed::net::Prefix;
+use meshseed::peer::extension;
+use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
+use meshseed::storage::resume::{self, Record, Stamp, Verified};
+use meshseed::tracker::{self, MAX_PEERS, MAX_TEXT, MAX_TRACKER_ID, Random, Reply};
+
+/// Mutations by chance of each sample, beside those of each byte.
+const BY_CHANCE: usize = 4000;
+
+/// Counts what the decoder under test holds, thread by thread, for tests run at once.
+struct Counting;
+
+thread_local! {
+    static LIVE: Cell<usize> = const { Cell::new(0) };
+    static PEAK: Cell<usize> = const { Cell::new(0) };
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: all of it is passed on to the system's allocator; the counters are plain cells that allocate nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size(), 0);
+        // SAFETY: as our caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(0, layout.size());
+        // SAFETY: as our caller promises.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size(), 0);
+        // SAFETY: as our caller promises.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size, layout.size());
+        // SAFETY: as our caller promises.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+fn count(more: usize, less: usize) {
+    // A thread that ends has no counters any more.
+    let _ = LIVE.try_with(|live| {
+        live.set(live.get().wrapping_add(more).wrapping_sub(less));
+        let _ = PEAK.try_with(|peak| {
+            // What one test frees of another's makes the count wrap: that is no peak.
+            if live.get() < usize::MAX / 2 {
+                peak.set(peak.get().max(live.get()));
+            }
+        });
+    });
+}
+
+/// The most that was held at once while `f` ran.
+fn peak_of<T>(f: impl FnOnce() -> T) -> (T, usize) {
+    LIVE.set(0);
+    PEAK.set(0);
+    let result = f();
+    (result, PEAK.get())
+}
+
+/// SplitMix64.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.next() % (n.max(1) as u64)).unwrap_or(0)
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_be_bytes()[0]
+    }
+}
+
+/// Feeds a decoder everything that can be made of its samples. `decode` says whether it accepted, and may do nothing
+/// but that; it holds at most `bound(bytes of input)` bytes at once.
+fn torture(samples: &[Vec<u8>], bound: impl Fn(usize) -> usize, mut decode: impl FnMut(&[u8]) -> bool) {
+    let mut feed = |bytes: &[u8]| -> bool {
+        let (outcome, peak) = peak_of(|| catch_unwind(AssertUnwindSafe(|| decode(bytes))));
+        let Ok(accepted) = outcome else { panic!("it panics at: {}", shown(bytes)) };
+        assert!(peak <= bound(bytes.len()), "{peak} bytes held for {}: {}", bytes.len(), shown(bytes));
+        accepted
+    };
+    let mut chance = Chance(1);
+    for sample in samples {
+        assert!(feed(sample), "a well-formed sample is refused: {}", shown(sample));
+        for cut in 0..sample.len() {
+            feed(&sample[..cut]);
+            feed(&sample[cut..]);
+        }
+        let mut bytes = sample.clone();
+        for at in 0..sample.len() {
+            let was = bytes[at];
+            for now in [0, 1, 0x7f, 0x80, 0xff, was ^ 1, was ^ 0x80, was.wrapping_add(1), was.wrapping_sub(1)]
+                .into_iter()
+                .chain(*b"059:ideluxe-%&=/.\"\\\r\n")
+            {
+                bytes[at] = now;
+                feed(&bytes);
+            }
+            bytes[at] = was;
+        }
+        for _ in 0..BY_CHANCE {
+            feed(&mutated(sample, samples, &mut chance));
+        }
+    }
+    for length in (0..200).chain([1000, 70_000]) {
+        for _ in 0..20 {
+            let mut bytes = vec![0; length];
+            bytes.fill_with(|| chance.byte());
+            feed(&bytes);
+            feed(&vec![bytes.first().copied().unwrap_or(0); length]);
+        }
+    }
+}
+
+/// One to four changes, of the kinds that parsers have fallen for.
+fn mutated(sample: &[u8], samples: &[Vec<u8>], chance: &mut Chance) -> Vec<u8> {
+    let mut bytes = sample.to_vec();
+    for _ in 0..=chance.below(4) {
+        let at = chance.below(bytes.len() + 1);
+        let end = at + chance.below((bytes.len() - at).min(40) + 1);
+        match chance.below(8) {
+            0 => bytes.truncate(at),
+            1 => drop(bytes.drain(at..end)),
+            2 => {
+                let copy = bytes[at..end].to_vec();
+                let to = chance.below(bytes.len() + 1);
+                bytes.splice(to..to, copy);
+            }
+            3 => {
+                let numbers: &[&[u8]] = &[
+                    b"-1",
+                    b"-0",
+                    b"00",
+                    b"4294967296",
+                    b"9223372036854775808",
+                    b"99999999999999999999999",
+                    b"",
+                ];
+                bytes.splice(at..end, numbers[chance.below(numbers.len())].iter().copied());
+            }
+            4 => {
+                let words = [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX, u32::MAX - 3];
+                let word = u32::to_be_bytes(words[chance.below(words.len())]);
+                let end = (at + 4).min(bytes.len());
+                bytes.splice(at..end, word);
+            }
+            5 => {
+                let other = &samples[chance.below(samples.len())];
+                let from = chance.below(other.len() + 1);
+                bytes.splice(at.., other[from..].iter().copied());
+            }
+            6 => bytes[at..end].reverse(),
+            _ => {
+                let noise: Vec<u8> = (0..chance.below(9)).map(|_| chance.byte()).collect();
+                bytes.splice(at..end, noise);
+            }
+        }
+        bytes.truncate(100_000);
+    }
+    bytes
+}
+
+fn shown(bytes: &[u8]) -> String {
+    format!("{} ({} bytes)", bytes[..bytes.len().min(400)].escape_ascii(), bytes.len())
+}
+
+/// Text decoders get only what is text.
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+/// A few kilobytes of fixed things, and so many times the input.
+fn times(factor: usize) -> impl Fn(usize) -> usize {
+    move |len| 8 * 1024 + factor * len
+}
+
+/// Decodes a stream that comes in pieces of `sizes`, repeated, until it is used up or refused. What came is told in a
+/// form that does not show the cuts.
+fn stream(bytes: &[u8], mut size: impl FnMut() -> usize) -> (Vec<u8>, bool) {
+    const LIMITS: Limits = Limits { pieces: 100, max_extended: 300 };
+    let (mut decoder, mut rest, mut seen, mut inside) = (Decoder::new(), bytes, Vec::new(), false);
+    while !rest.is_empty() {
+        let (mut chunk, after) = rest.split_at(size().clamp(1, rest.len()));
+        rest = after;
+        loop {
+            match decoder.decode(&mut chunk, &LIMITS) {
+                Ok(None) => break,
+                Ok(Some(Message::Piece { data, rest, .. })) if inside => {
+                    seen.extend_from_slice(data);
+                    inside = rest > 0;
+                }
+                Ok(Some(message)) => {
+                    inside = matches!(message, Message::Piece { rest: 1.., .. });
+                    wire::encode(&message, &mut seen);
+                }
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    return (seen, false);
+                }
+            }
+        }
+        assert!(chunk.is_empty(), "bytes are left that nobody will read");
+    }
+    (seen, true)
+}
+
+fn torrent(fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    Writer::new(&mut out).dict(|d| {
+        d.bytes("announce", "http://t.example/announce");
+        d.list("announce-list", |l| l.list(|tier| tier.bytes("http://t.example:8080/a?b=c")));
+        d.int("creation date", 1_234_567_890);
+        d.entry("info", fill);
+        d.list("nodes", |l| {
+            l.list(|node| {
+                node.bytes("10.0.0.1");
+                node.int(6881);
+            })
+        });
+        d.bytes("url-list", "http://w.example/");
+    });
+    out
+}
+
+#[test]
+fn the_counting_allocator_counts() {
+    let (kept, peak) = peak_of(|| {
+        drop(vec![1_u8; 100_000]);
+        vec![1_u8; 5000]
+    });
+    assert_eq!((kept.len(), peak), (5000, 100_000));
+}
+
+#[test]
+fn peer_messages() {
+    let block = [7; 100];
+    let all = [
+        Message::HaveAll,
+        Message::Bitfield(&[0xff; 13]),
+        Message::Extended { id: 0, payload: b"d1:md6:ut_pexi1ee4:reqqi500ee" },
+        Message::Interested,
+        Message::Request { piece: 99, begin: 16_384, len: 16_384 },
+        Message::Cancel { piece: 99, begin: 16_384, len: 16_384 },
+        Message::Reject { piece: 0, begin: 0, len: 1 },
+        Message::Piece { piece: 3, begin: 0, data: &block, rest: 0 },
+        Message::KeepAlive,
+        Message::Have(5),
+        Message::Port(6881),
+        Message::Suggest(1),
+        Message::AllowedFast(2),
+        Message::Unknown(77),
+        Message::Extended { id: 3, payload: &[1; 400] },
+        Message::NotInterested,
+    ];
+    let mut samples = vec![Vec::new()];
+    for message in &all {
+        let mut alone = Vec::new();
+        wire::encode(message, &mut alone);
+        samples[0].extend_from_slice(&alone);
+        samples.push(alone);
+    }
+    let mut chance = Chance(2);
+    torture(&samples, times(8), |bytes| {
+        let whole = stream(bytes, || usize::MAX);
+        assert_eq!(stream(bytes, || 1), whole, "one byte at a time");
+        assert_eq!(stream(bytes, || 1 + chance.below(30)), whole, "cut by chance");
+        whole.1
+    });
+}
+
+#[test]
+fn a_peer_that_promises_much_and_sends_little_gets_no_memory() {
+    let limits = Limits { pieces: metainfo::MAX_PIECES, max_extended: wire::MAX_MESSAGE };
+    for id in 0..=255 {
+        for len in [2, 17, 10_000, wire::MAX_MESSAGE, limits.pieces / 8 + 1, 1 << 20, u32::MAX] {
+            let bytes = [&len.to_be_bytes()[..], &[id, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+            let (_, peak) = peak_of(|| {
+                let mut decoder = Decoder::new();
+                let mut input = &bytes[..];
+                while let Ok(Some(_)) = decoder.decode(&mut input, &limits) {}
+            });
+            assert!(peak <= 64, "{peak} bytes for message {id} of {len}");
+        }
+    }
+}
+
+#[test]
+fn peer_handshakes() {
+    let handshake =
+        Handshake { reserved: Reserved::OURS, info_hash: [9; 20], peer_id: *b"-XX0001-abcdefghijkl" };
+    let read = |bytes: &[u8], size: usize| {
+        let mut handshaking = Handshaking::new();
+        for mut chunk in bytes.chunks(size) {
+            loop {
+                match handshaking.feed(&mut chunk) {
+                    Ok(Stage::More) => break,
+                    Ok(Stage::InfoHash { .. }) => {}
+                    Ok(Stage::Complete(handshake)) => return Ok(Some(handshake)),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(None)
+    };
+    torture(
+        &[handshake.encode().to_vec()],
+        |_| 0,
+        |bytes| {
+            let whole = read(bytes, usize::MAX);
+            assert_eq!(read(bytes, 1), whole);
+            assert_eq!(read(bytes, 31), whole);
+            if let Ok(Some(handshake)) = whole {
+                assert_eq!(handshake.encode(), bytes[..wire::HANDSHAKE_LEN]);
+            }
+            matches!(whole, Ok(Some(_)))
+        },
+    );
+}
+
+#[test]
+fn extension_handshakes() {
+    let samples = [
+        b"d4:ipv44:\x01\x02\x03\x044:ipv616:0123456789abcdef1:md11:ut_metadatai2e6:ut_pexi1ee13:metadata_sizei31235e\
+          1:pi6881e4:reqqi500e11:upload_onlyi1e1:v12:meshseed 0.16:yourip4:\x0a\x00\x00\x01e"
+            .to_vec(),
+        b"de".to_vec(),
+    ];
+    torture(&samples, times(60), |bytes| {
+        let Ok(handshake) = extension::Handshake::decode(bytes) else { return false };
+        let mut again = Vec::new();
+        handshake.encode(&mut again);
+        assert_eq!(extension::Handshake::decode(&again), Ok(handshake));
+        true
+    });
+}
+
+#[test]
+fn bitfields() {
+    let samples: Vec<_> =
+        [8, 13, 1000].map(|n| Have::from_fn(n, |piece| piece % 3 == 0).encode_bitfield(n)).into();
+    torture(&samples, times(2), |bytes| {
+        let mut accepted = false;
+        for pieces in [0, 1, 8, 13, 1000, u32::try_from(bytes.len()).unwrap() * 8, u32::MAX] {
+            if let Some(have) = Have::decode_bitfield(bytes, pieces) {
+                assert!(have.count(pieces) <= pieces);
+                assert_eq!(have.encode_bitfield(pieces), bytes);
+                accepted = true;
+            }
+        }
+        accepted
+    });
+}
+
+#[test]
+fn bencoded_values() {
+    let samples =
+        [b"d1:ad1:bi-17ee1:cl4:spami0elee1:dd0:0:ee".to_vec(), [b"l".repeat(50), b"e".repeat(50)].concat()];
+    fn walk(value: Value<'_>) -> usize {
+        let items = value.items().into_iter().flatten().map(walk).sum::<usize>();
+        let entries =
+            value.entries().into_iter().flatten().map(|(key, value)| key.len() + walk(value)).sum::<usize>();
+        let _ = (value.as_int(), value.as_str(), value.find(b"a"), format!("{value:?}"));
+        1 + items + entries
+    }
+    torture(&samples, times(60), |bytes| {
+        let Ok(value) = Value::parse(bytes) else { return false };
+        assert_eq!(value.raw(), bytes);
+        walk(value) > 0
+    });
+}
+
+#[test]
+fn torrents() {
+    let samples = [
+        torrent(|w| {
+            w.dict(|d| {
+                d.int("length", 40_000);
+                d.bytes("name", "file.bin");
+                d.int("piece length", 16_384);
+                d.bytes("pieces", [7; 60]);
+                d.int("private", 1);
+            })
+        }),
+        torrent(|w| {
+            w.dict(|d| {
+                d.list("files", |files| {
+                    for (length, name, attr) in [(10, "a", "x"), (6, ".pad", "p"), (20, "b", "")] {
+                        files.dict(|file| {
+                            file.bytes("attr", attr);
+                            file.int("length", length);
+                            file.list("path", |path| {
+                                path.bytes("dir");
+                                path.bytes(name);
+                            });
+                        });
+                    }
+                });
+                d.bytes("name", "folder");
+                d.int("piece length", 16);
+                d.bytes("pieces", [7; 60]);
+            })
+        }),
+    ];
+    torture(&samples, times(60), |bytes| {
+        let Ok(metainfo) = metainfo::parse(bytes) else { return false };
+        let total: u64 = metainfo.files.iter().map(|file| file.length).sum();
+        assert_eq!(total, metainfo.lengths.total());
+        assert!(metainfo.hashes_at as usize + 20 * metainfo.lengths.piece_count() as usize <= bytes.len());
+        for file in &metainfo.files {
+            let path = metainfo.path_of(file);
+            assert!(
+                !path.starts_with('/') && path.split('/').all(|part| !matches!(part, "" | "." | "..")),
+                "{path:?}"
+            );
+        }
+        assert_eq!(metainfo.summary().info_hash, metainfo.info_hash);
+        true
+    });
+}
+
+#[test]
+fn magnet_links() {
+    let samples = [
+        b"magnet:?xt=urn:btih:0123456789abcdef0123456789ABCDEF01234567&dn=a%20b&tr=http%3A%2F%2Ft.example%2Fannounce\
+          &ws=http://w.example/&x.pe=10.0.0.1:6881&x.pe=[fd00::1]:6881&so=0,2-5"
+            .to_vec(),
+        b"magnet:?xt=urn:btih:AERUKZ4JVPG66AJDIVTYTK6N54ASGRLH".to_vec(),
+    ];
+    torture(&samples, times(60), |bytes| {
+        let Some(magnet) = text(bytes).and_then(|link| link.parse::<Magnet>().ok()) else { return false };
+        let link = magnet.to_string();
+        assert_eq!(link.parse::<Magnet>().as_ref(), Ok(&magnet), "{link}");
+        true
+    });
+}
+
+#[test]
+fn http_heads_and_bodies() {
+    let samples = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello".to_vec(),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1;x=y\r\n!\r\n0\r\nA: b\r\n\r\n".to_vec(),
+        b"HTTP/1.0 302 Found\r\nLocation: http://other.example/announce\r\n\r\nuntil the end".to_vec(),
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 206 Partial\r\nContent-Range: bytes 0-3/9\r\nContent-Length: 4\r\n\r\nabcd"
+            .to_vec(),
+    ];
+    let read = |bytes: &[u8], size: usize| {
+        let mut receiver = Receiver::new(4096);
+        let mut rest = bytes;
+        let mut whole = false;
+        while !rest.is_empty() && !whole {
+            let space = receiver.space();
+            let n = rest.len().min(size).min(space.len());
+            space[..n].copy_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            whole = receiver.received(n).ok()?;
+        }
+        if !whole {
+            receiver.closed().ok()?;
+        }
+        Some((receiver.head().cloned(), receiver.body().to_vec()))
+    };
+    torture(&samples, times(60), |bytes| {
+        let whole = read(bytes, usize::MAX);
+        let Some((head, body)) = &whole else { return false };
+        assert!(head.is_some() && body.len() <= 4096);
+        assert_eq!(read(bytes, 1).as_ref().map(|(_, body)| body), Some(body));
+        true
+    });
+    torture(
+        &[b"GET /announce?a=b HTTP/1.1\r\nHost: t.example\r\nUser-Agent: x\r\n\r\n".to_vec()],
+        times(60),
+        |bytes| matches!(decode_request_head(bytes), Ok(Some(_))),
+    );
+}
+
+#[test]
+fn tracker_replies() {
+    let mut samples = vec![Vec::new()];
+    let reply = Reply {
+        interval: 300,
+        min_interval: Some(60),
+        tracker_id: Some(b"id".to_vec()),
+        warning: Some("slow".into()),
+        complete: Some(3),
+        incomplete: Some(4),
+        external_ip: Some([10, 0, 0, 1].into()),
+        peers: vec!["10.1.1.1:6881".parse().unwrap(), "[fd00::1]:6881".parse().unwrap()],
+    };
+    tracker::http::encode_reply(&reply, &mut samples[0]);
+    samples.push(b"d8:intervali99999999999999999999e5:peersld2:ip8:10.0.0.14:porti1eeee".to_vec());
+    samples.push(b"d14:failure reason4:gone8:retry in5:nevere".to_vec());
+    samples.push([&b"d8:intervali9e5:peers1260:"[..], &[9; 1260], b"e"].concat()[..].into());
+    let mut random = Random::new(1);
+    torture(&samples, times(60), |bytes| match tracker::http::decode_reply(bytes, false, &mut random) {
+        Ok(reply) => {
+            assert!(reply.peers.len() <= MAX_PEERS && reply.peers.iter().all(|peer| peer.port() != 0));
+            assert!(reply.warning.as_ref().is_none_or(|text| text.len() <= MAX_TEXT));
+            assert!(reply.tracker_id.as_ref().is_none_or(|id| id.len() <= MAX_TRACKER_ID));
+            let mut again = Vec::new();
+            tracker::http::encode_reply(&reply, &mut again);
+            assert!(tracker::http::decode_reply(&again, false, &mut random).is_ok());
+            true
+        }
+        Err(failure) => {
+            assert!(failure.to_string().len() <= 2 * MAX_TEXT);
+            matches!(failure, tracker::Failure::Refused(..))
+        }
+    });
+}
+
+#[test]
+fn announces() {
+    let samples = [b"info_hash=%012345678901234567890&peer_id=-XX0001-abcdefghijkl&port=6881&uploaded=1&downloaded=2&left=3\
+        &compact=1&numwant=50&key=0123abcd&event=started&trackerid=a%20b"
+        .to_vec()];
+    torture(&samples, times(60), |bytes| {
+        let Some(announce) = text(bytes).and_then(tracker::http::decode_announce) else { return false };
+        let mut again = Vec::new();
+        tracker::http::encode_announce(&announce, &mut again);
+        assert_eq!(text(&again).and_then(tracker::http::decode_announce).as_ref(), Some(&announce));
+        true
+    });
+}
+
+#[test]
+fn urls_and_prefixes() {
+    let samples = [
+        b"http://t.example:8080/announce?a=b#c".to_vec(),
+        b"https://[fd00::1]/".to_vec(),
+        b"http://10.0.0.1:6969/announce".to_vec(),
+    ];
+    torture(&samples, times(60), |bytes| {
+        let Some(url) = text(bytes).and_then(|url| Url::parse(url).ok()) else { return false };
+        assert_eq!(Url::parse(url.as_str()).as_ref(), Ok(&url));
+        assert!(!url.as_str().bytes().any(|byte| byte <= b' '), "{:?}", url.as_str());
+        let _ = [url.join("//x/y"), url.join("../z"), url.join("?q")];
+        true
+    });
+    torture(&[b"10.0.0.0/8".to_vec(), b"fd00::/8".to_vec()], times(60), |bytes| {
+        let Some(prefix) = text(bytes).and_then(|text| text.parse::<Prefix>().ok()) else { return false };
+        assert_eq!(prefix.to_string().parse(), Ok(prefix));
+        true
+    });
+}
+
+#[test]
+fn configurations() {
+    let samples =
+        [b"torrents = [\"/a\"]\n[listen]\nport = \"6881-6889\"\n[limits]\nupload = \"1M\"\npeers = 5\n"
+            .to_vec()];
+    torture(
+        &samples,
+        |len| (1 << 20) + 2000 * len,
+        |bytes| match text(bytes).map(Config::parse) {
+            Some(Ok(config)) => !config.explain().is_empty(),
+            Some(Err(error)) => {
+                assert!(!error.to_string().is_empty());
+                false
+            }
+            None => false,
+        },
+    );
+}
+
+#[test]
+fn resume_records() {
+    let mut record = Record::new(InfoHash::from_bytes([5; 20]));
+    let empty = record.encode();
+    (record.added, record.uploaded, record.complete) = (1_700_000_000, 1 << 40, true);
+    record.data = Some(std::path::Path::new("/mnt/disk/file").into());
+    record.verified = Some(Verified {
+        pieces: 1000,
+        have: Have::from_fn(1000, |piece| piece != 17),
+        todo: Have::None,
+        stamps: [
+            Stamp { size: 4096, mtime_secs: 1_600_000_000, mtime_nanos: 5 },
+            Stamp::ABSENT,
+            Stamp { size: 1 << 40, mtime_secs: -3, mtime_nanos: 999_999_999 },
+        ]
+        .into(),
+    });
+    torture(&[empty, record.encode()], times(60), |bytes| {
+        let _ = (resume::decode_frame(bytes), resume::decode_foot(bytes), resume::info_hash_of(bytes));
+        let Some(record) = Record::decode(bytes) else { return false };
+        let again = record.encode();
+        assert_eq!(Record::decode(&again).map(|record| record.encode()), Some(again));
+        true
+    });
+}

@@ -1,0 +1,286 @@
+//! Real clients with their own default settings download from us, found through a real tracker, each in a network
+//! namespace of its own. Needs root and the clients' packages; `tests/run` installs them.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    reason = "real processes, files and sockets; a test may panic"
+)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::Need::{Program, Python, Root, Shared};
+use common::daemon::Home;
+use common::torrent::{Torrent, with_tracker};
+use common::tracker::{Opentracker, Tracker};
+use common::world::{Namespace, World};
+use common::{Folder, able, python, run, sha256, shared, wait};
+use serde_json::json;
+
+/// What a client may take for a few megabytes: some try uTP, encryption or other addresses first, and their own
+/// rounds of choking and announcing pass meanwhile.
+const DOWNLOAD: Duration = Duration::from_secs(150);
+
+/// How a client is told to download every .torrent of the folder `torrents` into `out`.
+type Client = fn(&Namespace, &Path, &Path) -> Running;
+
+/// A foreign process, ended with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn transmission_downloads_from_us() {
+    if able(&[Root, Program("transmission-daemon"), Program("opentracker")]) {
+        downloads(transmission);
+    }
+}
+
+#[test]
+fn aria2_downloads_from_us() {
+    if able(&[Root, Program("aria2c"), Program("opentracker")]) {
+        downloads(aria2);
+    }
+}
+
+#[test]
+fn libtorrent_downloads_from_us() {
+    if able(&[Root, Python("libtorrent"), Program("opentracker")]) {
+        downloads(libtorrent);
+    }
+}
+
+#[test]
+fn rtorrent_downloads_from_us() {
+    if able(&[Root, Program("rtorrent"), Program("opentracker")]) {
+        downloads(rtorrent);
+    }
+}
+
+#[test]
+fn ctorrent_downloads_from_us() {
+    if able(&[Root, Program("ctorrent"), Program("opentracker")]) {
+        downloads(ctorrent);
+    }
+}
+
+#[test]
+fn a_client_with_ipv6_alone_downloads_from_us() {
+    if !able(&[Root, Program("aria2c")]) {
+        return;
+    }
+    let world = World::new::<3>();
+    let [seed, middle, client] = world.spaces();
+    let tracker = middle.enter(|| Tracker::swarm("::".parse().expect("an address"), 60));
+    let url = format!("http://[{}]:{}/announce", middle.address6, tracker.address.port());
+    let torrent = Torrent::single("over six.bin", 1_000_001, 32 * 1024).announce(&url);
+    let home = Home::inside(seed);
+    torrent.add_to(&home);
+    let daemon = home.start();
+    daemon.wait_seeding(&torrent);
+    tracker.wait_event(&torrent.info_hash, "started");
+    run(Command::new("ip").args(["-n", &client.name, "address", "flush", "dev", "mesh", "scope", "global"]));
+    let six = format!("{}/64", client.address6);
+    run(Command::new("ip").args(["-n", &client.name, "address", "add", &six, "dev", "mesh", "nodad"]));
+    let out = Folder::new();
+    let _client = aria2(client, &home.torrents, out.path());
+    wait_same(&home.data, out.path(), &torrent);
+}
+
+#[test]
+fn the_tracker_is_told_on_both_families() {
+    if !able(&[Root]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, middle] = world.spaces();
+    let tracker = middle.enter(|| Tracker::swarm("::".parse().expect("an address"), 60));
+    // A name with both families, as the resolver of the seed's namespace sees it.
+    let hosts = Folder::new();
+    let file = hosts.path().join("hosts");
+    fs::write(&file, format!("{} tracker.mesh\n{} tracker.mesh\n", middle.address, middle.address6))
+        .expect("ours");
+    let url = format!("http://tracker.mesh:{}/announce", tracker.address.port());
+    let torrent = Torrent::single("both families.bin", 50_000, 16 * 1024).announce(&url);
+    let home = Home::inside(seed);
+    torrent.add_to(&home);
+    let script = format!("mount --bind '{}' /etc/hosts && exec \"$0\" \"$@\"", file.display());
+    let daemon = home.start_by(&["unshare", "--mount", "sh", "-c", &script]);
+    daemon.wait_seeding(&torrent);
+    for six in [false, true] {
+        wait("an announce of each family", common::PATIENCE, || {
+            let mut announces = tracker.announces().into_iter();
+            announces.find(|announce| announce.from.ip().to_canonical().is_ipv6() == six)
+        });
+    }
+}
+
+/// The torrents of `shared/data` whose content is there: watched and read where they lie.
+#[test]
+fn the_shared_content_is_seeded_from_where_it_lies() {
+    if !able(&[Root, Shared, Program("aria2c")]) {
+        return;
+    }
+    let shared = shared().expect("it is there").join("data");
+    let world = World::new::<3>();
+    let [seed, middle, client] = world.spaces();
+    let tracker = middle.enter(|| Tracker::swarm(middle.address.into(), 60));
+    let home = Home::inside(seed);
+    home.set("", "torrents", json!([shared.join("torrents/webtorrent-fixtures")]));
+    home.set("", "data", json!(shared.join("content")));
+    home.set("", "layout", json!("name"));
+    home.set("trackers", "also", json!([tracker.url()]));
+    let before = listing(&shared);
+    let daemon = home.start();
+
+    let (out, watched) = (Folder::new(), Folder::new());
+    let manifest = fs::read_to_string(shared.join("torrents/manifest.tsv")).expect("it is text");
+    let mut content = Vec::new();
+    for row in manifest.lines().skip(1).map(|line| line.split('\t').collect::<Vec<_>>()) {
+        let [file, _, verdict, _, info_hash, _, name] = row[..7] else { panic!("a short row") };
+        if !file.starts_with("webtorrent-fixtures/")
+            || verdict != "valid"
+            || !shared.join("content").join(name).exists()
+        {
+            continue;
+        }
+        wait(&format!("{file} is seeded"), common::PATIENCE, || {
+            let said = daemon.try_ask("torrent", json!({"info_hash": info_hash}))?;
+            (said["state"] == "seeding" && said["have"] == said["size"]).then_some(())
+        });
+        if content.iter().any(|known| known == name) {
+            continue;
+        }
+        let metainfo = fs::read(shared.join("torrents").join(file)).expect("it is listed");
+        let target = watched.path().join(format!("{info_hash}.torrent"));
+        fs::write(target, with_tracker(&metainfo, &tracker.url())).expect("the folder is ours");
+        content.push(name.to_owned());
+    }
+    assert_eq!(content.len(), 5, "alice, folder, leaves, lots-of-numbers, numbers");
+    daemon.wait_refused("corrupt.torrent");
+
+    let _client = aria2(client, watched.path(), out.path());
+    for name in &content {
+        wait(&format!("{name} arrives whole"), DOWNLOAD, || {
+            same(&shared.join("content").join(name), &out.path().join(name))
+        });
+    }
+    assert_eq!(listing(&shared), before, "nothing was written there");
+}
+
+/// Two torrents (one file; a folder of odd sizes with an empty file and a name beyond ASCII) reach the client whole.
+fn downloads(client: Client) {
+    let world = World::new::<3>();
+    let [seed, middle, leech] = world.spaces();
+    let home = Home::inside(seed);
+    let files = [
+        ("empty", 0),
+        ("one byte", 1),
+        ("täglich/größer.bin", 777_777),
+        ("z/last", 300_001),
+        ("zz", 16 * 1024),
+    ];
+    let torrents =
+        [Torrent::single("single.bin", 5_000_003, 64 * 1024), Torrent::multi("folder", &files, 32 * 1024)];
+    let tracker = Opentracker::start(middle, &torrents.each_ref().map(Torrent::hex));
+    let torrents = torrents.map(|torrent| torrent.announce(&tracker.url()));
+    torrents.iter().for_each(|torrent| torrent.add_to(&home));
+    let daemon = home.start();
+    for torrent in &torrents {
+        daemon.wait_seeding(torrent);
+        // The client must find us at its first announce: most ask again only after many minutes.
+        tracker.wait_seed(leech, &torrent.info_hash);
+    }
+    let out = Folder::new();
+    let _client = client(leech, &home.torrents, out.path());
+    for torrent in &torrents {
+        wait_same(&home.data, out.path(), torrent);
+    }
+}
+
+fn wait_same(data: &Path, out: &Path, torrent: &Torrent) {
+    wait(&format!("{} arrives whole", torrent.name), DOWNLOAD, || {
+        same(&data.join(&torrent.name), &out.join(&torrent.name))
+    });
+}
+
+/// Whether both files, or all files of both folders, have equal SHA-256.
+fn same(ours: &Path, theirs: &Path) -> Option<()> {
+    if ours.is_dir() {
+        return fs::read_dir(ours).expect("it is ours").try_for_each(|entry| {
+            let name = entry.expect("it is ours").file_name();
+            same(&ours.join(&name), &theirs.join(&name))
+        });
+    }
+    if fs::metadata(ours).expect("it is ours").len() == 0 && !theirs.exists() {
+        return Some(()); // Transmission does not make empty files.
+    }
+    let length = |path: &Path| fs::metadata(path).map(|metadata| metadata.len()).ok();
+    (length(ours) == length(theirs) && sha256(ours) == sha256(theirs)).then_some(())
+}
+
+/// Every path below a folder with its size and time of change.
+fn listing(folder: &Path) -> String {
+    run(Command::new("find").arg(folder).args(["-printf", "%P %s %T@ %C@\n"]))
+}
+
+fn start(command: &mut Command, out: &Path) -> Running {
+    let state = out.join(".client");
+    fs::create_dir_all(&state).expect("the folder is ours");
+    let log = fs::File::create(state.join("log")).expect("the folder is ours");
+    let errors = log.try_clone().expect("a second handle");
+    command.env("HOME", &state).current_dir(&state).stdin(Stdio::null()).stdout(log).stderr(errors);
+    Running(command.spawn().expect("the client starts"))
+}
+
+fn transmission(space: &Namespace, torrents: &Path, out: &Path) -> Running {
+    let mut command = space.command("transmission-daemon");
+    command.arg("--foreground").arg("--config-dir").arg(out.join(".client/config"));
+    // It renames what it takes from its watched folder: give it a copy.
+    let watched = out.join(".watched");
+    run(Command::new("cp").arg("-r").arg(torrents).arg(&watched));
+    start(command.arg("--watch-dir").arg(watched).arg("--download-dir").arg(out), out)
+}
+
+fn aria2(space: &Namespace, torrents: &Path, out: &Path) -> Running {
+    start(space.command("aria2c").arg("--dir").arg(out).args(files(torrents)), out)
+}
+
+fn rtorrent(space: &Namespace, torrents: &Path, out: &Path) -> Running {
+    let mut command = space.command("rtorrent");
+    // As a daemon, for it wants a terminal otherwise.
+    command.args(["-n", "-o", "system.daemon.set=true", "-o"]);
+    start(command.arg(format!("directory.default.set={}", out.display())).args(files(torrents)), out)
+}
+
+fn ctorrent(space: &Namespace, torrents: &Path, out: &Path) -> Running {
+    // One process a torrent, with a terminal's input: it stops at the end of its standard input.
+    let script = r#"for t in "$@"; do n=$(basename "$t" .torrent); tail -f /dev/null | ctorrent -E 0 -s "$OUT/$n" "$t" & done; wait"#;
+    let mut command = space.command("sh");
+    start(command.env("OUT", out).args(["-c", script, "sh"]).args(files(torrents)), out)
+}
+
+fn libtorrent(space: &Namespace, torrents: &Path, out: &Path) -> Running {
+    let script = "import sys, time, libtorrent as lt
+session = lt.session()
+for path in sys.argv[2:]:
+    session.add_torrent({'ti': lt.torrent_info(path), 'save_path': sys.argv[1]})
+while True: time.sleep(1)";
+    let mut command = space.command(python());
+    start(command.args(["-c", script]).arg(out).args(files(torrents)), out)
+}
+
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).expect("it is ours").map(|entry| entry.expect("it is ours").path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "torrent")).collect()
+}
