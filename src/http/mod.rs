@@ -8,9 +8,9 @@ use std::fmt;
 pub use receive::Receiver;
 pub use url::{Denied, MAX_URL, Scheme, Url, UrlError};
 
-mod url;
-mod receive;
 pub mod io;
+mod receive;
+mod url;
 
 /// Bytes of a reply's head: what common servers send at most is 8 KiB.
 pub const MAX_HEAD: usize = 16 * 1024;
