@@ -41,10 +41,14 @@ impl Session {
         }
     }
 
+    /// The storage thread has answered something, so that there is room in its queue.
+    pub fn storage_has_room(&mut self) {
+        self.storage_full = false;
+    }
+
     /// Takes an answer of the storage thread about a torrent. What concerns the watched directories and open files
     /// is for the caller.
     pub fn stored(&mut self, done: Done, now: Instant) {
-        self.storage_full = false;
         match done {
             Done::Checked { key, known, result } => {
                 self.checks_ahead -= 1;
