@@ -5,6 +5,7 @@ pub mod control;
 pub mod house;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -29,13 +30,16 @@ use crate::status::Status;
 use crate::status::io::Control;
 use crate::storage::io::{Done, Files, Job as StorageJob, Loaded, Place, Storage};
 use crate::tracker::client::Request;
-use crate::tracker::io::{Announcer, PATIENCE, Params};
+use crate::tracker::host::HostId;
+use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
 use crate::watch::io::Hints;
 use crate::watch::{Change, Watch};
 pub use house::House;
 
 /// After being told to stop we are gone by then, whatever a tracker does.
 const STOP_TIME: Duration = Duration::from_millis(4500);
+/// A connection to a tracker is kept this long after its last announce.
+const LINGER: Duration = Duration::from_secs(2);
 /// A tracker has this long to hear that we stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// A file that was half-written is looked at again after this long.
@@ -65,6 +69,8 @@ pub struct Daemon {
     config: RefCell<Config>,
     watch: RefCell<Watch>,
     announcer: Rc<Announcer>,
+    /// Connections to trackers that may be needed again at once.
+    bursts: RefCell<BTreeMap<HostId, Burst>>,
     /// Proves to trackers that we are the same, whatever our address.
     key: u32,
     reload: Reload,
@@ -89,7 +95,15 @@ pub fn run(config: Config, reload: Reload, report: Option<fn(&Status)>) -> Resul
     let listeners = listen(&config)?;
     let listening: Vec<SocketAddr> =
         listeners.iter().filter_map(|listener| listener.get_ref().local_addr().ok()).collect();
-    let control = Control::bind(&config.control);
+    let control = match Control::bind(&config.control) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let path = config.control.display();
+            return Err(StartError(format!(
+                "{path}: {error}; two daemons need a control socket and a state each"
+            )));
+        }
+        control => control,
+    };
     drop_privileges(config.user.as_deref())?;
     let now = Instant::now();
     let port = listening.first().map_or(0, SocketAddr::port);
@@ -106,6 +120,7 @@ pub fn run(config: Config, reload: Reload, report: Option<fn(&Status)>) -> Resul
         house: house.clone(),
         watch: RefCell::new(Watch::new()),
         announcer: Announcer::new(Rc::new(Resolver::new()), seed),
+        bursts: RefCell::default(),
         key: low_bits(seed.rotate_right(17)),
         reload,
         started: now,
@@ -217,20 +232,26 @@ impl Daemon {
         }
     }
 
-    /// Announces to a host for as long as there is something for it, over the same connection.
+    /// Announces to a host for as long as there is something for it, over the same connection. That is kept a little
+    /// longer: torrents that are checked one after the other share it too.
     async fn announce(self: Rc<Daemon>, request: Request, totals: Totals) {
-        let mut line = self.announcer.line();
+        let host = request.host;
+        let mut burst = self.bursts.borrow_mut().remove(&host).unwrap_or_else(|| self.announcer.burst());
         let mut next = Some((request, totals));
         while let Some((request, totals)) = next {
             let params = self.announce_params(totals);
-            let result = line.announce(&request, &params).await;
+            let result = burst.announce(&request, &params).await;
             let now = Instant::now();
             let mut session = self.house.session.borrow_mut();
             session.announced(&request, result.as_ref(), now);
-            next = session.next_announce(request.host, now);
+            next = session.next_announce(host, now);
             drop(session);
             self.house.kick();
         }
+        self.bursts.borrow_mut().insert(host, burst);
+        Timer::after(LINGER).await;
+        // If it was used since, this closes it early at worst.
+        self.bursts.borrow_mut().remove(&host);
     }
 
     fn announce_params(&self, totals: Totals) -> Params {

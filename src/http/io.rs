@@ -124,7 +124,8 @@ impl Client {
                 Err(Error::Timeout)
             })
             .await;
-        self.watchdog = Some(watchdog);
+        // One that has gone off never does so again.
+        self.watchdog = (!matches!(followed, Err(Error::Timeout))).then_some(watchdog);
         let remote = followed?;
         let head = self.receiver.head().ok_or(Error::Message(super::Error::Truncated))?;
         let (status, retry_after) = (head.status, head.retry_after);

@@ -7,14 +7,16 @@
 //! Every announce has a window: it goes at its end, or earlier inside it together with another one to the same
 //! host. So a hundred torrents of one tracker wake a router once an interval and not a hundred times.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::host::{HostId, Hosts, Pool, Trouble, Wait, back_off};
-use super::{Event, Failure, MAX_TRACKER_ID, NUMWANT, Random, Reply, Retry};
-use crate::http::{Scheme, Url};
+use super::host::{HostId, Hosts, Pool, Trouble, Wait};
+use super::line::{Answer, Line, Phase, Slot};
+use super::names::{Names, Texts};
+use super::{Event, Failure, MAX_TRACKER_ID, NUMWANT, Random, Reply};
+use crate::http::Url;
 use crate::metainfo::InfoHash;
 
 /// Trackers of one torrent that are used: public lists name more, mostly dead ones.
@@ -22,21 +24,6 @@ const MAX_SLOTS: usize = 64;
 
 /// Trackers of the configuration that every public torrent is announced to.
 const MAX_ALSO: usize = 8;
-
-/// Seconds between announces, whatever a tracker says: below, we would be a load, above, it would forget us.
-const INTERVAL: (u32, u32) = (60, 2 * 3600);
-
-/// The window of an announce as a part of its interval, and its bound in seconds.
-const WINDOW: (u32, u32) = (8, 45);
-
-/// Seconds before a tracker that refused is asked again, doubled each time up to the second number.
-const RETRY: (u32, u32) = (60, 3600);
-
-/// Minutes of `retry in` that are obeyed: longer is `never`, and that is taken back when the torrent is restarted.
-const MAX_RETRY_IN: u32 = 24 * 60;
-
-/// Bytes of trackers' texts that are kept for all torrents together.
-const MAX_TEXTS: usize = 64 * 1024;
 
 /// What is to be asked of a host now. It must be brought back to [`Client::handle`].
 #[derive(Clone, Debug)]
@@ -100,76 +87,10 @@ pub struct Client {
     lines: Pool<Line>,
     /// The lines of each torrent: its own tiers first, then one for each tracker of the configuration.
     of: BTreeMap<(u32, u8), u32>,
-    trackers: Pool<Tracker>,
-    urls: BTreeMap<Rc<str>, u32>,
+    names: Names,
     hosts: Hosts,
-    texts: BTreeSet<Rc<str>>,
-    texts_bytes: usize,
+    texts: Texts,
     closing: bool,
-}
-
-/// A URL that torrents name.
-struct Tracker {
-    text: Rc<str>,
-    /// How to ask it, or why not.
-    place: Result<(Rc<Url>, HostId), Rc<str>>,
-    /// Slots that name it.
-    slots: u32,
-}
-
-/// The announces of one torrent to one list of tiers. All times are seconds since the client's start.
-struct Line {
-    key: u32,
-    info_hash: InfoHash,
-    /// Tier by tier.
-    slots: Box<[Slot]>,
-    notes: Box<[Note]>,
-    /// From when on the next announce may go along with others.
-    earliest: u32,
-    /// When it goes in any case.
-    due: u32,
-    /// The tracker's `min interval` is over then.
-    not_before: u32,
-    /// Which slot the next announce, or the one under way, is for.
-    slot: u8,
-    numwant: u8,
-    phase: Phase,
-    /// The last piece came and no tracker was told yet.
-    completed: bool,
-    /// `completed` has been said, or must never be.
-    whole: bool,
-    /// Was removed: only `stopped` is still to be said.
-    stopping: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// In no queue: no tracker can be asked.
-    Parked,
-    /// In its host's queue.
-    Queued,
-    /// Under way.
-    InFlight,
-}
-
-/// A tracker of a torrent.
-#[derive(Clone, Copy)]
-struct Slot {
-    tracker: u32,
-    rest_until: u32,
-    tier: u8,
-    failures: u8,
-    /// It heard `started` and not yet `stopped`.
-    told: bool,
-    /// It refused for good.
-    never: bool,
-}
-
-/// What a tracker said about a torrent. Most say nothing.
-struct Note {
-    tracker: u32,
-    text: Option<Rc<str>>,
-    id: Option<Rc<[u8]>>,
 }
 
 impl Client {
@@ -180,11 +101,9 @@ impl Client {
             random: Random::new(seed),
             lines: Pool::new(),
             of: BTreeMap::new(),
-            trackers: Pool::new(),
-            urls: BTreeMap::new(),
+            names: Names::new(),
             hosts: Hosts::new(),
-            texts: BTreeSet::new(),
-            texts_bytes: 0,
+            texts: Texts::default(),
             closing: false,
         }
     }
@@ -267,7 +186,7 @@ impl Client {
             }
             let not_before = line.not_before.max(now);
             for tracker in line.slots.iter().map(|slot| slot.tracker).collect::<Vec<_>>() {
-                if let Some(host) = self.host_of(tracker) {
+                if let Some(host) = self.names.host(tracker) {
                     self.hosts.forgive(host);
                 }
             }
@@ -331,7 +250,19 @@ impl Client {
         match result {
             Ok(reply) => {
                 self.hosts.reached(request.host);
-                self.answered(request, reply, last);
+                let answer = Answer {
+                    interval: reply.interval,
+                    min_interval: reply.min_interval.unwrap_or(0),
+                    warning: reply.warning.as_deref().map(|text| self.texts.keep(text)),
+                    tracker_id: reply
+                        .tracker_id
+                        .as_deref()
+                        .filter(|id| id.len() <= MAX_TRACKER_ID)
+                        .map(Rc::from),
+                };
+                if let Some(line) = self.lines.thing_mut(request.line) {
+                    line.answered(request.slot, request.event, answer, last, &mut self.random);
+                }
             }
             Err(failure) => {
                 let trouble = match failure {
@@ -341,12 +272,15 @@ impl Client {
                     Failure::Url(_) | Failure::Reply(_) | Failure::Refused(..) => None,
                 };
                 if let Some(trouble) = trouble {
-                    let text = self.keep(&failure.to_string());
+                    let text = self.texts.keep(&failure.to_string());
                     self.hosts.failed(request.host, trouble, text, last, &mut self.random);
                     self.evacuate(request.host, floor);
                 } else {
                     self.hosts.reached(request.host);
-                    self.refused(request, failure, last);
+                    let text = self.texts.keep(&failure.to_string());
+                    if let Some(line) = self.lines.thing_mut(request.line) {
+                        line.refused(request.slot, failure, text, last, &mut self.random);
+                    }
                 }
                 if let Some(line) = self.line_mut(request.line) {
                     (line.due, line.earliest) = (floor, floor);
@@ -376,7 +310,7 @@ impl Client {
 
     fn slot_status(&self, line: &Line, at: usize, now: u32) -> Option<TrackerStatus> {
         let slot = line.slots.get(at)?;
-        let tracker = self.tracker(slot.tracker)?;
+        let tracker = self.names.tracker(slot.tracker)?;
         let current = usize::from(line.slot) == at && line.phase != Phase::Parked;
         let mut message = line.note(slot.tracker).and_then(|note| note.text.clone());
         let mut next = None;
@@ -432,16 +366,11 @@ impl Client {
             line.phase = Phase::InFlight;
             line.slot = slot;
             let at = &line.slots[usize::from(slot)];
-            let event = match () {
-                () if line.stopping => Event::Stopped,
-                () if !at.told => Event::Started,
-                () if line.completed => Event::Completed,
-                () => Event::None,
-            };
+            let event = line.event(at);
             let (tracker, key, info_hash) = (at.tracker, line.key, line.info_hash);
             let numwant = if line.stopping { 0 } else { line.numwant };
             let tracker_id = line.note(tracker).and_then(|note| note.id.clone());
-            let url = self.tracker(tracker)?.place.as_ref().ok()?.0.clone();
+            let url = self.names.tracker(tracker)?.place.as_ref().ok()?.0.clone();
             self.hosts.begin(host);
             return Some(Request {
                 key,
@@ -466,7 +395,7 @@ impl Client {
             if slot.never || (line.stopping && !slot.told) {
                 continue;
             }
-            let Some(host) = self.host_of(slot.tracker).and_then(|host| self.hosts.host(host)) else {
+            let Some(host) = self.names.host(slot.tracker).and_then(|host| self.hosts.host(host)) else {
                 continue;
             };
             let ready = host.rest_until.max(if line.stopping { 0 } else { slot.rest_until });
@@ -494,17 +423,10 @@ impl Client {
             }
             return;
         };
-        line.slot = at;
-        let rest_until = line.slots[usize::from(at)].rest_until;
-        if rest_until > now && !line.stopping {
-            line.earliest = line.earliest.max(rest_until);
-            let slack = ((rest_until - now) / WINDOW.0).min(WINDOW.1);
-            line.due = line.due.max(rest_until + self.random.up_to(slack));
-        }
-        line.due = line.due.max(line.earliest);
+        line.plan(at, now, &mut self.random);
         let tracker = line.slots[usize::from(at)].tracker;
         let wait = Wait { earliest: line.earliest, due: line.due, line: id };
-        if let Some(host) = self.host_of(tracker) {
+        if let Some(host) = self.names.host(tracker) {
             self.hosts.enqueue(host, wait);
             if let Some(line) = self.line_mut(id) {
                 line.phase = Phase::Queued;
@@ -557,65 +479,6 @@ impl Client {
         self.place(id, now);
     }
 
-    /// A tracker answered: it is the first of its tier from now on, and the next announce is planned.
-    fn answered(&mut self, request: &Request, reply: &Reply, last: u32) {
-        let warning = reply.warning.as_deref().map(|text| self.keep(text));
-        let id = reply.tracker_id.as_deref().filter(|id| id.len() <= MAX_TRACKER_ID).map(Rc::from);
-        let interval = reply.interval.clamp(INTERVAL.0, INTERVAL.1);
-        let min = reply.min_interval.unwrap_or(0).min(INTERVAL.1);
-        let window = (interval / WINDOW.0).min(WINDOW.1);
-        let jitter = self.random.up_to(window / 4);
-        let Some(line) = self.line_mut(request.line) else { return };
-        let at = usize::from(request.slot);
-        let Some(slot) = line.slots.get_mut(at) else { return };
-        (slot.told, slot.failures, slot.rest_until) = (true, 0, 0);
-        let (tracker, tier) = (slot.tracker, slot.tier);
-        let first = line.slots.iter().position(|slot| slot.tier == tier).unwrap_or(at);
-        if !line.stopping {
-            line.slots[first..=at].rotate_right(1);
-        }
-        line.note_mut(tracker, |note| {
-            note.text = warning;
-            note.id = id.or(note.id.take());
-        });
-        line.not_before = last.saturating_add(min);
-        if min <= interval - window / 2 {
-            line.due = last.saturating_add(interval - jitter);
-            line.earliest = last.saturating_add(min.max(interval - window));
-        } else {
-            // Nothing may go early, so it is planned late enough for the others to have come of age.
-            let period = interval.max(min);
-            line.due = last.saturating_add(period + window / 4 + jitter);
-            line.earliest = last.saturating_add(period);
-        }
-        if request.event == Event::Completed {
-            line.completed = false;
-        } else if line.completed {
-            (line.due, line.earliest) = (last, last);
-        }
-    }
-
-    /// A tracker will not have this torrent, or has no idea what it is asked.
-    fn refused(&mut self, request: &Request, failure: &Failure, last: u32) {
-        let text = self.keep(&failure.to_string());
-        let failures = self
-            .line(request.line)
-            .and_then(|l| l.slots.get(usize::from(request.slot)))
-            .map_or(0, |s| s.failures);
-        let retry = match failure {
-            Failure::Refused(_, Retry::Minutes(minutes)) if *minutes <= MAX_RETRY_IN => Some(minutes * 60),
-            Failure::Refused(_, Retry::Minutes(_) | Retry::Never) => None,
-            _ => Some(back_off(RETRY.0, RETRY.1, failures, &mut self.random)),
-        };
-        let Some(line) = self.line_mut(request.line) else { return };
-        let Some(slot) = line.slots.get_mut(usize::from(request.slot)) else { return };
-        slot.failures = slot.failures.saturating_add(1);
-        slot.never = retry.is_none();
-        slot.rest_until = last.saturating_add(retry.unwrap_or(0));
-        let tracker = slot.tracker;
-        line.note_mut(tracker, |note| note.text = Some(text));
-    }
-
     fn insert_line(
         &mut self,
         key: u32,
@@ -629,22 +492,7 @@ impl Client {
             return;
         }
         let now = self.floor(now);
-        let line = Line {
-            key,
-            info_hash,
-            slots: slots.into(),
-            notes: Box::default(),
-            earliest: now,
-            due: now,
-            not_before: 0,
-            slot: 0,
-            numwant: NUMWANT,
-            phase: Phase::Parked,
-            completed: false,
-            whole,
-            stopping: false,
-        };
-        let id = self.lines.insert(line);
+        let id = self.lines.insert(Line::new(key, info_hash, slots, whole, now));
         self.of.insert((key, n), id);
         self.place(id, now);
     }
@@ -652,62 +500,13 @@ impl Client {
     fn free_line(&mut self, id: u32) {
         let Some(line) = self.lines.remove(id) else { return };
         for slot in &line.slots {
-            self.release(slot.tracker);
+            self.names.release(slot.tracker, &mut self.hosts);
         }
     }
 
-    /// A slot for a URL, which is shared with all who name it.
     fn slot(&mut self, url: &str, tier: u8) -> Slot {
-        let known = self.urls.get(url).copied();
-        let tracker = known.unwrap_or_else(|| {
-            let text: Rc<str> = url.into();
-            let place = match Url::parse(url) {
-                Ok(url) if url.scheme() == Scheme::Https => Err("https:// is not supported yet".into()),
-                Ok(url) => {
-                    let host = self.hosts.intern(url.authority());
-                    Ok((Rc::new(url), host))
-                }
-                Err(error) => Err(error.to_string().into()),
-            };
-            let id = self.trackers.insert(Tracker { text: text.clone(), place, slots: 0 });
-            self.urls.insert(text, id);
-            id
-        });
-        if let Some(tracker) = self.trackers.thing_mut(tracker) {
-            tracker.slots += 1;
-        }
+        let tracker = self.names.intern(url, &mut self.hosts);
         Slot { tracker, rest_until: 0, tier, failures: 0, told: false, never: false }
-    }
-
-    fn release(&mut self, id: u32) {
-        let Some(tracker) = self.trackers.thing_mut(id) else { return };
-        tracker.slots = tracker.slots.saturating_sub(1);
-        if tracker.slots == 0 {
-            let text = tracker.text.clone();
-            let host = self.host_of(id);
-            self.urls.remove(&text);
-            self.trackers.remove(id);
-            if let Some(host) = host {
-                self.hosts.release(host);
-            }
-        }
-    }
-
-    /// Keeps a text once, however many torrents it was said about.
-    fn keep(&mut self, text: &str) -> Rc<str> {
-        if let Some(kept) = self.texts.get(text) {
-            return kept.clone();
-        }
-        if self.texts_bytes + text.len() > MAX_TEXTS {
-            self.texts.retain(|text| Rc::strong_count(text) > 1);
-            self.texts_bytes = self.texts.iter().map(|text| text.len()).sum();
-        }
-        let kept: Rc<str> =
-            if self.texts_bytes + text.len() > MAX_TEXTS { "(too many texts)" } else { text }.into();
-        if self.texts.insert(kept.clone()) {
-            self.texts_bytes += kept.len();
-        }
-        kept
     }
 
     fn lines_of(&self, key: u32) -> Vec<u32> {
@@ -722,20 +521,12 @@ impl Client {
         self.lines.thing_mut(id)
     }
 
-    fn tracker(&self, id: u32) -> Option<&Tracker> {
-        self.trackers.thing(id)
-    }
-
     fn text(&self, tracker: u32) -> Option<&str> {
-        self.tracker(tracker).map(|tracker| &*tracker.text)
-    }
-
-    fn host_of(&self, tracker: u32) -> Option<HostId> {
-        self.tracker(tracker)?.place.as_ref().ok().map(|(_, host)| *host)
+        self.names.tracker(tracker).map(|tracker| &*tracker.text)
     }
 
     fn slot_host(&self, line: &Line, slot: u8) -> Option<HostId> {
-        self.host_of(line.slots.get(usize::from(slot))?.tracker)
+        self.names.host(line.slots.get(usize::from(slot))?.tracker)
     }
 
     fn floor(&self, now: Instant) -> u32 {
@@ -745,27 +536,6 @@ impl Client {
     /// An interval that began inside a second is not over before as far into another one.
     fn ceil(&self, now: Instant) -> u32 {
         self.floor(now).saturating_add(1)
-    }
-}
-
-impl Line {
-    fn note(&self, tracker: u32) -> Option<&Note> {
-        self.notes.iter().find(|note| note.tracker == tracker)
-    }
-
-    /// Changes what a tracker said; keeps no note that says nothing.
-    fn note_mut(&mut self, tracker: u32, change: impl FnOnce(&mut Note)) {
-        let mut notes = std::mem::take(&mut self.notes).into_vec();
-        let at = notes.iter().position(|note| note.tracker == tracker);
-        let mut note = match at {
-            Some(at) => notes.swap_remove(at),
-            None => Note { tracker, text: None, id: None },
-        };
-        change(&mut note);
-        if note.text.is_some() || note.id.is_some() {
-            notes.push(note);
-        }
-        self.notes = notes.into();
     }
 }
 
@@ -793,8 +563,9 @@ impl fmt::Display for State {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{BTreeSet, HashMap};
 
+    use super::super::Retry;
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -1454,23 +1225,6 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_trackers_have_one_bound_for_all_torrents() {
-        let mut world = World::new();
-        let mut n = 0;
-        world.host("a.example", move |_| {
-            n += 1;
-            (MS, Err(Failure::Refused(format!("{n:0>250}"), Retry::Minutes(60))))
-        });
-        for key in 0..2000 {
-            world.insert(key, &[&[A]]);
-        }
-        world.run(3000);
-        assert_eq!(world.log.len(), 2000);
-        let held: usize = world.client.texts.iter().map(|text| text.len()).sum();
-        assert!(held <= MAX_TEXTS + 64, "{held}");
-    }
-
-    #[test]
     fn torrents_that_come_and_go_leave_nothing_behind() {
         let mut world = World::new();
         for n in 0..50 {
@@ -1504,7 +1258,7 @@ mod tests {
         world.client.shutdown(world.now);
         world.run(7000);
         assert!(world.client.is_idle() && world.client.deadline().is_none());
-        assert!(world.client.trackers.is_empty() && world.client.urls.is_empty());
+        assert!(world.client.names.is_empty());
         assert!(world.client.hosts.is_empty());
     }
 

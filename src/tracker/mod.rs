@@ -13,6 +13,8 @@ pub mod client;
 pub mod host;
 pub mod http;
 pub mod io;
+mod line;
+mod names;
 
 /// Peers of one reply that are kept, picked at random: more than anybody dials before the next announce.
 pub const MAX_PEERS: usize = 200;

@@ -2,7 +2,7 @@
 //!
 //! Read first: `resume`. A change goes to a new file beside the old one, which is synced before it takes the old
 //! one's name; the old one stays as `resume.old` until the next time. So after a crash at any moment one of the two
-//! is whole. A file that is damaged or foreign is set aside as `resume.bad`, with what is whole of it still used.
+//! is whole. A file that is damaged or foreign is set aside as `resume.bad` and none of it is used.
 //! Holds 24 bytes a torrent and, until the next flush, the records that have changed, at most [`PENDING`] bytes.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use rustix::io::{Errno, pread};
 use super::tree::number;
 use crate::metainfo::InfoHash;
 use crate::storage::resume::{
-    self, FRAME, HEAD, MARK, MAX_BODY, Record, Stamp, checksum, checksum_of_length, decode_foot, decode_frame,
+    self, FRAME, HEAD, MAX_BODY, Record, Stamp, checksum, checksum_of_length, decode_foot, decode_frame,
 };
 
 /// Bytes of changed records that are written without waiting for a flush, and that are dropped when they cannot be.
@@ -24,9 +24,6 @@ const PENDING: usize = 256 * 1024;
 
 /// Bytes read or written at a time.
 const BLOCK: usize = 32 * 1024;
-
-/// Places where a frame seemed to begin and did not; a file with more is noise.
-const MAX_FALSE_MARKS: u32 = 10_000;
 
 /// The records of all torrents.
 pub(super) struct Records {
@@ -57,18 +54,10 @@ struct Disk {
 enum Found {
     /// Nothing, or nothing that can be read now: left where it is.
     Nothing,
-    /// Something else, or too little to use.
+    /// Something else, or not all of it.
     Foreign(&'static str),
-    /// Records.
-    Records(OwnedFd, Index),
-}
-
-/// What was found in a file of records.
-struct Index {
-    /// Where each whole one begins, sorted.
-    records: Vec<(InfoHash, u32)>,
-    /// What is wrong with the rest.
-    wrong: Option<&'static str>,
+    /// Records: where each begins, sorted.
+    Records(OwnedFd, Vec<(InfoHash, u32)>),
 }
 
 impl Records {
@@ -87,7 +76,7 @@ impl Records {
         let Some(directory) = records.directory.clone() else { return records };
         let path = directory.join("resume");
         let mut found = look(&path);
-        if let Found::Foreign(why) | Found::Records(_, Index { wrong: Some(why), .. }) = &found {
+        if let Found::Foreign(why) = &found {
             let bad = directory.join("resume.bad");
             let aside = match std::fs::rename(&path, &bad) {
                 Ok(()) => format!("it is kept as {}", bad.display()),
@@ -96,17 +85,14 @@ impl Records {
             log::warn!("{} {why}; {aside}, and data without a record is hashed again", path.display());
             records.stale = true;
         }
-        let usable = match &found {
-            Found::Records(_, index) => index.wrong.is_none() || !index.records.is_empty(),
-            Found::Nothing | Found::Foreign(_) => false,
-        };
-        if !usable {
-            // A crash between two renames leaves this one alone; older records still tell what they were true of.
+        if matches!(found, Found::Nothing) {
+            // A crash between two renames leaves this one alone. Of a file that was damaged it is no substitute: what
+            // happened to that may have happened to the data.
             found = look(&directory.join("resume.old"));
         }
         if let Found::Records(file, index) = found {
             records.file = Some(file);
-            records.index = index.records;
+            records.index = index;
         }
         records
     }
@@ -372,7 +358,8 @@ fn look(path: &Path) -> Found {
         Err(error) => Err(error),
     };
     match found {
-        Ok(index) => Found::Records(file, index),
+        Ok(Some(index)) => Found::Records(file, index),
+        Ok(None) => Found::Foreign("is damaged or cut short"),
         Err(error) => unreadable(path, error),
     }
 }
@@ -382,38 +369,26 @@ fn unreadable(path: &Path, error: Errno) -> Found {
     Found::Nothing
 }
 
-/// Where each whole record begins, and what is wrong with the rest.
-fn index(window: &mut Window, size: u64) -> Result<Index, Errno> {
+/// Where each record begins; `None` if anything is wrong. A file is used whole or not at all: what damaged one record
+/// may have damaged the data of the others, and hashing that again is the price of certainty.
+fn index(window: &mut Window, size: u64) -> Result<Option<Vec<(InfoHash, u32)>>, Errno> {
     let mut records = Vec::new();
-    let (mut at, mut whole, mut wrong, mut false_marks) = (HEAD as u64, false, false, 0);
-    while at < size && false_marks < MAX_FALSE_MARKS {
+    let mut at = HEAD as u64;
+    loop {
         let head = window.bytes(at, FRAME)?;
         if let Some(count) = decode_foot(head) {
-            whole = at + FRAME as u64 == size && count as usize == records.len();
-            break;
+            let whole = at + FRAME as u64 == size && count as usize == records.len();
+            records.shrink_to_fit();
+            // Written in order: it is found by bisection.
+            return Ok(Some(records)
+                .filter(|records| whole && records.is_sorted_by_key(|(info_hash, _)| *info_hash)));
         }
-        if let Some((len, sum)) = decode_frame(head) {
-            if let Some(info_hash) = verify(window, at + FRAME as u64, len, sum)? {
-                records.push((info_hash, u32::try_from(at).unwrap_or(u32::MAX)));
-                at += FRAME as u64 + u64::from(len);
-                continue;
-            }
-            false_marks += 1;
-        }
-        wrong = true;
-        at = next_mark(window, at + 1, size)?;
+        let Some((len, sum)) = decode_frame(head) else { return Ok(None) };
+        let Some(info_hash) = verify(window, at + FRAME as u64, len, sum)? else { return Ok(None) };
+        let Ok(start) = u32::try_from(at) else { return Ok(None) };
+        records.push((info_hash, start));
+        at += FRAME as u64 + u64::from(len);
     }
-    // Written in order, unless it was not written by us; of two records of one torrent the later one counts.
-    records.reverse();
-    records.sort_by_key(|(info_hash, _)| *info_hash);
-    records.dedup_by_key(|(info_hash, _)| *info_hash);
-    records.shrink_to_fit();
-    let wrong = match (whole, wrong) {
-        (true, false) => None,
-        (false, false) => Some("is cut short"),
-        (_, true) => Some("is damaged"),
-    };
-    Ok(Index { records, wrong })
 }
 
 /// Whose record stands there, if its checksum agrees.
@@ -434,20 +409,6 @@ fn verify(window: &mut Window, start: u64, len: u32, sum: u32) -> Result<Option<
         at += want as u64;
     }
     Ok(info_hash.filter(|_| found == sum))
-}
-
-/// The next place at or after `at` where a frame or the foot may begin; `size` if there is none.
-fn next_mark(window: &mut Window, mut at: u64, size: u64) -> Result<u64, Errno> {
-    while at < size {
-        let bytes = window.bytes(at, BLOCK)?;
-        let marks = bytes.windows(MARK.len()).position(|four| four[..3] == MARK[..3]);
-        match marks {
-            Some(position) => return Ok(at + position as u64),
-            None if bytes.len() < MARK.len() => return Ok(size),
-            None => at += (bytes.len() - MARK.len() + 1) as u64,
-        }
-    }
-    Ok(size)
 }
 
 /// A stretch of a file in memory.
@@ -621,49 +582,23 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_record_loses_itself_alone_and_the_file_is_kept_aside() {
-        let temp = Temp::new();
-        let mut records = at(&temp);
-        (0..9).for_each(|byte| records.insert(record(byte)));
-        records.flush().unwrap();
-        let torn = usize::try_from(records.index[4].1).unwrap();
-        let whole = fs::read(temp.path("state/resume")).unwrap();
-        for (at_byte, value) in [(torn + 30, 0x55), (torn, 0), (torn + 4, 0xff), (torn + 7, 1)] {
-            let mut bytes = whole.clone();
-            bytes[at_byte] ^= value | 1;
-            fs::write(temp.path("state/resume"), &bytes).unwrap();
-            let mut records = at(&temp);
-            for byte in 0..9 {
-                assert_eq!(records.find(&hash(byte)), (byte != 4).then(|| record(byte)), "{at_byte}");
-            }
-            assert_eq!(fs::read(temp.path("state/resume.bad")).unwrap(), bytes);
-            assert!(!temp.path("state/resume").exists());
-            records.flush().unwrap();
-            let records = at(&temp);
-            assert_eq!((records.index.len(), records.stale), (8, false));
-        }
-    }
-
-    #[test]
-    fn every_truncation_keeps_the_records_before_it() {
+    fn every_truncation_sets_the_file_aside() {
         let temp = Temp::new();
         let mut records = at(&temp);
         (0..3).for_each(|byte| records.insert(record(byte)));
         records.flush().unwrap();
         let whole = fs::read(temp.path("state/resume")).unwrap();
-        let ends: Vec<_> = records.index[1..].iter().map(|&(_, at)| at as usize).collect();
         for len in 0..whole.len() {
             fs::write(temp.path("state/resume"), &whole[..len]).unwrap();
             let records = at(&temp);
-            let left =
-                ends.iter().filter(|&&end| end <= len).count() + usize::from(len + FRAME >= whole.len());
-            assert_eq!(records.index.len(), left, "{len} bytes");
-            assert!(records.stale && temp.path("state/resume.bad").exists());
+            assert_eq!(records.index.len(), 0, "{len} bytes");
+            assert!(records.stale);
+            assert_eq!(fs::read(temp.path("state/resume.bad")).unwrap(), whole[..len]);
         }
     }
 
     #[test]
-    fn no_flipped_byte_makes_a_record_that_was_never_written() {
+    fn no_flipped_byte_passes_for_a_record() {
         let temp = Temp::new();
         let mut records = at(&temp);
         (0..3).for_each(|byte| records.insert(record(byte)));
@@ -676,16 +611,13 @@ mod tests {
                 fs::write(temp.path("state/resume"), &bytes).unwrap();
                 let records = at(&temp);
                 assert!(records.stale);
-                let found = (0..3).filter_map(|byte| Some((byte, records.find(&hash(byte))?)));
-                let found: Vec<_> =
-                    found.inspect(|(byte, found)| assert_eq!(*found, record(*byte))).collect();
-                assert!(found.len() >= 2 || at_byte < HEAD, "byte {at_byte}: {} left", found.len());
+                assert!((0..3).all(|byte| records.find(&hash(byte)).is_none()), "byte {at_byte}");
             }
         }
     }
 
     #[test]
-    fn what_is_foreign_or_of_the_future_is_set_aside_and_the_previous_file_used() {
+    fn what_is_foreign_or_of_the_future_is_set_aside() {
         let temp = Temp::new();
         let mut records = at(&temp);
         records.insert(record(1));
@@ -700,7 +632,7 @@ mod tests {
         for bytes in [future, vec![0; whole.len()], b"#!/bin/sh\nexit 0 # longer than a head".to_vec()] {
             fs::write(temp.path("state/resume"), &bytes).unwrap();
             let records = at(&temp);
-            assert_eq!((records.find(&hash(1)), records.find(&hash(2))), (Some(record(1)), None));
+            assert_eq!((records.find(&hash(1)), records.find(&hash(2))), (None, None));
             assert_eq!(fs::read(temp.path("state/resume.bad")).unwrap(), bytes);
         }
         fs::create_dir(temp.path("state/resume")).unwrap();

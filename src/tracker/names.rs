@@ -1,0 +1,131 @@
+//! What many torrents have in common: URLs of trackers, and what trackers say.
+//!
+//! Read first: nothing; `client` uses this. Holds every URL once and at most 64 KiB of texts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::host::{HostId, Hosts, Pool};
+use crate::http::{Scheme, Url};
+
+/// Bytes of trackers' texts that are kept for all torrents together.
+const MAX_TEXTS: usize = 64 * 1024;
+
+/// A URL that torrents name.
+pub(super) struct Tracker {
+    /// As torrents name it.
+    pub text: Rc<str>,
+    /// How to ask it, or why not.
+    pub place: Result<(Rc<Url>, HostId), Rc<str>>,
+    /// Slots that name it.
+    slots: u32,
+}
+
+/// All URLs.
+pub(super) struct Names {
+    trackers: Pool<Tracker>,
+    numbers: BTreeMap<Rc<str>, u32>,
+}
+
+/// All texts.
+#[derive(Default)]
+pub(super) struct Texts {
+    texts: BTreeSet<Rc<str>>,
+    bytes: usize,
+}
+
+impl Names {
+    /// Knows no URL.
+    pub fn new() -> Names {
+        Names { trackers: Pool::new(), numbers: BTreeMap::new() }
+    }
+
+    /// No torrent names one.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.trackers.is_empty() && self.numbers.is_empty()
+    }
+
+    /// The number of a URL, which one slot more names now.
+    pub fn intern(&mut self, url: &str, hosts: &mut Hosts) -> u32 {
+        let known = self.numbers.get(url).copied();
+        let id = known.unwrap_or_else(|| {
+            let text: Rc<str> = url.into();
+            let place = match Url::parse(url) {
+                Ok(url) if url.scheme() == Scheme::Https => Err("https:// is not supported yet".into()),
+                Ok(url) => {
+                    let host = hosts.intern(url.authority());
+                    Ok((Rc::new(url), host))
+                }
+                Err(error) => Err(error.to_string().into()),
+            };
+            let id = self.trackers.insert(Tracker { text: text.clone(), place, slots: 0 });
+            self.numbers.insert(text, id);
+            id
+        });
+        if let Some(tracker) = self.trackers.thing_mut(id) {
+            tracker.slots += 1;
+        }
+        id
+    }
+
+    /// One slot less names the URL.
+    pub fn release(&mut self, id: u32, hosts: &mut Hosts) {
+        let Some(tracker) = self.trackers.thing_mut(id) else { return };
+        tracker.slots = tracker.slots.saturating_sub(1);
+        if tracker.slots == 0
+            && let Some(tracker) = self.trackers.remove(id)
+        {
+            self.numbers.remove(&tracker.text);
+            if let Ok((_, host)) = tracker.place {
+                hosts.release(host);
+            }
+        }
+    }
+
+    /// The tracker of that number.
+    pub fn tracker(&self, id: u32) -> Option<&Tracker> {
+        self.trackers.thing(id)
+    }
+
+    /// Its host, if it can be asked at all.
+    pub fn host(&self, id: u32) -> Option<HostId> {
+        self.tracker(id)?.place.as_ref().ok().map(|(_, host)| *host)
+    }
+}
+
+impl Texts {
+    /// Keeps a text once, however many torrents it was said about.
+    pub fn keep(&mut self, text: &str) -> Rc<str> {
+        if let Some(kept) = self.texts.get(text) {
+            return kept.clone();
+        }
+        if self.bytes + text.len() > MAX_TEXTS {
+            self.texts.retain(|text| Rc::strong_count(text) > 1);
+            self.bytes = self.texts.iter().map(|text| text.len()).sum();
+        }
+        let kept: Rc<str> =
+            if self.bytes + text.len() > MAX_TEXTS { "(too many texts)" } else { text }.into();
+        if self.texts.insert(kept.clone()) {
+            self.bytes += kept.len();
+        }
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_have_one_bound_and_make_room_when_nobody_holds_them() {
+        let mut texts = Texts::default();
+        let held: Vec<Rc<str>> = (0..2000).map(|n| texts.keep(&format!("{n:0>250}"))).collect();
+        assert!(texts.bytes <= MAX_TEXTS + 16, "{}", texts.bytes);
+        assert_eq!(&*held[1999], "(too many texts)");
+        assert!(Rc::ptr_eq(&held[3], &texts.keep(&held[3])));
+        drop(held);
+        assert_eq!(&*texts.keep("new words"), "new words");
+        assert!(texts.texts.len() < 2000);
+    }
+}
