@@ -313,8 +313,8 @@ impl Opentracker {
         format!("http://{}/announce", self.address)
     }
 
-    /// Waits until it counts a seed of this torrent, asking (BEP 48) from a namespace.
-    pub fn wait_seed(&self, from: &Namespace, info_hash: &[u8; 20]) {
+    /// Waits until its counts for this torrent hold `wanted`, asking (BEP 48) from a namespace.
+    pub fn wait_counts(&self, from: &Namespace, info_hash: &[u8; 20], wanted: &str) {
         let escaped: String = info_hash.iter().map(|byte| format!("%{byte:02X}")).collect();
         let head = format!("GET /scrape?info_hash={escaped} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address);
         let scrape = || {
@@ -322,9 +322,9 @@ impl Opentracker {
             stream.write_all(head.as_bytes()).ok()?;
             let mut reply = Vec::new();
             stream.read_to_end(&mut reply).ok()?;
-            reply.windows(13).any(|window| window == b"8:completei1e").then_some(())
+            String::from_utf8_lossy(&reply).contains(wanted).then_some(())
         };
-        from.enter(|| wait("the tracker counts us as a seed", PATIENCE, scrape));
+        from.enter(|| wait(&format!("the tracker counts {wanted}"), PATIENCE, scrape));
     }
 }
 
