@@ -27,7 +27,7 @@ const READ: usize = 16 * 1024;
 /// Messages of one write: small blocks are 16 KiB, so this many fill a batch with room to spare.
 const PARTS: usize = 64;
 /// A socket counts as writable below half of this: one whole batch fits then, and no more waits unsent in the kernel.
-const UNSENT: u32 = 2 * BATCH;
+const UNSENT: u32 = BATCH;
 /// Below this the kernel is left alone until it has more room: a write this small costs as much as a large one.
 const LEAST_ROOM: u32 = 2 * 1024;
 /// A connection that is not made by then is given up.
