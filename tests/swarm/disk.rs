@@ -202,6 +202,10 @@ impl Disk {
         self.hot.clear();
     }
 
+    pub fn is_idle(&self) -> bool {
+        self.busy.is_none()
+    }
+
     pub fn record(&self, torrent: usize) -> Option<&Record> {
         self.records.get(&self.torrents[torrent].info_hash())
     }

@@ -41,6 +41,8 @@ pub struct Remote {
     pub addr: SocketAddr,
     pub id: [u8; 20],
     pub fast: bool,
+    /// Sends its id only when it has seen ours.
+    pub patient: bool,
     /// We came to it: its handshake is the second.
     pub dialled: bool,
     /// Requests under way.
@@ -92,6 +94,7 @@ impl Remote {
             addr: SocketAddr::from(([10, 1, b, a], 6881)),
             id,
             fast: n.is_multiple_of(2),
+            patient: false,
             dialled: false,
             pipeline: 8,
             block: 16_384,
@@ -158,6 +161,7 @@ impl Remote {
         match &self.kind {
             Kind::Mute | Kind::Trickle => Vec::new(),
             Kind::Half(n) => bytes[..*n].to_vec(),
+            _ if self.patient => bytes[..48].to_vec(),
             _ => bytes,
         }
     }
@@ -189,6 +193,9 @@ impl Remote {
             self.handshaking = None;
             if self.dialled {
                 out.extend(self.hello());
+            }
+            if self.patient {
+                out.extend(self.id);
             }
             self.greet(&mut out);
         }

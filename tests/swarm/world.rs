@@ -287,6 +287,21 @@ impl World {
         }
     }
 
+    /// A peer sends this, whatever it has said before.
+    pub fn say(&mut self, remote: usize, bytes: Vec<u8>) {
+        let is_its = |c: &Connection| c.remote == remote && c.open;
+        let connection = self.connections.iter().position(is_its).expect("a connection");
+        self.send(connection, bytes);
+    }
+
+    /// A peer reads again.
+    pub fn wake_link(&mut self, remote: usize) {
+        let is_its = |c: &Connection| c.remote == remote && c.open;
+        if let Some(connection) = self.connections.iter().position(is_its) {
+            self.set_draining(connection);
+        }
+    }
+
     pub fn hash(&self, torrent: usize) -> InfoHash {
         self.disk.torrents[torrent].info_hash()
     }
