@@ -651,7 +651,7 @@ impl Session {
         if self.expired(Timer::Growing, now) {
             self.look_at_growing();
         }
-        if !self.flushing && self.expired(Timer::Flush, now) {
+        if self.may_flush() && self.expired(Timer::Flush, now) {
             self.flushing = true;
             return Some(Job::Storage(StorageJob::Flush));
         }
@@ -675,7 +675,14 @@ impl Session {
 
     /// When [`Session::poll`] wants to be called again, if nothing comes in.
     pub fn deadline(&self) -> Option<Instant> {
-        self.timers.iter().flatten().copied().chain(self.trackers.deadline()).min()
+        let waits = |at: usize| at == Timer::Flush as usize && !self.may_flush();
+        let timers = self.timers.iter().enumerate().filter(|(at, _)| !waits(*at));
+        timers.filter_map(|(_, timer)| *timer).chain(self.trackers.deadline()).min()
+    }
+
+    /// Whether the storage thread would take a flush; if not, its next answer is what to wait for.
+    fn may_flush(&self) -> bool {
+        !self.flushing && !self.storage_full
     }
 
     /// Begins the end: trackers are told, peers closed, records written.
