@@ -348,6 +348,7 @@ impl Session {
 
     /// Puts what is known of a torrent on record, with other changes, a little later.
     pub(super) fn record(&mut self, key: TorrentKey, now: Instant) {
+        let uploaded = self.torrents.get(&key).map_or(0, |torrent| self.uploaded_now(torrent));
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         torrent.unsaved = false;
         let count = torrent.lengths.piece_count();
@@ -362,7 +363,7 @@ impl Session {
             paused: torrent.state == State::Paused,
             added: torrent.added.unwrap_or(0),
             completed: torrent.completed.unwrap_or(0),
-            uploaded: torrent.uploaded,
+            uploaded: torrent.uploaded + uploaded,
             data: torrent.place.kept.then(|| torrent.place.data.clone()),
             verified,
             ..Record::new(torrent.info_hash)

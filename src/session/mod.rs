@@ -382,6 +382,7 @@ impl Session {
     /// Drops a torrent: its peers are closed and its trackers told. Data and record stay.
     pub fn remove(&mut self, info_hash: InfoHash, now: Instant) {
         let Some(key) = self.by_hash.remove(&info_hash) else { return };
+        self.record_progress(key, now);
         self.close_peers(key, &Close::TorrentStopped);
         self.trackers.remove(key.0, now);
         self.candidates.remove(key.0);
@@ -599,10 +600,8 @@ impl Session {
 
     fn totals(&self, key: TorrentKey) -> Totals {
         let Some(torrent) = self.torrents.get(&key) else { return Totals { uploaded: 0, left: 0 } };
-        let now: u64 =
-            torrent.peers().iter().filter_map(|&key| self.peer(key)).map(|peer| peer.uploaded).sum();
         Totals {
-            uploaded: torrent.uploaded + now - torrent.uploaded_before,
+            uploaded: torrent.uploaded + self.uploaded_now(torrent) - torrent.uploaded_before,
             left: torrent.lengths.total() - torrent.have_bytes(),
         }
     }
@@ -693,18 +692,28 @@ impl Session {
         for peer in self.peers.values_mut() {
             peer.close(Close::Shutdown);
         }
-        let changed: Vec<TorrentKey> = self
-            .torrents
-            .iter()
-            .filter(|(_, t)| t.unsaved || t.checking.is_some())
-            .map(|(&key, _)| key)
-            .collect();
-        for key in changed {
+        // Nobody waits for what was only to be looked at.
+        self.jobs.retain(|job| match job {
+            Job::Storage(job) => matches!(job, StorageJob::Record(_) | StorageJob::Forget(_)),
+            _ => true,
+        });
+        let keys: Vec<TorrentKey> = self.torrents.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.record_progress(key, now));
+        // Once more, if one is under way: it may have begun before the last of them changed.
+        self.set(Timer::Flush, now);
+    }
+
+    /// Puts on record what is not worth a write of its own while we run.
+    fn record_progress(&mut self, key: TorrentKey, now: Instant) {
+        let Some(torrent) = self.torrents.get(&key) else { return };
+        if torrent.unsaved || torrent.checking.is_some() || self.uploaded_now(torrent) > 0 {
             self.record(key, now);
         }
-        if !self.flushing {
-            self.set(Timer::Flush, now);
-        }
+    }
+
+    /// Bytes of content that those connected have got.
+    fn uploaded_now(&self, torrent: &Torrent) -> u64 {
+        torrent.peers().iter().filter_map(|&key| self.peer(key)).map(|peer| peer.uploaded).sum()
     }
 
     /// Whether everything that the end waits for is done.
