@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::{
-    ANNOUNCE_CHECKING, CHECKS_AHEAD, GROWING, Happened, Job, PAUSED, RECORD_DELAY, RECORD_PROGRESS, SLICE,
-    Session, Timer, event,
+    ANNOUNCE_CHECKING, CHECKS_AHEAD, GROWING, Happened, Job, RECORD_DELAY, RECORD_PROGRESS, SLICE, Session,
+    Timer, event,
 };
 use crate::have::Have;
 use crate::peer::{PeerKey, Waiting};
@@ -52,9 +52,7 @@ impl Session {
         match done {
             Done::Checked { key, known, result } => {
                 self.checks_ahead -= 1;
-                if let Some(known) = known {
-                    self.recalled(TorrentKey(key), &known);
-                }
+                self.recalled(TorrentKey(key), known.as_deref(), now);
                 match result {
                     Ok(checked) => self.compared(TorrentKey(key), checked, now),
                     Err(trouble) => self.trouble(TorrentKey(key), &trouble, now),
@@ -175,19 +173,17 @@ impl Session {
     }
 
     /// What was on record about a torrent, its pieces apart.
-    fn recalled(&mut self, key: TorrentKey, known: &Record) {
+    fn recalled(&mut self, key: TorrentKey, known: Option<&Record>, now: Instant) {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        if torrent.recalled || std::mem::replace(&mut torrent.recalled, true) {
+        if std::mem::replace(&mut torrent.recalled, true) {
             return;
         }
-        torrent.was_complete |= known.complete;
-        torrent.uploaded += known.uploaded;
-        torrent.uploaded_before = known.uploaded;
-        torrent.added = some(known.added).or(torrent.added);
-        torrent.completed = some(known.completed).or(torrent.completed);
-        if known.paused {
-            torrent.state = State::Paused;
-            torrent.reason = PAUSED.into();
+        let unsaved = torrent.unsaved;
+        if let Some(known) = known {
+            torrent.recall(known);
+        }
+        if unsaved {
+            self.record(key, now);
         }
     }
 
@@ -350,7 +346,11 @@ impl Session {
     pub(super) fn record(&mut self, key: TorrentKey, now: Instant) {
         let uploaded = self.torrents.get(&key).map_or(0, |torrent| self.uploaded_now(torrent));
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        torrent.unsaved = false;
+        // What is on record is not known yet, so it can not be kept: it is written when that has been read.
+        torrent.unsaved = !torrent.recalled;
+        if torrent.unsaved {
+            return;
+        }
         let count = torrent.lengths.piece_count();
         let verified = torrent.checking.as_ref().map(|checking| Verified {
             pieces: count,
@@ -391,9 +391,4 @@ impl Session {
             }
         }
     }
-}
-
-/// A number on record, zero meaning that it is not known.
-fn some(number: u64) -> Option<u64> {
-    Some(number).filter(|&number| number > 0)
 }

@@ -25,7 +25,7 @@ use crate::storage::Layout;
 use crate::storage::io::{Job as StorageJob, Place};
 use crate::torrent::candidates::{Candidates, Source};
 use crate::torrent::choker::Choker;
-use crate::torrent::{State, Tiers, Torrent, TorrentKey};
+use crate::torrent::{PAUSED, State, Tiers, Torrent, TorrentKey};
 use crate::tracker;
 use crate::tracker::client::{Client, Request};
 use crate::tracker::host::HostId;
@@ -62,8 +62,6 @@ const LAYOUT_TIME: u32 = 60;
 const MAX_DIALLING: usize = 16;
 /// Data that was seen growing is looked at again after this long.
 const GROWING: Duration = Duration::from_secs(10);
-/// The reason of a pause.
-const PAUSED: &str = "paused by the user";
 /// What a torrent and a connection cost at most by count, for the `memory` limit: record, names and tracker state;
 /// task, socket entry, queue of requests.
 const TORRENT_COST: u64 = 2 * 1024;
@@ -359,6 +357,7 @@ impl Session {
             seen: 0,
             settled: 0,
             recalled: false,
+            decided: false,
             verify_all: false,
             unsaved: false,
             added: self.time_of_day(now),
@@ -421,8 +420,13 @@ impl Session {
     /// Stops a torrent until [`Session::resume`], over restarts too. `false` when there is none.
     pub fn pause(&mut self, info_hash: InfoHash, now: Instant) -> bool {
         let Some(key) = self.key(info_hash) else { return false };
-        self.park(key, State::Paused, PAUSED, now);
+        if let Some(torrent) = self.torrents.get_mut(&key) {
+            torrent.decided |= !torrent.recalled;
+            torrent.state = State::Paused;
+        }
+        // Before its check is forgotten: it goes on from there.
         self.record(key, now);
+        self.park(key, State::Paused, PAUSED, now);
         true
     }
 
@@ -432,6 +436,7 @@ impl Session {
         if let Some(torrent) = self.torrents.get_mut(&key)
             && !torrent.state.serves()
         {
+            torrent.decided |= !torrent.recalled;
             torrent.state = State::Queued;
             torrent.reason = "".into();
             self.queue_check(key);

@@ -19,8 +19,11 @@ use crate::metainfo::InfoHash;
 use crate::peer::{PeerKey, View};
 use crate::piece::Lengths;
 use crate::storage::io::Place;
-use crate::storage::resume::Stamp;
+use crate::storage::resume::{Record, Stamp};
 use crate::storage::{Layout, Trouble};
+
+/// The reason of a pause.
+pub const PAUSED: &str = "paused by the user";
 
 /// A torrent of the session, numbered in the order of arrival. Numbers are not used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +125,8 @@ pub struct Torrent {
     pub settled: u64,
     /// Its record has been read.
     pub recalled: bool,
+    /// The user paused or resumed it before that.
+    pub decided: bool,
     /// All of it is to be hashed anew, whatever the record says.
     pub verify_all: bool,
     /// Bytes were sent since it was last put on record.
@@ -203,6 +208,20 @@ impl Torrent {
     /// The .torrent's path.
     pub fn file(&self) -> &Path {
         &self.place.torrent
+    }
+
+    /// Takes what was on record, its pieces apart.
+    pub fn recall(&mut self, known: &Record) {
+        let some = |number: u64| Some(number).filter(|&number| number > 0);
+        self.was_complete |= known.complete;
+        self.uploaded += known.uploaded;
+        self.uploaded_before = known.uploaded;
+        self.added = some(known.added).or(self.added);
+        self.completed = some(known.completed).or(self.completed);
+        if known.paused && !self.decided {
+            self.state = State::Paused;
+            self.reason = PAUSED.into();
+        }
     }
 
     /// Starts a check of the pieces in `todo`.

@@ -13,7 +13,8 @@ fn one_dead_tracker_starves_nobody() {
     let mut world = World::new(settings());
     world.tracker("dead.example", Tracker::Dead(15));
     world.tracker("refuses.example", Tracker::Refuses);
-    let urls = ["http://dead.example/announce", "http://refuses.example/announce", "http://good.example/announce"];
+    let urls =
+        ["http://dead.example/announce", "http://refuses.example/announce", "http://good.example/announce"];
     let both = ["http://dead.example/announce", "http://good.example/announce"];
     for n in 0..90 {
         let name = format!("t{n}");
@@ -134,7 +135,8 @@ fn the_end_comes_in_time_though_trackers_hang() {
     let mut world = World::new(settings());
     let mut good = Vec::new();
     for n in 0..30 {
-        let url = if n % 2 == 0 { format!("http://dead{n}.example/a") } else { "http://good.example/a".into() };
+        let url =
+            if n % 2 == 0 { format!("http://dead{n}.example/a") } else { "http://good.example/a".into() };
         let torrent = world.torrent_of(&format!("t{n}"), &[MIB], 1 << 18, &[&url]);
         world.insert(torrent);
         if n % 2 == 1 {

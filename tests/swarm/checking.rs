@@ -15,7 +15,8 @@ use crate::{GIB, KIB, MIB};
 #[test]
 fn a_thousand_torrents_start_without_a_storm() {
     let mut world = World::new(settings());
-    let torrents: Vec<usize> = (0..1000).map(|n| world.torrent(&format!("t{n}"), 32 * KIB, 1 << 14)).collect();
+    let torrents: Vec<usize> =
+        (0..1000).map(|n| world.torrent(&format!("t{n}"), 32 * KIB, 1 << 14)).collect();
     // The daemon reads them all after one scan.
     for &torrent in &torrents {
         let path = world.disk.torrents[torrent].place.torrent.clone();

@@ -137,7 +137,9 @@ fn the_seventeenth_is_called_as_soon_as_one_of_sixteen_has_answered() {
     let mut world = World::new(settings);
     let torrent = world.torrent("one", MIB, 1 << 18);
     for _ in 0..30 {
-        world.listen_as(Kind::Idle, torrent, |remote| remote.latency = 300 * std::time::Duration::from_millis(1));
+        world.listen_as(Kind::Idle, torrent, |remote| {
+            remote.latency = 300 * std::time::Duration::from_millis(1)
+        });
     }
     world.insert(torrent);
     world.run(4.0);

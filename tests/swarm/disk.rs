@@ -92,7 +92,9 @@ impl Torrent {
     fn piece_is_right(&self, index: u32) -> bool {
         let lengths = self.lengths();
         let piece = lengths.piece(index).expect("a piece that exists");
-        self.there && lengths.offset(piece) + u64::from(lengths.size(piece)) <= self.len && !self.bad.contains(&index)
+        self.there
+            && lengths.offset(piece) + u64::from(lengths.size(piece)) <= self.len
+            && !self.bad.contains(&index)
     }
 
     fn stamps(&self) -> Box<[Stamp]> {
@@ -355,7 +357,8 @@ impl Disk {
         }
         let count = torrent.lengths().piece_count();
         let piece = u64::from(torrent.lengths().piece_length());
-        let whole = |index: u32| (u64::from(index) * piece + piece).min(torrent.lengths().total()) <= torrent.len;
+        let whole =
+            |index: u32| (u64::from(index) * piece + piece).min(torrent.lengths().total()) <= torrent.len;
         let all = Have::from_fn(count, whole);
         let stamps = torrent.stamps();
         let (have, todo) = match verified {
@@ -383,7 +386,14 @@ impl Disk {
         Done::Verified { key, pieces, good, trouble: None }
     }
 
-    fn fetch(&mut self, place: &Place, file: u32, path: PathBuf, offset: u64, len: u64) -> Result<(), Trouble> {
+    fn fetch(
+        &mut self,
+        place: &Place,
+        file: u32,
+        path: PathBuf,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), Trouble> {
         let at = self.at(place);
         if let Some(trouble) = self.missing(place) {
             return Err(trouble);
@@ -393,7 +403,9 @@ impl Disk {
             return Err(io_error(&path));
         }
         let recorded = self.records.get(&torrent.info_hash()).and_then(|record| record.verified.as_ref());
-        if self.opened.insert((at, file)) && recorded.is_some_and(|verified| verified.stamps != torrent.stamps()) {
+        if self.opened.insert((at, file))
+            && recorded.is_some_and(|verified| verified.stamps != torrent.stamps())
+        {
             return Err(Trouble::Changed(path));
         }
         self.reads += len;
@@ -407,7 +419,15 @@ impl Disk {
     }
 
     /// Reads what is in memory; the number of bytes that are.
-    pub fn read(&self, torrent: usize, layout: &Layout, file: u32, offset: u64, out: &mut [u8], force: bool) -> usize {
+    pub fn read(
+        &self,
+        torrent: usize,
+        layout: &Layout,
+        file: u32,
+        offset: u64,
+        out: &mut [u8],
+        force: bool,
+    ) -> usize {
         if !self.opened.contains(&(torrent, file)) {
             return 0;
         }

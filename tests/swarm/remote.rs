@@ -272,7 +272,9 @@ impl Remote {
                     self.asked.remove(at.expect("a reject of what was asked for"));
                 }
             }
-            Message::Piece { piece, begin, data, rest } => self.block(disk, (piece, begin), data, rest, out, now),
+            Message::Piece { piece, begin, data, rest } => {
+                self.block(disk, (piece, begin), data, rest, out, now)
+            }
             Message::KeepAlive => self.keep_alives += 1,
             _ => {}
         }

@@ -34,7 +34,10 @@ const RESCAN: Duration = Duration::from_secs(60);
 /// What a tracker is like.
 #[derive(Clone, Debug)]
 pub enum Tracker {
-    Answers { interval: u32, peers: Vec<SocketAddr> },
+    Answers {
+        interval: u32,
+        peers: Vec<SocketAddr>,
+    },
     /// Is not reached, which takes so many seconds to be found out.
     Dead(u64),
     Refuses,
@@ -463,7 +466,10 @@ impl World {
     fn check(&mut self) {
         let at = self.secs();
         assert!(self.session.poll(self.now).is_none(), "a job that nobody was woken for at {at} s");
-        assert!(self.session.deadline().is_none_or(|at| at > self.now), "a timer goes off for nothing at {at} s");
+        assert!(
+            self.session.deadline().is_none_or(|at| at > self.now),
+            "a timer goes off for nothing at {at} s"
+        );
         assert!(!self.session.wants_poll_before(self.asleep), "the main loop oversleeps at {at} s");
         let settings = self.session.settings();
         let mut slots: HashMap<Option<TorrentKey>, usize> = HashMap::new();
@@ -513,14 +519,17 @@ impl World {
         let tracker = self.trackers.get(&host).cloned();
         let (time, result) = match tracker {
             None => (50, Ok(Reply::default())),
-            Some(Tracker::Answers { interval, peers }) => (50, Ok(Reply { interval, peers, ..Reply::default() })),
+            Some(Tracker::Answers { interval, peers }) => {
+                (50, Ok(Reply { interval, peers, ..Reply::default() }))
+            }
             Some(Tracker::Refuses) => (50, Err(Failure::Refused("unknown torrent".into(), Retry::Unsaid))),
             Some(Tracker::Dead(seconds)) => {
                 let patience = if self.stopping { 2 } else { seconds };
                 (1000 * patience, Err(Failure::Transport("timed out".into())))
             }
         };
-        let told = Announced { at: self.secs(), torrent: request.info_hash, host, event: request.event, totals };
+        let told =
+            Announced { at: self.secs(), torrent: request.info_hash, host, event: request.event, totals };
         self.announces.push(told);
         self.later(Duration::from_millis(time), Event::Answer(request, result));
     }
