@@ -14,6 +14,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use checks::Rest;
+
 use crate::have::Have;
 use crate::ident::Ident;
 use crate::metainfo::{InfoHash, Summary};
@@ -189,9 +191,11 @@ enum Timer {
     Dial,
     /// When data that was seen growing is looked at again.
     Growing,
+    /// When what rests is tried again.
+    Rest,
 }
 
-const TIMERS: usize = 7;
+const TIMERS: usize = 8;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -221,6 +225,8 @@ pub struct Session {
     /// The storage thread's queue is full until its next answer.
     storage_full: bool,
     flushing: bool,
+    /// Jobs for the storage thread that are given again then: one a torrent and peer at most.
+    resting: Vec<(Instant, Rest)>,
     /// Scans so far.
     scans: u32,
     /// Peers that wait for tokens.
@@ -265,6 +271,7 @@ impl Session {
             verifying: None,
             storage_full: false,
             flushing: false,
+            resting: Vec::new(),
             scans: 0,
             throttled: VecDeque::new(),
             half_open: 0,
@@ -291,16 +298,18 @@ impl Session {
         self.rescan = rescan;
         let other_trackers =
             settings.trackers != self.settings.trackers || settings.also != self.settings.also;
+        let other_peers = settings.static_peers != self.settings.static_peers;
+        let other_links = settings.local != self.settings.local;
         self.settings = settings;
-        if other_trackers {
-            let announced: Vec<TorrentKey> = self
-                .torrents
-                .iter()
-                .filter(|(_, torrent)| torrent.state.serves())
-                .map(|(&key, _)| key)
-                .collect();
-            for key in announced {
-                if let Some(torrent) = self.torrents.get_mut(&key)
+        if other_links {
+            self.candidates.set_here(self.own.clone(), self.settings.local.clone());
+        }
+        if other_trackers || other_peers {
+            let serving: Vec<TorrentKey> =
+                self.torrents.iter().filter(|(_, torrent)| torrent.serves()).map(|(&key, _)| key).collect();
+            for key in serving {
+                if other_trackers
+                    && let Some(torrent) = self.torrents.get_mut(&key)
                     && std::mem::take(&mut torrent.announced)
                 {
                     self.trackers.remove(key.0, now);
@@ -314,6 +323,8 @@ impl Session {
             peer.wake();
         }
         self.throttled.clear();
+        self.fill_slots(now);
+        self.dial_again(now);
         self.set(Timer::Rescan, now);
     }
 
@@ -355,6 +366,7 @@ impl Session {
             was_complete: false,
             announced: false,
             seen: 0,
+            seen_at: 0,
             settled: 0,
             recalled: false,
             decided: false,
@@ -365,6 +377,8 @@ impl Session {
             uploaded: 0,
             uploaded_before: 0,
             failures: 0,
+            failed: 0,
+            reported: false,
             checking: None,
             swarm: None,
         };
@@ -439,6 +453,7 @@ impl Session {
             torrent.decided |= !torrent.recalled;
             torrent.state = State::Queued;
             torrent.reason = "".into();
+            torrent.failures = 0;
             self.queue_check(key);
             self.record(key, now);
         }
@@ -451,6 +466,7 @@ impl Session {
         if let Some(torrent) = self.torrents.get_mut(&key) {
             torrent.verify_all = true;
             torrent.checking = None;
+            torrent.failures = 0;
             if torrent.state != State::Paused {
                 torrent.state = State::Queued;
                 self.queue_check(key);
@@ -538,7 +554,7 @@ impl Session {
     fn park(&mut self, key: TorrentKey, state: State, reason: &str, now: Instant) {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         // A torrent that fails each time it is tried is news once.
-        let news = *torrent.reason != *reason && torrent.failures <= 1;
+        let news = *torrent.reason != *reason && (state != State::Error || torrent.failures <= 1);
         torrent.state = state;
         torrent.reason = reason.into();
         torrent.checking = None;
@@ -546,10 +562,11 @@ impl Session {
             self.trackers.remove(key.0, now);
         }
         if news && state != State::Paused {
+            torrent.reported = true;
             let event = event(Happened::Error, torrent, reason.into());
             self.jobs.push_back(Job::Event(event));
         }
-        if !state.serves() {
+        if !torrent.serves() {
             self.close_peers(key, &Close::TorrentStopped);
             self.candidates.remove(key.0);
         }
@@ -570,9 +587,9 @@ impl Session {
                 now,
             );
         }
-        if !torrent.private {
+        if !torrent.private && torrent.serves() {
             self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Loopback, now);
-            self.set_dial(now);
+            self.dial_again(now);
         }
     }
 
@@ -585,7 +602,7 @@ impl Session {
     ) {
         let key = TorrentKey(request.key);
         self.trackers.handle(request, result, now);
-        let serves = self.torrents.get(&key).is_some_and(|torrent| torrent.state.serves());
+        let serves = self.torrents.get(&key).is_some_and(|torrent| torrent.serves());
         if let Ok(reply) = result
             && serves
             && !self.stopping
@@ -654,6 +671,9 @@ impl Session {
         }
         if self.expired(Timer::Growing, now) {
             self.look_at_growing();
+        }
+        if self.expired(Timer::Rest, now) {
+            self.rested(now);
         }
         if self.may_flush() && self.expired(Timer::Flush, now) {
             self.flushing = true;

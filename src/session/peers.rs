@@ -86,7 +86,7 @@ impl Session {
         let memory = self.memory();
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return Err(Close::UnknownTorrent) };
         let Some(peer) = self.peers.get_mut(&key) else { return Err(Close::Gone) };
-        if !torrent.state.serves() {
+        if !torrent.serves() {
             return Err(Close::TorrentStopped);
         }
         if peer.torrent.is_some_and(|dialled| dialled != torrent_key) {
@@ -120,10 +120,6 @@ impl Session {
         let Some(peer) = self.peers.get(&key) else { return Err(Close::Gone) };
         let torrent = peer.torrent;
         if id == self.settings.peer_id {
-            if peer.outgoing {
-                self.own.push(peer.addr);
-                self.candidates.set_here(self.own.clone(), self.settings.local.clone());
-            }
             return Err(Close::Ourselves);
         }
         let siblings = torrent.and_then(|torrent| self.torrents.get(&torrent)).map_or(&[][..], |t| t.peers());
@@ -148,6 +144,7 @@ impl Session {
                 && let Some(torrent) = torrent
             {
                 self.candidates.connected(torrent.0, peer.addr);
+                self.dial_again(now);
             }
         }
         Ok(())
@@ -188,12 +185,12 @@ impl Session {
                 _ => Ended::Failed,
             };
             self.candidates.ended(torrent_key.0, peer.addr, how, now);
+            if *why == Close::Ourselves {
+                self.own.push(peer.addr);
+                self.candidates.set_here(self.own.clone(), self.settings.local.clone());
+            }
         }
-        if !self.candidates.is_empty() {
-            // There is room for another, which the candidates' own deadline knows nothing of.
-            let free = self.dials.ready_at(1, now);
-            self.set_by(Timer::Dial, free);
-        }
+        self.dial_again(now);
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
         torrent.uploaded += peer.uploaded;
         torrent.unsaved |= peer.uploaded > 0;
@@ -215,6 +212,18 @@ impl Session {
         }
     }
 
+    /// Of a torrent of which we have everything now.
+    pub(super) fn part_from_seeds(&mut self, key: TorrentKey) {
+        let Some(torrent) = self.torrents.get(&key) else { return };
+        for peer in torrent.peers() {
+            if let Some(peer) = self.peers.get_mut(peer)
+                && peer.is_seed(torrent.lengths)
+            {
+                peer.close(Close::BothSeeds);
+            }
+        }
+    }
+
     // Dialling.
 
     pub(super) fn set_dial(&mut self, now: Instant) {
@@ -224,19 +233,28 @@ impl Session {
         }
     }
 
+    /// There is room for another peer, which the candidates' own deadline knows nothing of.
+    pub(super) fn dial_again(&mut self, now: Instant) {
+        if !self.candidates.is_empty() {
+            let free = self.dials.ready_at(1, now);
+            self.set_by(Timer::Dial, free);
+        }
+    }
+
     pub(super) fn next_dial(&mut self, now: Instant) -> Option<Job> {
         let dialling = self.peers.values().filter(|peer| peer.outgoing && !peer.ready).count();
         if dialling >= MAX_DIALLING
             || self.peers.len() >= self.settings.peers
+            || self.memory() + PEER_COST > self.settings.memory
             || self.dials.available(now) == 0
         {
-            // The next connection that ends, or the next sweep, sets the timer again.
+            // The next connection that is made or ends sets the timer again.
             return None;
         }
         let room = self.settings.peers_per_torrent;
         let torrents = &self.torrents;
         let next = self.candidates.next(now, |torrent| {
-            torrents.get(&TorrentKey(torrent)).is_some_and(|t| t.state.serves() && t.peers().len() < room)
+            torrents.get(&TorrentKey(torrent)).is_some_and(|t| t.serves() && t.peers().len() < room)
         });
         let job = next.map(|(torrent, addr)| {
             self.dials.take(1, now);
@@ -270,7 +288,7 @@ impl Session {
     }
 
     /// Gives free slots to those that wait: nobody waits for the next round while there is room.
-    fn fill_slots(&mut self, now: Instant) {
+    pub(super) fn fill_slots(&mut self, now: Instant) {
         let at = self.seconds(now);
         let mut contenders = self.contenders();
         self.choker.fill(&mut contenders, self.slots(), at);

@@ -121,6 +121,8 @@ pub struct Torrent {
     pub announced: bool,
     /// Stamps of the files as they were last seen, hashed: data that still grows is not checked.
     pub seen: u64,
+    /// When they were first seen so.
+    pub seen_at: u32,
     /// The stamps that the last check, or the last look that found nothing to check, went by.
     pub settled: u64,
     /// Its record has been read.
@@ -141,6 +143,10 @@ pub struct Torrent {
     pub uploaded_before: u64,
     /// Times in a row that its data could not be read.
     pub failures: u8,
+    /// When that was last so.
+    pub failed: u32,
+    /// The user was told that something is amiss, and not yet that it is well again.
+    pub reported: bool,
     /// A check in progress.
     pub checking: Option<Box<Checking>>,
     /// Those connected.
@@ -163,6 +169,8 @@ pub struct Checking {
     pub total: u64,
     /// The files as they were before the first byte was hashed: they go into the record.
     pub stamps: Box<[Stamp]>,
+    /// A slice of it is with the storage thread. An answer that comes at another time is of an earlier check.
+    pub asked: bool,
     /// When it began.
     pub since: u32,
     /// When its progress was last put on record.
@@ -200,6 +208,11 @@ impl Torrent {
         self.have.is_all()
     }
 
+    /// Whether there is something of it that peers are given.
+    pub fn serves(&self) -> bool {
+        self.state.serves() && !self.have.is_none()
+    }
+
     /// Those connected.
     pub fn peers(&self) -> &[PeerKey] {
         self.swarm.as_ref().map_or(&[], |swarm| &swarm.peers)
@@ -229,8 +242,9 @@ impl Torrent {
         let total = bytes_of(&todo, self.lengths);
         self.state = State::Checking;
         self.reason = "".into();
+        let (next, hashed, asked) = (0, 0, false);
         self.checking =
-            Some(Box::new(Checking { todo, next: 0, hashed: 0, total, stamps, since: now, saved: now }));
+            Some(Box::new(Checking { todo, next, hashed, total, stamps, asked, since: now, saved: now }));
     }
 
     /// Bytes that its check has still to read; `None` when there is none or nothing is left to do.
@@ -272,7 +286,6 @@ impl Torrent {
             Trouble::RootAbsent(_) | Trouble::EmptyMount(_) => State::WaitingForDisk,
             Trouble::DataMissing(_) if self.was_complete => State::WaitingForData,
             Trouble::DataMissing(_) => State::Incomplete,
-            Trouble::TorrentChanged | Trouble::Changed(_) => State::Queued,
             _ => State::Error,
         }
     }

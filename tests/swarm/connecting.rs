@@ -142,7 +142,7 @@ fn the_seventeenth_is_called_as_soon_as_one_of_sixteen_has_answered() {
         });
     }
     world.insert(torrent);
-    world.run(4.0);
+    world.run(2.8);
     let ready = world.session.peers().filter(|peer| peer.ready).count();
     assert_eq!(ready, 30, "{} were called", world.dials.len());
 }

@@ -248,8 +248,8 @@ impl Disk {
         let micros = match &job {
             Job::Read { len, .. } => 4000 + len * 1_000_000 / self.speed,
             Job::Verify { place, pieces, .. } => {
-                let torrent = &self.torrents[self.at(place)];
-                let piece = u64::from(torrent.lengths().piece_length());
+                let piece = self.at(place).map_or(1, |at| self.torrents[at].lengths().piece_length());
+                let piece = u64::from(piece);
                 u64::from(self.slice(pieces.clone(), piece)) * piece * 1_000_000 / self.speed
             }
             Job::Flush => 20_000,
@@ -278,11 +278,10 @@ impl Disk {
                 Done::Loaded { path, ident: torrent.place.ident, result: Ok(Box::new(loaded)) }
             }
             Job::Check { key, info_hash, place } => {
-                let at = self.at(&place);
-                self.checks.push(at);
+                self.checks.extend(self.at(&place));
                 let mut known = self.records.get(&info_hash).cloned().map(Box::new);
                 let verified = known.as_mut().and_then(|record| record.verified.take());
-                Done::Checked { key, known, result: self.compare(at, &place, verified) }
+                Done::Checked { key, known, result: self.compare(&place, verified) }
             }
             Job::Verify { key, place, pieces } => self.verify(key, &place, pieces),
             Job::Probe(places) => {
@@ -290,10 +289,10 @@ impl Disk {
                 Done::Lost(lost.collect())
             }
             Job::Layout { key, place } => {
-                let torrent = &self.torrents[self.at(&place)];
+                let layout = |at: usize| Layout::new(&self.torrents[at].metainfo, place.data.clone());
                 let result = match self.no_descriptors {
                     true => Err(Trouble::NoDescriptors(place.torrent.to_path_buf())),
-                    false => Ok(Box::new(Layout::new(&torrent.metainfo, place.data.clone()))),
+                    false => self.at(&place).map(|at| Box::new(layout(at))),
                 };
                 Done::LaidOut { key, result }
             }
@@ -332,23 +331,24 @@ impl Disk {
         self.records.insert(record.info_hash, record);
     }
 
-    fn at(&self, place: &Place) -> usize {
-        self.by_path[&place.torrent]
+    /// The torrent of a place; none once its .torrent is elsewhere.
+    fn at(&self, place: &Place) -> Result<usize, Trouble> {
+        self.by_path.get(&place.torrent).copied().ok_or(Trouble::TorrentChanged)
     }
 
     fn missing(&self, place: &Place) -> Option<Trouble> {
         if !self.root_there {
             return Some(Trouble::RootAbsent(place.root.to_path_buf()));
         }
-        let torrent = &self.torrents[self.at(place)];
         if self.no_descriptors {
             return Some(Trouble::NoDescriptors(place.data.to_path_buf()));
         }
-        (!torrent.there).then(|| Trouble::DataMissing(place.data.to_path_buf()))
+        let there = self.torrents.iter().any(|torrent| torrent.there && torrent.place.data == place.data);
+        (!there).then(|| Trouble::DataMissing(place.data.to_path_buf()))
     }
 
-    fn compare(&self, at: usize, place: &Place, verified: Option<Verified>) -> Result<Checked, Trouble> {
-        let torrent = &self.torrents[at];
+    fn compare(&self, place: &Place, verified: Option<Verified>) -> Result<Checked, Trouble> {
+        let torrent = &self.torrents[self.at(place)?];
         if let Some(trouble) = self.missing(place) {
             return Err(trouble);
         }
@@ -370,13 +370,18 @@ impl Disk {
     }
 
     fn verify(&mut self, key: u32, place: &Place, mut pieces: std::ops::Range<u32>) -> Done {
-        let at = self.at(place);
+        let found = match self.at(place) {
+            Ok(at) if self.torrents[at].broken => Err(io_error(&place.data)),
+            found => self.missing(place).map_or(found, Err),
+        };
+        let at = match found {
+            Ok(at) => at,
+            Err(trouble) => {
+                pieces.end = pieces.start;
+                return Done::Verified { key, pieces, good: Vec::new(), trouble: Some(trouble) };
+            }
+        };
         let torrent = &self.torrents[at];
-        let trouble = if torrent.broken { Some(io_error(&place.data)) } else { self.missing(place) };
-        if trouble.is_some() {
-            pieces.end = pieces.start;
-            return Done::Verified { key, pieces, good: Vec::new(), trouble };
-        }
         let piece = u64::from(torrent.lengths().piece_length());
         let interrupted = !self.urgent.is_empty() || !self.usual.is_empty();
         let count = if interrupted { 1 } else { self.slice(pieces.clone(), piece) };
@@ -394,7 +399,7 @@ impl Disk {
         offset: u64,
         len: u64,
     ) -> Result<(), Trouble> {
-        let at = self.at(place);
+        let at = self.at(place)?;
         if let Some(trouble) = self.missing(place) {
             return Err(trouble);
         }

@@ -210,7 +210,7 @@ impl Remote {
     }
 
     fn greet(&self, out: &mut Vec<u8>) {
-        if self.kind == Kind::Silent {
+        if matches!(self.kind, Kind::Silent | Kind::Half(_)) {
             return;
         }
         match (&self.kind, self.fast) {
@@ -218,6 +218,10 @@ impl Remote {
             (Kind::Seed, false) => {
                 let all = Have::All.encode_bitfield(self.lengths.piece_count());
                 wire::encode(&Message::Bitfield(&all), out);
+            }
+            (Kind::Leecher, _) if self.got.contains(&true) => {
+                let has = Have::from_fn(self.lengths.piece_count(), |piece| self.has(piece));
+                wire::encode(&Message::Bitfield(&has.encode_bitfield(self.lengths.piece_count())), out);
             }
             (_, true) => wire::encode(&Message::HaveNone, out),
             (_, false) => {}
@@ -319,9 +323,7 @@ impl Remote {
             return;
         }
         self.missing -= 1;
-        let blocks = usize::try_from(self.lengths.piece_length().div_ceil(self.block)).expect("small");
-        let first = piece as usize * blocks;
-        if self.got[first..(first + blocks).min(self.got.len())].iter().all(|&got| got) {
+        if self.has(piece) {
             wire::encode(&Message::Have(piece), out);
         }
         if self.missing == 0 {
@@ -329,6 +331,12 @@ impl Remote {
             self.interested = false;
             wire::encode(&Message::NotInterested, out);
         }
+    }
+
+    fn has(&self, piece: u32) -> bool {
+        let blocks = usize::try_from(self.lengths.piece_length().div_ceil(self.block)).expect("small");
+        let first = piece as usize * blocks;
+        self.got[first..(first + blocks).min(self.got.len())].iter().all(|&got| got)
     }
 
     /// Keeps the pipeline full.

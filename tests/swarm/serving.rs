@@ -1,6 +1,7 @@
 //! Who gets what, and how fast.
 
 use meshseed::peer::Close;
+use meshseed::torrent::State;
 
 use crate::remote::Kind;
 use crate::world::{World, settings};
@@ -136,6 +137,7 @@ fn those_that_share_a_small_rate_get_like_shares() {
     let mut settings = settings();
     settings.upload = 100_000;
     let mut world = World::new(settings);
+    world.short_writes = false;
     let torrent = world.seeded("one", GIB, 1 << 20);
     for n in 0..5 {
         world.connect_as(Kind::Leecher, torrent, |remote| remote.pipeline = 5 + 20 * n);
@@ -192,6 +194,7 @@ fn a_cold_disk_is_read_once_and_peers_wait_for_nothing_else() {
     world.disk.speed = 4 << 20;
     let torrent = world.torrent_of("cold", &[500 * KIB, 3 * MIB, 10, 700_001], 256 * 1024, &[]);
     world.insert(torrent);
+    world.until(60.0, |world| world.state(torrent) == State::Seeding);
     for _ in 0..3 {
         world.connect_as(Kind::Leecher, torrent, |remote| remote.pipeline = 32);
     }

@@ -136,8 +136,6 @@ pub struct World {
     pub sent: u64,
     /// Writes are sometimes short.
     pub short_writes: bool,
-    /// After slots were taken away the next choke round may still be to come.
-    pub slots_from: Instant,
 }
 
 pub fn settings() -> Settings {
@@ -193,7 +191,6 @@ impl World {
             read: 0,
             sent: 0,
             short_writes: true,
-            slots_from: start,
         }
     }
 
@@ -332,7 +329,6 @@ impl World {
     pub fn change(&mut self, change: impl FnOnce(&mut Settings)) {
         let mut settings = self.session.settings().clone();
         change(&mut settings);
-        self.slots_from = self.now + Duration::from_secs(11);
         self.act(|session, now| session.apply(settings, RESCAN, now));
     }
 
@@ -481,10 +477,8 @@ impl World {
             }
         }
         assert!(dialling <= 16, "{dialling} connections are being made");
-        if self.now >= self.slots_from {
-            assert!(slots.values().all(|&slots| slots <= settings.uploads_per_torrent), "{slots:?}");
-            assert!(slots.values().sum::<usize>() <= settings.uploads, "{slots:?}");
-        }
+        assert!(slots.values().all(|&slots| slots <= settings.uploads_per_torrent), "{slots:?}");
+        assert!(slots.values().sum::<usize>() <= settings.uploads, "{slots:?}");
     }
 
     fn perform(&mut self, job: Job) {
@@ -632,7 +626,7 @@ impl World {
     // Connections, as `peer::io` serves them.
 
     fn open(&mut self, key: PeerKey, remote: usize) -> usize {
-        self.remotes[remote].gone = None;
+        self.remotes[remote].again();
         self.connections.push(Connection {
             key,
             remote,
