@@ -36,6 +36,8 @@ use crate::tracker::host::HostId;
 pub const BATCH: u32 = 128 * 1024;
 /// With fewer tokens than this a writer sleeps on: a system call for less is not worth it.
 const LEAST_WRITE: u32 = 4 * 1024;
+/// Nor does a rate need more writes than this: each is a wake-up.
+const WRITES_PER_SECOND: u64 = 50;
 /// A peer that has not finished its handshake by then is dropped.
 const HANDSHAKE_TIME: u32 = 10;
 /// A peer of which nothing was heard for this long is dropped (mainline: 300 s; NAT tables forget sooner).

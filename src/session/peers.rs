@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::{
     BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
-    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, is_local,
+    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, WRITES_PER_SECOND,
+    is_local,
 };
 use crate::metainfo::InfoHash;
 use crate::peer::extension::MAX_PAYLOAD;
@@ -376,14 +377,18 @@ impl Session {
             }
             return None;
         };
-        let bucket = if peer.local { &mut self.local_upload } else { &mut self.upload };
+        let (bucket, rate) = match peer.local {
+            true => (&self.local_upload, self.settings.local_upload),
+            false => (&self.upload, self.settings.upload),
+        };
+        let least = least_write(rate);
         let tokens = u32::try_from(bucket.available(now)).unwrap_or(u32::MAX);
         peer.outbox.plan(room.min(tokens).min(BATCH), parts);
         let planned: u32 = parts.iter().map(|part| part.to - part.from).sum();
         let limited_by_tokens = tokens < room.min(BATCH);
-        if limited_by_tokens && planned < LEAST_WRITE && planned == tokens {
+        if limited_by_tokens && u64::from(planned) < least && planned == tokens {
             peer.waiting = Waiting::Tokens;
-            let at = bucket.ready_at(u64::from(LEAST_WRITE), now);
+            let at = bucket.ready_at(least, now);
             self.throttled.push_back(key);
             self.set_by(Timer::Tokens, at);
             return None;
@@ -463,17 +468,31 @@ impl Session {
         }
     }
 
+    /// Wakes as many of those that wait for tokens as there are tokens for, those that have waited longest. If all were
+    /// woken, the same one would take everything each time.
     pub(super) fn wake_throttled(&mut self, now: Instant) {
+        let mut promised = [0; 2];
         for _ in 0..self.throttled.len() {
             let Some(key) = self.throttled.pop_front() else { break };
-            if let Some(peer) = self.peers.get_mut(&key)
-                && peer.waiting == Waiting::Tokens
-            {
-                peer.waiting = Waiting::No;
-                peer.wake();
+            let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.waiting == Waiting::Tokens) else {
+                continue;
+            };
+            let (bucket, rate) = match peer.local {
+                true => (&self.local_upload, self.settings.local_upload),
+                false => (&self.upload, self.settings.upload),
+            };
+            let promised = &mut promised[usize::from(peer.local)];
+            let wanted = *promised + least_write(rate);
+            if bucket.available(now) < wanted {
+                let at = bucket.ready_at(wanted, now);
+                self.throttled.push_back(key);
+                self.set_by(Timer::Tokens, at);
+                continue;
             }
+            *promised = wanted;
+            peer.waiting = Waiting::No;
+            peer.wake();
         }
-        let _ = now;
     }
 
     /// Looks at the clocks of all connections.
@@ -513,6 +532,11 @@ impl Session {
             self.set(Timer::Sweep, now + SWEEP);
         }
     }
+}
+
+/// With fewer tokens a writer sleeps on.
+fn least_write(rate: u64) -> u64 {
+    (rate / WRITES_PER_SECOND).clamp(u64::from(LEAST_WRITE), u64::from(BATCH))
 }
 
 fn handshake(info_hash: InfoHash, peer_id: [u8; 20]) -> [u8; wire::HANDSHAKE_LEN] {

@@ -69,6 +69,7 @@ pub struct Remote {
     cursor: usize,
     check: Vec<u8>,
     pub received: u64,
+    trickled: usize,
     pub keep_alives: u32,
     pub haves: u32,
     pub rejects: u32,
@@ -115,6 +116,7 @@ impl Remote {
             cursor: 0,
             check: Vec::new(),
             received: 0,
+            trickled: 0,
             keep_alives: 0,
             haves: 0,
             rejects: 0,
@@ -167,10 +169,13 @@ impl Remote {
     }
 
     /// Every while: honest ones say that they live.
-    pub fn tick(&self) -> Vec<u8> {
+    pub fn tick(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         match self.kind {
-            Kind::Trickle => out.push(19),
+            Kind::Trickle => {
+                out.push(b"\x13BitTorrent protocol"[self.trickled]);
+                self.trickled += 1;
+            }
             Kind::Leecher | Kind::Hoarder | Kind::Idle if self.handshaking.is_none() => {
                 wire::encode(&Message::KeepAlive, &mut out);
             }
