@@ -143,13 +143,11 @@ impl Session {
             if torrent.check_left() != Some(left) {
                 continue;
             }
-            let Some(mut pieces) = torrent.next_to_check() else {
+            let most = u32::try_from(SLICE / u64::from(torrent.lengths.piece_length())).unwrap_or(u32::MAX);
+            let Some(pieces) = torrent.next_to_check(most.max(1)) else {
                 self.check_ended(key, now);
                 continue;
             };
-            let most =
-                u32::try_from(SLICE / u64::from(torrent.lengths.piece_length())).unwrap_or(u32::MAX).max(1);
-            pieces.end = pieces.end.min(pieces.start.saturating_add(most));
             self.verifying = Some(key);
             let place = torrent.place.clone();
             if let Some(checking) = &mut torrent.checking {
@@ -307,7 +305,7 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         let Some(checking) = &torrent.checking else { return };
         let (since, saved) = (checking.since, checking.saved);
-        if torrent.next_to_check().is_none() {
+        if torrent.next_to_check(1).is_none() {
             self.check_ended(key, now);
             return;
         }

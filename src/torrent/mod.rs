@@ -252,12 +252,13 @@ impl Torrent {
         self.checking.as_ref().map(|checking| checking.total - checking.hashed)
     }
 
-    /// The next run of pieces to hash.
-    pub fn next_to_check(&self) -> Option<Range<u32>> {
+    /// The next run of pieces to hash, `most` of them at most.
+    pub fn next_to_check(&self, most: u32) -> Option<Range<u32>> {
         let checking = self.checking.as_ref()?;
         let count = self.lengths.piece_count();
         let from = (checking.next..count).find(|&piece| checking.todo.contains(piece))?;
-        let to = (from..count).find(|&piece| !checking.todo.contains(piece)).unwrap_or(count);
+        let end = from.saturating_add(most).min(count);
+        let to = (from..end).find(|&piece| !checking.todo.contains(piece)).unwrap_or(end);
         Some(from..to)
     }
 
@@ -300,5 +301,147 @@ fn bytes_of(pieces: &Have, lengths: Lengths) -> u64 {
         whole - u64::from(lengths.piece_length() - lengths.size(last))
     } else {
         whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ident::Ident;
+    use std::num::NonZeroU32;
+    use std::path::PathBuf;
+
+    /// Ten pieces, the last of half the length.
+    fn torrent() -> Torrent {
+        let path: std::sync::Arc<Path> = Path::new("/srv/one").into();
+        let ident = Ident { inode: 1, size: 1, mtime_secs: 1, mtime_nanos: 0, ctime: 1 };
+        let place = Place {
+            torrent: path.clone(),
+            ident,
+            data: path.clone(),
+            other: None,
+            root: path,
+            kept: false,
+            sidecar: false,
+        };
+        let lengths = Lengths::new(19 << 14, NonZeroU32::new(2 << 14).unwrap()).unwrap();
+        Torrent {
+            info_hash: InfoHash::from_bytes([1; 20]),
+            name: "one".into(),
+            lengths,
+            have: Have::None,
+            state: State::Queued,
+            reason: "".into(),
+            place,
+            private: false,
+            tiers: Rc::default(),
+            was_complete: false,
+            announced: false,
+            seen: 0,
+            seen_at: 0,
+            settled: 0,
+            recalled: false,
+            decided: false,
+            verify_all: false,
+            unsaved: false,
+            added: Some(7),
+            completed: None,
+            uploaded: 0,
+            uploaded_before: 0,
+            failures: 0,
+            failed: 0,
+            reported: false,
+            checking: None,
+            swarm: None,
+        }
+    }
+
+    fn bits(pieces: &[u32]) -> Have {
+        Have::from_fn(10, |piece| pieces.contains(&piece))
+    }
+
+    #[test]
+    fn a_check_goes_run_by_run_through_what_is_to_be_done() {
+        let mut torrent = torrent();
+        assert_eq!((torrent.next_to_check(9), torrent.check_left()), (None, None));
+        torrent.have = bits(&[0, 1]);
+        torrent.begin_check(bits(&[2, 3, 4, 7, 9]), Box::default(), 5);
+        assert_eq!((torrent.state, torrent.check_left()), (State::Checking, Some(9 << 14)));
+        assert_eq!((torrent.next_to_check(2), torrent.next_to_check(9)), (Some(2..4), Some(2..5)));
+        let mut found = Vec::new();
+        // The storage thread did only the first of them.
+        torrent.checked(2..4, |piece| piece != 3, |piece| found.push(piece));
+        assert_eq!(torrent.next_to_check(u32::MAX), Some(4..5));
+        torrent.checked(4..5, |_| true, |piece| found.push(piece));
+        torrent.checked(7..8, |_| true, |piece| found.push(piece));
+        assert_eq!((torrent.next_to_check(9), torrent.check_left()), (Some(9..10), Some(1 << 14)));
+        torrent.checked(9..10, |_| true, |piece| found.push(piece));
+        assert_eq!((torrent.next_to_check(9), torrent.check_left()), (None, Some(0)));
+        assert_eq!((found, torrent.have.clone()), (vec![2, 4, 7, 9], bits(&[0, 1, 2, 4, 7, 9])));
+        assert_eq!(torrent.have_bytes(), 11 << 14);
+    }
+
+    #[test]
+    fn a_check_takes_back_what_is_not_right_any_more_and_tells_no_piece_twice() {
+        let mut torrent = torrent();
+        torrent.have = Have::All;
+        torrent.begin_check(Have::All, Box::default(), 0);
+        let mut found = Vec::new();
+        torrent.checked(0..10, |piece| piece != 6, |piece| found.push(piece));
+        assert!(found.is_empty());
+        assert_eq!(torrent.have.missing(10).collect::<Vec<_>>(), [6]);
+        // An answer about pieces that do not exist changes nothing.
+        torrent.checked(10..12, |_| true, |piece| found.push(piece));
+        assert!(found.is_empty() && !torrent.is_complete());
+    }
+
+    #[test]
+    fn a_record_is_recalled_but_for_what_the_user_said_since() {
+        let known = Record {
+            complete: true,
+            paused: true,
+            uploaded: 90,
+            added: 0,
+            completed: 11,
+            ..Record::new(InfoHash::from_bytes([1; 20]))
+        };
+        let mut one = torrent();
+        one.recall(&known);
+        assert_eq!((one.state, one.uploaded, one.uploaded_before), (State::Paused, 90, 90));
+        assert_eq!((one.was_complete, one.added, one.completed), (true, Some(7), Some(11)));
+        let mut other = torrent();
+        other.decided = true;
+        other.recall(&known);
+        assert_eq!((other.state, other.uploaded), (State::Queued, 90));
+    }
+
+    #[test]
+    fn peers_are_served_what_there_is_and_nothing_of_nothing() {
+        let mut torrent = torrent();
+        for state in State::ALL {
+            torrent.state = state;
+            torrent.have = Have::None;
+            assert!(!torrent.serves(), "{state}");
+            torrent.have = bits(&[3]);
+            assert_eq!(torrent.serves(), state.serves(), "{state}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_waited_for_where_it_once_was() {
+        let mut torrent = torrent();
+        let path = || PathBuf::from("/srv/one");
+        assert_eq!(torrent.state_in(&Trouble::DataMissing(path())), State::Incomplete);
+        torrent.was_complete = true;
+        assert_eq!(torrent.state_in(&Trouble::DataMissing(path())), State::WaitingForData);
+        assert_eq!(torrent.state_in(&Trouble::RootAbsent(path())), State::WaitingForDisk);
+        assert_eq!(torrent.state_in(&Trouble::EmptyMount(path())), State::WaitingForDisk);
+        assert_eq!(torrent.state_in(&Trouble::Outside(path())), State::Error);
+    }
+
+    #[test]
+    fn an_idle_torrent_is_small() {
+        // With its names and paths, and what the allocator adds, it stays below 512 bytes.
+        assert!(size_of::<Torrent>() <= 384, "{}", size_of::<Torrent>());
     }
 }

@@ -198,7 +198,7 @@ fn an_end_in_the_middle_of_the_start_does_not_read_all_torrents_first() {
 #[test]
 fn a_changed_configuration_holds_at_once() {
     let mut world = World::new(settings());
-    let torrent = world.seeded("one", 64 * MIB, 1 << 20);
+    let torrent = world.seeded("one", 4 * MIB, 1 << 20);
     world.run(10.0);
     let idle: Vec<usize> = (0..6).map(|_| world.connect(Kind::Idle, torrent)).collect();
     world.run(5.0);

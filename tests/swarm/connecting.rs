@@ -208,7 +208,7 @@ fn whoever_breaks_the_protocol_goes_alone() {
     };
     let hostile = [
         vec![0xff; 40],
-        vec![0, 0, 0, 0].repeat(3).into_iter().chain([1, 2, 3, 4, 5]).collect(),
+        [0, 0, 0, 0].repeat(3).into_iter().chain([1, 2, 3, 4, 5]).collect(),
         request(32, 0, 16_384),
         request(0, 0, 1 << 18),
         request(0, 1 << 18, 1),

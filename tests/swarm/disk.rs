@@ -108,10 +108,12 @@ impl Torrent {
 
     /// The byte range that should be there, as it should be.
     pub fn content(&self, disk: &Disk, offset: u64, out: &mut [u8]) {
-        let mut at = usize::try_from((offset + self.shift) % PERIOD).expect("small");
-        for byte in out {
-            *byte = disk.pattern[at];
-            at = (at + 1) % disk.pattern.len();
+        let (mut at, mut rest) = (usize::try_from((offset + self.shift) % PERIOD).expect("small"), out);
+        while !rest.is_empty() {
+            let n = rest.len().min(disk.pattern.len() - at);
+            let (these, others) = rest.split_at_mut(n);
+            these.copy_from_slice(&disk.pattern[at..at + n]);
+            (at, rest) = (0, others);
         }
     }
 }
@@ -446,10 +448,12 @@ impl Disk {
         let of = &self.torrents[torrent];
         let start = layout.range(file).start + offset;
         of.content(self, start, &mut out[..there]);
-        for (at, byte) in (start..).zip(&mut out[..there]) {
-            let piece = u32::try_from(at / u64::from(of.lengths().piece_length())).expect("a piece");
-            if !of.bad.is_empty() && of.bad.contains(&piece) {
-                *byte = !*byte;
+        if !of.bad.is_empty() {
+            for (at, byte) in (start..).zip(&mut out[..there]) {
+                let piece = u32::try_from(at / u64::from(of.lengths().piece_length())).expect("a piece");
+                if of.bad.contains(&piece) {
+                    *byte = !*byte;
+                }
             }
         }
         there

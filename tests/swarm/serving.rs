@@ -76,7 +76,7 @@ fn slots_and_rates_change_while_peers_are_served() {
     let mut world = World::new(settings());
     let torrent = world.seeded("one", GIB, 1 << 20);
     for _ in 0..10 {
-        world.connect_as(Kind::Leecher, torrent, |remote| remote.bandwidth = 100_000);
+        world.connect_as(Kind::Leecher, torrent, |remote| remote.bandwidth = 20_000);
     }
     let unchoked = |world: &World| world.remotes.iter().filter(|remote| !remote.choked).count();
     world.run(20.0);
@@ -92,26 +92,28 @@ fn slots_and_rates_change_while_peers_are_served() {
         world.run(60.0);
         (world.session.uploaded() - before) / 60
     };
-    assert!((800_000..920_000).contains(&rate(&mut world)));
-    world.change(|settings| settings.upload = 50_000);
+    let open = rate(&mut world);
+    assert!((160_000..200_000).contains(&open), "{open} bytes a second");
+    world.change(|settings| settings.upload = 20_000);
     world.run(20.0);
-    assert!((47_000..=50_100).contains(&rate(&mut world)));
+    assert!((19_000..=20_100).contains(&rate(&mut world)));
     world.change(|settings| settings.upload = 0);
     world.run(5.0);
-    assert!((800_000..920_000).contains(&rate(&mut world)));
+    let open = rate(&mut world);
+    assert!((160_000..200_000).contains(&open), "{open} bytes a second");
 }
 
 #[test]
 fn the_rate_holds_over_a_minute_and_neighbours_have_one_of_their_own() {
     let mut settings = settings();
-    settings.upload = 150_000;
-    settings.local_upload = 600_000;
+    settings.upload = 30_000;
+    settings.local_upload = 120_000;
     settings.local = vec!["192.168.7.0/24".parse().unwrap()];
     let mut world = World::new(settings);
     let torrent = world.seeded("one", GIB, 1 << 20);
     for n in 0..6 {
         world.connect_as(Kind::Leecher, torrent, |remote| {
-            remote.bandwidth = 1 << 20;
+            remote.bandwidth = 200_000;
             remote.pipeline = 50;
             if n >= 3 {
                 remote.addr = format!("192.168.7.{n}:1000").parse().unwrap();
@@ -127,8 +129,8 @@ fn the_rate_holds_over_a_minute_and_neighbours_have_one_of_their_own() {
         world.run(60.0);
         let far = (took(&world, 0) - before[0]) / 60;
         let near = (took(&world, 3) - before[1]) / 60;
-        assert!((142_500..=157_500).contains(&far), "{far} bytes a second");
-        assert!((570_000..=630_000).contains(&near), "{near} bytes a second");
+        assert!((28_500..=31_500).contains(&far), "{far} bytes a second");
+        assert!((114_000..=126_000).contains(&near), "{near} bytes a second");
     }
 }
 
@@ -233,4 +235,21 @@ fn blocks_that_wait_are_dropped_by_a_choke_and_asked_for_again() {
     world.until(3600.0, |world| world.remotes.iter().all(|remote| remote.is_done()));
     assert!(world.remotes.iter().all(|remote| remote.turns >= 1));
     assert!(world.remotes.iter().filter(|remote| remote.fast).any(|remote| remote.rejects > 0));
+}
+
+#[test]
+fn a_rate_is_kept_with_some_fifty_wake_ups_a_second() {
+    let mut settings = settings();
+    settings.upload = 500_000;
+    let mut world = World::new(settings);
+    let torrent = world.seeded("one", GIB, 1 << 20);
+    for _ in 0..8 {
+        world.connect_as(Kind::Leecher, torrent, |remote| remote.pipeline = 50);
+    }
+    world.run(10.0);
+    let (wake_ups, sent) = (world.wake_ups, world.session.uploaded());
+    world.run(20.0);
+    let (wake_ups, sent) = ((world.wake_ups - wake_ups) / 20, (world.session.uploaded() - sent) / 20);
+    assert!((475_000..=525_000).contains(&sent), "{sent} bytes a second");
+    assert!(wake_ups <= 60, "{wake_ups} wake-ups a second");
 }

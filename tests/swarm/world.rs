@@ -3,7 +3,7 @@
 //! It does what the daemon and the peers' tasks do, down to who is woken when: a job that nobody was woken for, a
 //! timer that goes off for nothing and a slot too many are found after every step of every test.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
@@ -84,9 +84,9 @@ struct Connection {
     key: PeerKey,
     remote: usize,
     input: Input,
-    inbox: VecDeque<u8>,
+    inbox: Vec<u8>,
     ended: bool,
-    outgoing: VecDeque<u8>,
+    outgoing: Vec<u8>,
     draining: bool,
     writing: bool,
     open: bool,
@@ -631,9 +631,9 @@ impl World {
             key,
             remote,
             input: Input::Handshake(Handshaking::default()),
-            inbox: VecDeque::new(),
+            inbox: Vec::new(),
             ended: false,
-            outgoing: VecDeque::new(),
+            outgoing: Vec::new(),
             draining: false,
             writing: false,
             open: true,
@@ -647,7 +647,8 @@ impl World {
         let of = &mut self.connections[connection];
         let remote = &self.remotes[of.remote];
         let n = of.outgoing.len().min(chunk(remote.bandwidth));
-        let bytes: Vec<u8> = of.outgoing.drain(..n).collect();
+        let rest = of.outgoing.split_off(n);
+        let bytes = std::mem::replace(&mut of.outgoing, rest);
         of.draining = false;
         let latency = remote.latency;
         if of.writing && of.outgoing.len() < SEND_BUFFER / 2 && of.open {
@@ -696,7 +697,7 @@ impl World {
         self.session.disconnected(key, &why, self.now);
         let of = &mut self.connections[connection];
         of.open = false;
-        of.outgoing = VecDeque::new();
+        of.outgoing = Vec::new();
         self.closed.insert(of.remote, why);
         let latency = self.remotes[of.remote].latency;
         self.later(latency, Event::SeedClosed(connection));
@@ -710,7 +711,8 @@ impl World {
         if n == 0 {
             return if of.ended { Err(Close::Gone) } else { Ok(false) };
         }
-        let bytes: Vec<u8> = of.inbox.drain(..n).collect();
+        let rest = of.inbox.split_off(n);
+        let bytes = std::mem::replace(&mut of.inbox, rest);
         let (mut input, now, key) = (&bytes[..], self.now, of.key);
         self.session.heard(key, now);
         if let Input::Handshake(handshaking) = &mut of.input {
@@ -753,7 +755,7 @@ impl World {
                     of.writing = true;
                     continue;
                 }
-                of.outgoing.extend(&control[..n]);
+                of.outgoing.extend_from_slice(&control[..n]);
                 self.session.control_sent(key, n, now);
                 self.set_draining(connection);
                 continue;
@@ -779,7 +781,7 @@ impl World {
             let short = self.short_writes && self.random.below(10) == 0;
             let n = if short { self.random.below(out.len()) + 1 } else { out.len() };
             let of = &mut self.connections[connection];
-            of.outgoing.extend(&out[..n]);
+            of.outgoing.extend_from_slice(&out[..n]);
             // A socket that took less than it was given is full; this one takes the rest a little later.
             of.writing = n < out.len();
             self.sent += n as u64;
