@@ -234,7 +234,7 @@ fn changed_data_is_checked_again_at_a_restart() {
 #[test]
 fn a_damaged_record_is_set_aside_and_the_data_checked() {
     let damages: [fn(&mut Vec<u8>); 3] =
-        [|bytes| bytes.truncate(bytes.len() - 3), |bytes| bytes.fill(0), |bytes| bytes.clear()];
+        [|bytes| bytes.truncate(bytes.len() / 2), |bytes| bytes.fill(0), |bytes| bytes.clear()];
     for damage in damages {
         let home = Home::new();
         let torrent = Torrent::single("record", 100_000, 32 * 1024);
@@ -389,8 +389,8 @@ fn a_thousand_torrents_start_and_end_in_good_time() {
     torrents.iter().for_each(|torrent| drop(tracker.wait_event(&torrent.info_hash, "started")));
     let announces = tracker.announces();
     assert_eq!(announces.len(), 1000, "each is announced once");
-    let connections = announces.iter().map(|announce| announce.connection).max().unwrap();
-    assert!(connections < 20, "one connection serves a tracker's queue, not {connections}");
+    // The one before may not have closed yet when the next opens.
+    assert!(tracker.most_open() <= 2, "one connection serves a tracker's queue, not {}", tracker.most_open());
     let (status, took) = daemon.terminate();
     assert!(status.success(), "{status}");
     assert!(took < Duration::from_secs(5), "{took:?}");
@@ -523,12 +523,12 @@ fn two_daemons_share_a_port_range_and_not_a_control_socket() {
     let first = one.start();
     let second = two.start();
     assert_ne!(first.address().port(), second.address().port());
-    // A third that is given the first one's socket must not take it away.
+    // A third that is given the first one's socket does not take it away, and serves without.
     let three = Home::new();
     three.set("", "control", json!(one.control));
-    let mut third = three.command(&[]).spawn().unwrap();
-    let ended = wait("the third gives up", PATIENCE, || third.try_wait().unwrap());
-    assert!(!ended.success());
+    let mut third = three.spawn(&[]);
+    wait("the third complains", PATIENCE, || three.log().contains("control.sock").then_some(()));
+    assert!(third.alive());
     assert_eq!(first.ask("status", Value::Null)["listen"][0], json!(first.address().to_string()));
 }
 

@@ -29,6 +29,13 @@ const DOWNLOAD: Duration = Duration::from_secs(150);
 /// How a client is told to download every .torrent of the folder `torrents` into `out`.
 type Client = fn(&Namespace, &Path, &Path) -> Running;
 
+/// Who is in the swarm when the other comes.
+#[derive(PartialEq, Eq)]
+enum Order {
+    SeedFirst,
+    ClientFirst,
+}
+
 /// A foreign process, ended with the test.
 struct Running(Child);
 
@@ -42,35 +49,37 @@ impl Drop for Running {
 #[test]
 fn transmission_downloads_from_us() {
     if able(&[Root, Program("transmission-daemon"), Program("opentracker")]) {
-        downloads(transmission);
+        // It comes first and we dial it: version 3.00 tries uTP before TCP, and where that is not answered it drops the
+        // TCP connection that follows and comes back after a quarter of an hour only.
+        downloads(transmission, Order::ClientFirst);
     }
 }
 
 #[test]
 fn aria2_downloads_from_us() {
     if able(&[Root, Program("aria2c"), Program("opentracker")]) {
-        downloads(aria2);
+        downloads(aria2, Order::SeedFirst);
     }
 }
 
 #[test]
 fn libtorrent_downloads_from_us() {
     if able(&[Root, Python("libtorrent"), Program("opentracker")]) {
-        downloads(libtorrent);
+        downloads(libtorrent, Order::SeedFirst);
     }
 }
 
 #[test]
 fn rtorrent_downloads_from_us() {
     if able(&[Root, Program("rtorrent"), Program("opentracker")]) {
-        downloads(rtorrent);
+        downloads(rtorrent, Order::SeedFirst);
     }
 }
 
 #[test]
 fn ctorrent_downloads_from_us() {
     if able(&[Root, Program("ctorrent"), Program("opentracker")]) {
-        downloads(ctorrent);
+        downloads(ctorrent, Order::SeedFirst);
     }
 }
 
@@ -179,7 +188,7 @@ fn the_shared_content_is_seeded_from_where_it_lies() {
 }
 
 /// Two torrents (one file; a folder of odd sizes with an empty file and a name beyond ASCII) reach the client whole.
-fn downloads(client: Client) {
+fn downloads(client: Client, order: Order) {
     let world = World::new::<3>();
     let [seed, middle, leech] = world.spaces();
     let home = Home::inside(seed);
@@ -195,17 +204,20 @@ fn downloads(client: Client) {
     let tracker = Opentracker::start(middle, &torrents.each_ref().map(Torrent::hex));
     let torrents = torrents.map(|torrent| torrent.announce(&tracker.url()));
     torrents.iter().for_each(|torrent| torrent.add_to(&home));
-    let daemon = home.start();
-    for torrent in &torrents {
-        daemon.wait_seeding(torrent);
-        // The client must find us at its first announce: most ask again only after many minutes.
-        tracker.wait_seed(leech, &torrent.info_hash);
-    }
     let out = Folder::new();
-    let _client = client(leech, &home.torrents, out.path());
-    for torrent in &torrents {
-        wait_same(&home.data, out.path(), torrent);
-    }
+    // Who comes later must find the other at its first announce: most ask again only after many minutes.
+    let running = (order == Order::ClientFirst).then(|| {
+        let running = client(leech, &home.torrents, out.path());
+        torrents
+            .iter()
+            .for_each(|torrent| tracker.wait_counts(leech, &torrent.info_hash, "10:incompletei1e"));
+        running
+    });
+    let daemon = home.start();
+    torrents.iter().for_each(|torrent| drop(daemon.wait_seeding(torrent)));
+    torrents.iter().for_each(|torrent| tracker.wait_counts(leech, &torrent.info_hash, "8:completei1e"));
+    let _running = running.unwrap_or_else(|| client(leech, &home.torrents, out.path()));
+    torrents.iter().for_each(|torrent| wait_same(&home.data, out.path(), torrent));
 }
 
 fn wait_same(data: &Path, out: &Path, torrent: &Torrent) {

@@ -61,7 +61,7 @@ impl Session {
         }
     }
 
-    /// The storage thread has answered something, so that there is room in its queue.
+    /// The storage thread takes jobs again: an answer of any kind made room.
     pub fn storage_has_room(&mut self) {
         self.storage_full = false;
     }
@@ -69,6 +69,7 @@ impl Session {
     /// Takes an answer of the storage thread about a torrent. What concerns the watched directories and open files
     /// is for the caller.
     pub fn stored(&mut self, done: Done, now: Instant) {
+        self.storage_has_room();
         match done {
             Done::Checked { key, known, result } => {
                 self.checks_ahead -= 1;
@@ -275,8 +276,6 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         if todo.count(count) > 0 {
             torrent.begin_check(todo, checked.stamps, at);
-            // With the stamps on record, a file that changes while it is served is noticed during the check too.
-            self.record(key, now);
             self.queue_verify(key);
         } else {
             self.settle(key, now);

@@ -114,8 +114,7 @@ impl Home {
 
     /// The same, with a program in front that replaces itself (`prlimit`, `unshare` …).
     pub fn start_by(&self, prefix: &[&str]) -> Daemon<'_> {
-        let child = self.command(prefix).spawn().expect("the daemon's binary exists");
-        let mut daemon = Daemon { child, home: self };
+        let mut daemon = self.spawn(prefix);
         wait("the daemon answers on its control socket", PATIENCE, || {
             if let Ok(Some(status)) = daemon.child.try_wait() {
                 panic!("the daemon ended: {status}: {}", self.log());
@@ -123,6 +122,11 @@ impl Home {
             daemon.try_ask("status", Value::Null)
         });
         daemon
+    }
+
+    /// Starts the daemon and waits for nothing.
+    pub fn spawn(&self, prefix: &[&str]) -> Daemon<'_> {
+        Daemon { child: self.command(prefix).spawn().expect("the daemon's binary exists"), home: self }
     }
 
     /// Everything logged so far, by all processes that ran here.

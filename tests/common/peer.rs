@@ -107,10 +107,11 @@ impl RawPeer {
 
     /// Downloads everything in order, `q` blocks ahead, and returns the content.
     pub fn download(&mut self, torrent: &Torrent, q: usize) -> io::Result<Vec<u8>> {
-        let blocks = blocks(torrent.content().len(), torrent.piece_length);
-        let mut content = Vec::new();
+        let total = torrent.files.iter().map(|(_, bytes)| bytes.len()).sum();
+        let blocks = blocks(total, torrent.piece_length);
+        let mut content = Vec::with_capacity(total);
         let mut asked = 0;
-        while content.len() < torrent.content().len() {
+        while content.len() < total {
             let arrived = content.len().div_ceil(BLOCK.min(torrent.piece_length));
             while asked < blocks.len() && asked < arrived + q {
                 let (piece, begin, length) = blocks[asked];

@@ -51,6 +51,8 @@ pub enum Answer {
 pub struct Tracker {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Announce>>>,
+    /// Connections open now, and the most there were.
+    open: Arc<[AtomicU32; 2]>,
     over: Arc<AtomicBool>,
 }
 
@@ -77,6 +79,8 @@ impl Tracker {
         let address = listener.local_addr().expect("it is bound");
         let (seen, over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (all, end) = (Arc::clone(&seen), Arc::clone(&over));
+        let open = Arc::new([const { AtomicU32::new(0) }; 2]);
+        let meter = Arc::clone(&open);
         let answer = Arc::new(answer);
         std::thread::spawn(move || {
             let count = AtomicU32::new(0);
@@ -86,16 +90,26 @@ impl Tracker {
                 }
                 let (answer, all, end) = (Arc::clone(&answer), Arc::clone(&all), Arc::clone(&end));
                 let connection = count.fetch_add(1, Ordering::Relaxed);
+                let meter = Arc::clone(&meter);
                 if let Ok(stream) = stream {
-                    std::thread::spawn(move || serve(stream, connection, &*answer, &all, &end));
+                    meter[1].fetch_max(meter[0].fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                    std::thread::spawn(move || {
+                        serve(stream, connection, &*answer, &all, &end);
+                        meter[0].fetch_sub(1, Ordering::Relaxed);
+                    });
                 }
             }
         });
-        Self { address, seen, over }
+        Self { address, seen, open, over }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}/announce", self.address)
+    }
+
+    /// The most connections that were open at a time.
+    pub fn most_open(&self) -> u32 {
+        self.open[1].load(Ordering::Relaxed)
     }
 
     /// All announces so far.
@@ -299,8 +313,8 @@ impl Opentracker {
         format!("http://{}/announce", self.address)
     }
 
-    /// Waits until it counts a seed of this torrent, asking (BEP 48) from a namespace.
-    pub fn wait_seed(&self, from: &Namespace, info_hash: &[u8; 20]) {
+    /// Waits until its counts for this torrent hold `wanted`, asking (BEP 48) from a namespace.
+    pub fn wait_counts(&self, from: &Namespace, info_hash: &[u8; 20], wanted: &str) {
         let escaped: String = info_hash.iter().map(|byte| format!("%{byte:02X}")).collect();
         let head = format!("GET /scrape?info_hash={escaped} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address);
         let scrape = || {
@@ -308,9 +322,9 @@ impl Opentracker {
             stream.write_all(head.as_bytes()).ok()?;
             let mut reply = Vec::new();
             stream.read_to_end(&mut reply).ok()?;
-            reply.windows(13).any(|window| window == b"8:completei1e").then_some(())
+            String::from_utf8_lossy(&reply).contains(wanted).then_some(())
         };
-        from.enter(|| wait("the tracker counts us as a seed", PATIENCE, scrape));
+        from.enter(|| wait(&format!("the tracker counts {wanted}"), PATIENCE, scrape));
     }
 }
 
