@@ -343,9 +343,10 @@ impl Peer {
         self.wake();
     }
 
-    /// Tells it of a piece that we have from now on.
+    /// Tells it of a piece that we have from now on. It has been greeted: what we had then it knows, though its own
+    /// handshake may have no end yet.
     pub fn announce_piece(&mut self, piece: u32) {
-        if self.ready && self.closing.is_none() {
+        if self.closing.is_none() {
             wire::encode(&Message::Have(piece), &mut self.control);
             self.wake();
         }

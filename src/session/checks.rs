@@ -4,21 +4,38 @@
 //! behind a large one. Comparing files with records costs little, so a few of those are given ahead.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
-    ANNOUNCE_CHECKING, CHECKS_AHEAD, GROWING, Happened, Job, PAUSED, RECORD_DELAY, RECORD_PROGRESS, SLICE,
-    Session, Timer, event,
+    ANNOUNCE_CHECKING, CHECKS_AHEAD, GROWING, Happened, Job, RECORD_DELAY, RECORD_PROGRESS, SLICE, Session,
+    Timer, event,
 };
 use crate::have::Have;
-use crate::peer::{PeerKey, Waiting};
+use crate::peer::{Close, PeerKey, Waiting};
 use crate::storage::Trouble;
 use crate::storage::io::{Checked, Done, Job as StorageJob, Place};
 use crate::storage::resume::{Record, Verified};
-use crate::torrent::{State, TorrentKey};
+use crate::torrent::{Checking, State, TorrentKey};
 
 /// A torrent whose data keeps failing is tried at every scan, every second, fourth … and at last every 64th.
 const MAX_REST: u8 = 6;
+/// Seconds without a failure after which the next one counts as the first.
+const FORGIVEN: u32 = 6 * 3600;
+/// After running out of descriptors a job is given again after this long.
+const DESCRIPTORS: Duration = Duration::from_secs(1);
+
+/// A job of the storage thread that is given again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// A comparison with the record.
+    Check(TorrentKey),
+    /// A slice of hashing.
+    Verify(TorrentKey),
+    /// A list of files.
+    Layout(TorrentKey),
+    /// What this peer waits for.
+    Writer(PeerKey),
+}
 
 impl Session {
     /// The storage thread had no room for a job; it is handed out again after its next answer.
@@ -31,6 +48,9 @@ impl Session {
             }
             StorageJob::Verify { key, .. } => {
                 self.verifying = None;
+                if let Some(checking) = self.checking_mut(TorrentKey(key)) {
+                    checking.asked = false;
+                }
                 self.queue_verify(TorrentKey(key));
             }
             StorageJob::Flush => {
@@ -53,20 +73,22 @@ impl Session {
         match done {
             Done::Checked { key, known, result } => {
                 self.checks_ahead -= 1;
-                if let Some(known) = known {
-                    self.recalled(TorrentKey(key), &known);
-                }
+                self.recalled(TorrentKey(key), known.as_deref(), now);
                 match result {
                     Ok(checked) => self.compared(TorrentKey(key), checked, now),
-                    Err(trouble) => self.trouble(TorrentKey(key), &trouble, now),
+                    Err(trouble) => {
+                        self.trouble(TorrentKey(key), &trouble, Rest::Check(TorrentKey(key)), now);
+                    }
                 }
             }
             Done::Verified { key, pieces, good, trouble } => {
                 self.verifying = None;
                 let key = TorrentKey(key);
-                self.hashed(key, pieces, &good, now);
-                if let Some(trouble) = trouble {
-                    self.trouble(key, &trouble, now);
+                if self.checking_mut(key).is_some_and(|checking| checking.asked) {
+                    self.hashed(key, pieces, &good, now);
+                    if let Some(trouble) = trouble {
+                        self.trouble(key, &trouble, Rest::Verify(key), now);
+                    }
                 }
             }
             Done::LaidOut { key, result } => match result {
@@ -80,15 +102,21 @@ impl Session {
                     }
                     self.wake_waiting(key);
                 }
-                Err(trouble) => self.trouble(TorrentKey(key), &trouble, now),
+                Err(trouble) => {
+                    self.trouble(TorrentKey(key), &trouble, Rest::Layout(TorrentKey(key)), now);
+                }
             },
             Done::Read { key, peer, result, .. } => match result {
                 Ok(_) => self.wake_writer(PeerKey(peer)),
-                Err(trouble) => self.trouble(TorrentKey(key), &trouble, now),
+                Err(trouble) => {
+                    self.trouble(TorrentKey(key), &trouble, Rest::Writer(PeerKey(peer)), now);
+                }
             },
             Done::Lost(lost) => {
                 for (key, trouble) in lost {
-                    self.trouble(TorrentKey(key), &trouble, now);
+                    if !matches!(trouble, Trouble::NoDescriptors(_)) {
+                        self.trouble(TorrentKey(key), &trouble, Rest::Check(TorrentKey(key)), now);
+                    }
                 }
             }
             Done::Flushed(_) => self.flushing = false,
@@ -116,19 +144,17 @@ impl Session {
             if torrent.check_left() != Some(left) {
                 continue;
             }
-            let Some(mut pieces) = torrent.next_to_check() else {
+            let most = u32::try_from(SLICE / u64::from(torrent.lengths.piece_length())).unwrap_or(u32::MAX);
+            let Some(pieces) = torrent.next_to_check(most.max(1)) else {
                 self.check_ended(key, now);
                 continue;
             };
-            let most =
-                u32::try_from(SLICE / u64::from(torrent.lengths.piece_length())).unwrap_or(u32::MAX).max(1);
-            pieces.end = pieces.end.min(pieces.start.saturating_add(most));
             self.verifying = Some(key);
-            return Some(Job::Storage(StorageJob::Verify {
-                key: key.0,
-                place: torrent.place.clone(),
-                pieces,
-            }));
+            let place = torrent.place.clone();
+            if let Some(checking) = &mut torrent.checking {
+                checking.asked = true;
+            }
+            return Some(Job::Storage(StorageJob::Verify { key: key.0, place, pieces }));
         }
         None
     }
@@ -160,7 +186,9 @@ impl Session {
             .torrents
             .iter()
             .filter(|(_, torrent)| {
-                torrent.state.may_recover() && scan.is_multiple_of(1 << torrent.failures.min(MAX_REST))
+                let often =
+                    torrent.state != State::Error || scan.is_multiple_of(1 << torrent.failures.min(MAX_REST));
+                torrent.state.may_recover() && often
             })
             .map(|(&key, _)| key)
             .collect();
@@ -176,19 +204,17 @@ impl Session {
     }
 
     /// What was on record about a torrent, its pieces apart.
-    fn recalled(&mut self, key: TorrentKey, known: &Record) {
+    fn recalled(&mut self, key: TorrentKey, known: Option<&Record>, now: Instant) {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        if torrent.recalled || std::mem::replace(&mut torrent.recalled, true) {
+        if std::mem::replace(&mut torrent.recalled, true) {
             return;
         }
-        torrent.was_complete |= known.complete;
-        torrent.uploaded += known.uploaded;
-        torrent.uploaded_before = known.uploaded;
-        torrent.added = some(known.added).or(torrent.added);
-        torrent.completed = some(known.completed).or(torrent.completed);
-        if known.paused {
-            torrent.state = State::Paused;
-            torrent.reason = PAUSED.into();
+        let unsaved = torrent.unsaved;
+        if let Some(known) = known {
+            torrent.recall(known);
+        }
+        if unsaved {
+            self.record(key, now);
         }
     }
 
@@ -207,8 +233,14 @@ impl Session {
         if torrent.state == State::Paused {
             return;
         }
-        torrent.place.data = checked.data;
-        torrent.place.kept = checked.kept;
+        if torrent.place.data != checked.data {
+            torrent.place.data = checked.data;
+            if let Some(swarm) = &mut torrent.swarm {
+                swarm.layout = None;
+            }
+        }
+        // Moved meanwhile, it stays kept.
+        torrent.place.kept |= checked.kept;
         let count = torrent.lengths.piece_count();
         let (have, todo) = if std::mem::take(&mut torrent.verify_all) {
             (Have::None, checked.all)
@@ -219,15 +251,29 @@ impl Session {
         if nothing_new || torrent.checking.is_some() {
             return;
         }
-        // Data that is still being copied there is hashed once it has held still between two looks.
-        let growing = torrent.state == State::Incomplete && torrent.seen != checked.fingerprint;
-        torrent.seen = checked.fingerprint;
-        if growing {
-            self.set_by(Timer::Growing, now + GROWING);
-            return;
+        // Data that is still being copied there is hashed once it has held still for a while.
+        if torrent.state == State::Incomplete {
+            if torrent.seen != checked.fingerprint {
+                (torrent.seen, torrent.seen_at) = (checked.fingerprint, at);
+            }
+            if Duration::from_secs(u64::from(at.saturating_sub(torrent.seen_at))) < GROWING {
+                self.set_by(Timer::Growing, now + GROWING);
+                return;
+            }
         }
-        torrent.settled = checked.fingerprint;
-        torrent.have = have;
+        (torrent.seen, torrent.settled) = (checked.fingerprint, checked.fingerprint);
+        let (before, peers) = (std::mem::replace(&mut torrent.have, have), torrent.peers().to_vec());
+        if !peers.is_empty()
+            && (0..count).any(|piece| before.contains(piece) && !torrent.have.contains(piece))
+        {
+            // There is no message that takes back a `have`.
+            self.close_peers(key, &Close::TorrentStopped);
+        } else if !peers.is_empty() {
+            let new: Vec<u32> =
+                (0..count).filter(|&piece| torrent.have.contains(piece) && !before.contains(piece)).collect();
+            self.tell_of(&peers, &new);
+        }
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
         if todo.count(count) > 0 {
             torrent.begin_check(todo, checked.stamps, at);
             self.queue_verify(key);
@@ -240,8 +286,10 @@ impl Session {
     fn hashed(&mut self, key: TorrentKey, pieces: std::ops::Range<u32>, good: &[bool], now: Instant) {
         let at = self.seconds(now);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        let Some(checking) = &torrent.checking else { return };
-        if checking.next > pieces.start || pieces.is_empty() {
+        let Some(checking) = &mut torrent.checking else { return };
+        checking.asked = false;
+        if pieces.is_empty() {
+            // For a reason, which puts the torrent aside or lets it rest.
             return;
         }
         let start = pieces.start;
@@ -251,14 +299,12 @@ impl Session {
             |piece| good.get((piece - start) as usize).is_some_and(|&good| good),
             |piece| found.push(piece),
         );
-        for &peer in torrent.peers() {
-            if let Some(peer) = self.peers.get_mut(&peer) {
-                found.iter().for_each(|&piece| peer.announce_piece(piece));
-            }
-        }
-        let Some(checking) = &mut torrent.checking else { return };
+        let peers = torrent.peers().to_vec();
+        self.tell_of(&peers, &found);
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        let Some(checking) = &torrent.checking else { return };
         let (since, saved) = (checking.since, checking.saved);
-        if torrent.next_to_check().is_none() {
+        if torrent.next_to_check(1).is_none() {
             self.check_ended(key, now);
             return;
         }
@@ -272,6 +318,14 @@ impl Session {
             self.announce(key, now);
         }
         self.queue_verify(key);
+    }
+
+    fn tell_of(&mut self, peers: &[PeerKey], pieces: &[u32]) {
+        for peer in peers {
+            if let Some(peer) = self.peers.get_mut(peer) {
+                pieces.iter().for_each(|&piece| peer.announce_piece(piece));
+            }
+        }
     }
 
     fn check_ended(&mut self, key: TorrentKey, now: Instant) {
@@ -292,63 +346,112 @@ impl Session {
     fn settle(&mut self, key: TorrentKey, now: Instant) {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         let count = torrent.lengths.piece_count();
-        let recovered = matches!(torrent.state, State::WaitingForDisk | State::WaitingForData | State::Error);
         let was_seeding = torrent.state == State::Seeding;
+        // Told once, like the trouble before: where that comes and goes both are told for the first time only.
+        let recovered = std::mem::take(&mut torrent.reported);
+        let action = if recovered { Happened::Recovered } else { Happened::Completed };
         if torrent.is_complete() {
             torrent.state = State::Seeding;
             torrent.reason = "".into();
             torrent.was_complete = true;
-            torrent.failures = 0;
-            let action = if recovered { Happened::Recovered } else { Happened::Completed };
-            if !was_seeding {
-                let event = event(action, torrent, "".into());
-                self.jobs.push_back(Job::Event(event));
-            }
         } else {
             torrent.state = State::Incomplete;
-            let (have, total) = (torrent.have.count(count), count);
+            let have = torrent.have.count(count);
             torrent.reason =
-                format!("{have} of {total} pieces are in {}", torrent.place.data.display()).into();
-            if recovered {
-                let event = event(Happened::Recovered, torrent, torrent.reason.clone());
-                self.jobs.push_back(Job::Event(event));
-            }
+                format!("{have} of {count} pieces are in {}", torrent.place.data.display()).into();
+        }
+        let seeding = torrent.state == State::Seeding;
+        if recovered || (seeding && !was_seeding && torrent.failures <= 1) {
+            let event = event(action, torrent, torrent.reason.clone());
+            self.jobs.push_back(Job::Event(event));
+        }
+        if seeding {
+            self.part_from_seeds(key);
         }
         self.announce(key, now);
     }
 
-    /// Something is wrong with the data of a torrent: it alone is parked.
-    pub(super) fn trouble(&mut self, key: TorrentKey, trouble: &Trouble, now: Instant) {
+    /// Something is wrong with the data of a torrent: it alone is parked. What passes by itself is tried again after a
+    /// rest.
+    fn trouble(&mut self, key: TorrentKey, trouble: &Trouble, again: Rest, now: Instant) {
+        let at = self.seconds(now);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         if torrent.state == State::Paused {
             return;
         }
-        match torrent.state_in(trouble) {
-            State::Queued => {
-                // The .torrent or the data is another than the one that was checked.
-                if matches!(trouble, Trouble::TorrentChanged) {
-                    self.set(Timer::Rescan, now);
-                } else {
-                    self.park(key, State::Error, &trouble.to_string(), now);
-                    self.queue_check(key);
-                }
+        match trouble {
+            Trouble::NoDescriptors(_) => self.rest(again, now + DESCRIPTORS),
+            Trouble::TorrentChanged => {
+                // It was moved while the job was under way, or the scan will find what became of it.
+                self.set_by(Timer::Rescan, now);
+                self.rest(again, now + GROWING);
             }
-            state => {
+            Trouble::Changed(_) => {
+                self.park(key, State::Error, &trouble.to_string(), now);
+                self.queue_check(key);
+            }
+            trouble => {
+                let state = torrent.state_in(trouble);
                 if state == State::Incomplete {
-                    torrent.have = Have::None;
+                    // When it comes back it is news, whatever its stamps.
+                    (torrent.have, torrent.settled) = (Have::None, 0);
                 }
                 if state == State::Error {
+                    if at.saturating_sub(torrent.failed) >= FORGIVEN {
+                        torrent.failures = 0;
+                    }
                     torrent.failures = torrent.failures.saturating_add(1);
+                    torrent.failed = at;
                 }
                 self.park(key, state, &trouble.to_string(), now);
             }
         }
     }
 
+    fn rest(&mut self, what: Rest, until: Instant) {
+        if !self.resting.iter().any(|(_, resting)| *resting == what) {
+            self.resting.push((until, what));
+            self.set_by(Timer::Rest, until);
+        }
+    }
+
+    /// What has rested is tried again.
+    pub(super) fn rested(&mut self, now: Instant) {
+        let resting = std::mem::take(&mut self.resting);
+        for (until, what) in resting {
+            match what {
+                _ if until > now => {
+                    self.resting.push((until, what));
+                    self.set_by(Timer::Rest, until);
+                }
+                Rest::Check(key) => self.queue_check(key),
+                Rest::Verify(key) => self.queue_verify(key),
+                Rest::Writer(peer) => self.wake_writer(peer),
+                Rest::Layout(key) => {
+                    if let Some(swarm) =
+                        self.torrents.get_mut(&key).and_then(|torrent| torrent.swarm.as_mut())
+                    {
+                        swarm.layout_wanted = false;
+                    }
+                    self.wake_waiting(key);
+                }
+            }
+        }
+    }
+
+    fn checking_mut(&mut self, key: TorrentKey) -> Option<&mut Checking> {
+        self.torrents.get_mut(&key)?.checking.as_deref_mut()
+    }
+
     /// Puts what is known of a torrent on record, with other changes, a little later.
     pub(super) fn record(&mut self, key: TorrentKey, now: Instant) {
+        let uploaded = self.torrents.get(&key).map_or(0, |torrent| self.uploaded_now(torrent));
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        torrent.unsaved = false;
+        // What is on record is not known yet, so it can not be kept: it is written when that has been read.
+        torrent.unsaved = !torrent.recalled;
+        if torrent.unsaved {
+            return;
+        }
         let count = torrent.lengths.piece_count();
         let verified = torrent.checking.as_ref().map(|checking| Verified {
             pieces: count,
@@ -361,7 +464,7 @@ impl Session {
             paused: torrent.state == State::Paused,
             added: torrent.added.unwrap_or(0),
             completed: torrent.completed.unwrap_or(0),
-            uploaded: torrent.uploaded,
+            uploaded: torrent.uploaded + uploaded,
             data: torrent.place.kept.then(|| torrent.place.data.clone()),
             verified,
             ..Record::new(torrent.info_hash)
@@ -389,9 +492,4 @@ impl Session {
             }
         }
     }
-}
-
-/// A number on record, zero meaning that it is not known.
-fn some(number: u64) -> Option<u64> {
-    Some(number).filter(|&number| number > 0)
 }

@@ -14,6 +14,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use checks::Rest;
+
 use crate::have::Have;
 use crate::ident::Ident;
 use crate::metainfo::{InfoHash, Summary};
@@ -25,7 +27,7 @@ use crate::storage::Layout;
 use crate::storage::io::{Job as StorageJob, Place};
 use crate::torrent::candidates::{Candidates, Source};
 use crate::torrent::choker::Choker;
-use crate::torrent::{State, Tiers, Torrent, TorrentKey};
+use crate::torrent::{PAUSED, State, Tiers, Torrent, TorrentKey};
 use crate::tracker;
 use crate::tracker::client::{Client, Request};
 use crate::tracker::host::HostId;
@@ -37,6 +39,8 @@ pub const BATCH: u32 = 128 * 1024;
 const AHEAD: u64 = 3 * BATCH as u64;
 /// With fewer tokens than this a writer sleeps on: a system call for less is not worth it.
 const LEAST_WRITE: u32 = 4 * 1024;
+/// Nor does a rate need more writes than this: each is a wake-up.
+const WRITES_PER_SECOND: u64 = 50;
 /// A peer that has not finished its handshake by then is dropped.
 const HANDSHAKE_TIME: u32 = 10;
 /// A peer of which nothing was heard for this long is dropped (mainline: 300 s; NAT tables forget sooner).
@@ -65,8 +69,6 @@ const LAYOUT_TIME: u32 = 60;
 const MAX_DIALLING: usize = 16;
 /// Data that was seen growing is looked at again after this long.
 const GROWING: Duration = Duration::from_secs(10);
-/// The reason of a pause.
-const PAUSED: &str = "paused by the user";
 /// What a torrent and a connection cost at most by count, for the `memory` limit: record, names and tracker state;
 /// task, socket entry, queue of requests.
 const TORRENT_COST: u64 = 2 * 1024;
@@ -194,9 +196,11 @@ enum Timer {
     Dial,
     /// When data that was seen growing is looked at again.
     Growing,
+    /// When what rests is tried again.
+    Rest,
 }
 
-const TIMERS: usize = 7;
+const TIMERS: usize = 8;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -226,6 +230,8 @@ pub struct Session {
     /// The storage thread's queue is full until its next answer.
     storage_full: bool,
     flushing: bool,
+    /// Jobs for the storage thread that are given again then: one a torrent and peer at most.
+    resting: Vec<(Instant, Rest)>,
     /// Scans so far.
     scans: u32,
     /// Peers that wait for tokens.
@@ -270,6 +276,7 @@ impl Session {
             verifying: None,
             storage_full: false,
             flushing: false,
+            resting: Vec::new(),
             scans: 0,
             throttled: VecDeque::new(),
             half_open: 0,
@@ -296,16 +303,18 @@ impl Session {
         self.rescan = rescan;
         let other_trackers =
             settings.trackers != self.settings.trackers || settings.also != self.settings.also;
+        let other_peers = settings.static_peers != self.settings.static_peers;
+        let other_links = settings.local != self.settings.local;
         self.settings = settings;
-        if other_trackers {
-            let announced: Vec<TorrentKey> = self
-                .torrents
-                .iter()
-                .filter(|(_, torrent)| torrent.state.serves())
-                .map(|(&key, _)| key)
-                .collect();
-            for key in announced {
-                if let Some(torrent) = self.torrents.get_mut(&key)
+        if other_links {
+            self.candidates.set_here(self.own.clone(), self.settings.local.clone());
+        }
+        if other_trackers || other_peers {
+            let serving: Vec<TorrentKey> =
+                self.torrents.iter().filter(|(_, torrent)| torrent.serves()).map(|(&key, _)| key).collect();
+            for key in serving {
+                if other_trackers
+                    && let Some(torrent) = self.torrents.get_mut(&key)
                     && std::mem::take(&mut torrent.announced)
                 {
                     self.trackers.remove(key.0, now);
@@ -319,6 +328,8 @@ impl Session {
             peer.wake();
         }
         self.throttled.clear();
+        self.fill_slots(now);
+        self.dial_again(now);
         self.set(Timer::Rescan, now);
     }
 
@@ -360,8 +371,10 @@ impl Session {
             was_complete: false,
             announced: false,
             seen: 0,
+            seen_at: 0,
             settled: 0,
             recalled: false,
+            decided: false,
             verify_all: false,
             unsaved: false,
             added: self.time_of_day(now),
@@ -369,6 +382,8 @@ impl Session {
             uploaded: 0,
             uploaded_before: 0,
             failures: 0,
+            failed: 0,
+            reported: false,
             checking: None,
             swarm: None,
         };
@@ -385,6 +400,7 @@ impl Session {
     /// Drops a torrent: its peers are closed and its trackers told. Data and record stay.
     pub fn remove(&mut self, info_hash: InfoHash, now: Instant) {
         let Some(key) = self.by_hash.remove(&info_hash) else { return };
+        self.record_progress(key, now);
         self.close_peers(key, &Close::TorrentStopped);
         self.trackers.remove(key.0, now);
         self.candidates.remove(key.0);
@@ -423,8 +439,13 @@ impl Session {
     /// Stops a torrent until [`Session::resume`], over restarts too. `false` when there is none.
     pub fn pause(&mut self, info_hash: InfoHash, now: Instant) -> bool {
         let Some(key) = self.key(info_hash) else { return false };
-        self.park(key, State::Paused, PAUSED, now);
+        if let Some(torrent) = self.torrents.get_mut(&key) {
+            torrent.decided |= !torrent.recalled;
+            torrent.state = State::Paused;
+        }
+        // Before its check is forgotten: it goes on from there.
         self.record(key, now);
+        self.park(key, State::Paused, PAUSED, now);
         true
     }
 
@@ -434,8 +455,10 @@ impl Session {
         if let Some(torrent) = self.torrents.get_mut(&key)
             && !torrent.state.serves()
         {
+            torrent.decided |= !torrent.recalled;
             torrent.state = State::Queued;
             torrent.reason = "".into();
+            torrent.failures = 0;
             self.queue_check(key);
             self.record(key, now);
         }
@@ -448,6 +471,7 @@ impl Session {
         if let Some(torrent) = self.torrents.get_mut(&key) {
             torrent.verify_all = true;
             torrent.checking = None;
+            torrent.failures = 0;
             if torrent.state != State::Paused {
                 torrent.state = State::Queued;
                 self.queue_check(key);
@@ -535,7 +559,7 @@ impl Session {
     fn park(&mut self, key: TorrentKey, state: State, reason: &str, now: Instant) {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         // A torrent that fails each time it is tried is news once.
-        let news = *torrent.reason != *reason && torrent.failures <= 1;
+        let news = *torrent.reason != *reason && (state != State::Error || torrent.failures <= 1);
         torrent.state = state;
         torrent.reason = reason.into();
         torrent.checking = None;
@@ -543,10 +567,11 @@ impl Session {
             self.trackers.remove(key.0, now);
         }
         if news && state != State::Paused {
+            torrent.reported = true;
             let event = event(Happened::Error, torrent, reason.into());
             self.jobs.push_back(Job::Event(event));
         }
-        if !state.serves() {
+        if !torrent.serves() {
             self.close_peers(key, &Close::TorrentStopped);
             self.candidates.remove(key.0);
         }
@@ -567,9 +592,9 @@ impl Session {
                 now,
             );
         }
-        if !torrent.private {
+        if !torrent.private && torrent.serves() {
             self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Loopback, now);
-            self.set_dial(now);
+            self.dial_again(now);
         }
     }
 
@@ -582,7 +607,7 @@ impl Session {
     ) {
         let key = TorrentKey(request.key);
         self.trackers.handle(request, result, now);
-        let serves = self.torrents.get(&key).is_some_and(|torrent| torrent.state.serves());
+        let serves = self.torrents.get(&key).is_some_and(|torrent| torrent.serves());
         if let Ok(reply) = result
             && serves
             && !self.stopping
@@ -602,10 +627,8 @@ impl Session {
 
     fn totals(&self, key: TorrentKey) -> Totals {
         let Some(torrent) = self.torrents.get(&key) else { return Totals { uploaded: 0, left: 0 } };
-        let now: u64 =
-            torrent.peers().iter().filter_map(|&key| self.peer(key)).map(|peer| peer.uploaded).sum();
         Totals {
-            uploaded: torrent.uploaded + now - torrent.uploaded_before,
+            uploaded: torrent.uploaded + self.uploaded_now(torrent) - torrent.uploaded_before,
             left: torrent.lengths.total() - torrent.have_bytes(),
         }
     }
@@ -654,7 +677,10 @@ impl Session {
         if self.expired(Timer::Growing, now) {
             self.look_at_growing();
         }
-        if !self.flushing && self.expired(Timer::Flush, now) {
+        if self.expired(Timer::Rest, now) {
+            self.rested(now);
+        }
+        if self.may_flush() && self.expired(Timer::Flush, now) {
             self.flushing = true;
             return Some(Job::Storage(StorageJob::Flush));
         }
@@ -678,7 +704,14 @@ impl Session {
 
     /// When [`Session::poll`] wants to be called again, if nothing comes in.
     pub fn deadline(&self) -> Option<Instant> {
-        self.timers.iter().flatten().copied().chain(self.trackers.deadline()).min()
+        let waits = |at: usize| at == Timer::Flush as usize && !self.may_flush();
+        let timers = self.timers.iter().enumerate().filter(|(at, _)| !waits(*at));
+        timers.filter_map(|(_, timer)| *timer).chain(self.trackers.deadline()).min()
+    }
+
+    /// Whether the storage thread would take a flush; if not, its next answer is what to wait for.
+    fn may_flush(&self) -> bool {
+        !self.flushing && !self.storage_full
     }
 
     /// Begins the end: trackers are told, peers closed, records written.
@@ -689,18 +722,28 @@ impl Session {
         for peer in self.peers.values_mut() {
             peer.close(Close::Shutdown);
         }
-        let changed: Vec<TorrentKey> = self
-            .torrents
-            .iter()
-            .filter(|(_, t)| t.unsaved || t.checking.is_some())
-            .map(|(&key, _)| key)
-            .collect();
-        for key in changed {
+        // Nobody waits for what was only to be looked at.
+        self.jobs.retain(|job| match job {
+            Job::Storage(job) => matches!(job, StorageJob::Record(_) | StorageJob::Forget(_)),
+            _ => true,
+        });
+        let keys: Vec<TorrentKey> = self.torrents.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.record_progress(key, now));
+        // Once more, if one is under way: it may have begun before the last of them changed.
+        self.set(Timer::Flush, now);
+    }
+
+    /// Puts on record what is not worth a write of its own while we run.
+    fn record_progress(&mut self, key: TorrentKey, now: Instant) {
+        let Some(torrent) = self.torrents.get(&key) else { return };
+        if torrent.unsaved || torrent.checking.is_some() || self.uploaded_now(torrent) > 0 {
             self.record(key, now);
         }
-        if !self.flushing {
-            self.set(Timer::Flush, now);
-        }
+    }
+
+    /// Bytes of content that those connected have got.
+    fn uploaded_now(&self, torrent: &Torrent) -> u64 {
+        torrent.peers().iter().filter_map(|&key| self.peer(key)).map(|peer| peer.uploaded).sum()
     }
 
     /// Whether everything that the end waits for is done.

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::{
     AHEAD, BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
-    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, is_local,
+    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, WRITES_PER_SECOND,
+    is_local,
 };
 use crate::metainfo::InfoHash;
 use crate::peer::extension::MAX_PAYLOAD;
@@ -86,7 +87,7 @@ impl Session {
         let memory = self.memory();
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return Err(Close::UnknownTorrent) };
         let Some(peer) = self.peers.get_mut(&key) else { return Err(Close::Gone) };
-        if !torrent.state.serves() {
+        if !torrent.serves() {
             return Err(Close::TorrentStopped);
         }
         if peer.torrent.is_some_and(|dialled| dialled != torrent_key) {
@@ -120,10 +121,6 @@ impl Session {
         let Some(peer) = self.peers.get(&key) else { return Err(Close::Gone) };
         let torrent = peer.torrent;
         if id == self.settings.peer_id {
-            if peer.outgoing {
-                self.own.push(peer.addr);
-                self.candidates.set_here(self.own.clone(), self.settings.local.clone());
-            }
             return Err(Close::Ourselves);
         }
         let siblings = torrent.and_then(|torrent| self.torrents.get(&torrent)).map_or(&[][..], |t| t.peers());
@@ -148,6 +145,7 @@ impl Session {
                 && let Some(torrent) = torrent
             {
                 self.candidates.connected(torrent.0, peer.addr);
+                self.dial_again(now);
             }
         }
         Ok(())
@@ -188,12 +186,12 @@ impl Session {
                 _ => Ended::Failed,
             };
             self.candidates.ended(torrent_key.0, peer.addr, how, now);
+            if *why == Close::Ourselves {
+                self.own.push(peer.addr);
+                self.candidates.set_here(self.own.clone(), self.settings.local.clone());
+            }
         }
-        if !self.candidates.is_empty() {
-            // There is room for another, which the candidates' own deadline knows nothing of.
-            let free = self.dials.ready_at(1, now);
-            self.set_by(Timer::Dial, free);
-        }
+        self.dial_again(now);
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
         torrent.uploaded += peer.uploaded;
         torrent.unsaved |= peer.uploaded > 0;
@@ -215,6 +213,18 @@ impl Session {
         }
     }
 
+    /// Of a torrent of which we have everything now.
+    pub(super) fn part_from_seeds(&mut self, key: TorrentKey) {
+        let Some(torrent) = self.torrents.get(&key) else { return };
+        for peer in torrent.peers() {
+            if let Some(peer) = self.peers.get_mut(peer)
+                && peer.is_seed(torrent.lengths)
+            {
+                peer.close(Close::BothSeeds);
+            }
+        }
+    }
+
     // Dialling.
 
     pub(super) fn set_dial(&mut self, now: Instant) {
@@ -224,19 +234,28 @@ impl Session {
         }
     }
 
+    /// There is room for another peer, which the candidates' own deadline knows nothing of.
+    pub(super) fn dial_again(&mut self, now: Instant) {
+        if !self.candidates.is_empty() {
+            let free = self.dials.ready_at(1, now);
+            self.set_by(Timer::Dial, free);
+        }
+    }
+
     pub(super) fn next_dial(&mut self, now: Instant) -> Option<Job> {
         let dialling = self.peers.values().filter(|peer| peer.outgoing && !peer.ready).count();
         if dialling >= MAX_DIALLING
             || self.peers.len() >= self.settings.peers
+            || self.memory() + PEER_COST > self.settings.memory
             || self.dials.available(now) == 0
         {
-            // The next connection that ends, or the next sweep, sets the timer again.
+            // The next connection that is made or ends sets the timer again.
             return None;
         }
         let room = self.settings.peers_per_torrent;
         let torrents = &self.torrents;
         let next = self.candidates.next(now, |torrent| {
-            torrents.get(&TorrentKey(torrent)).is_some_and(|t| t.state.serves() && t.peers().len() < room)
+            torrents.get(&TorrentKey(torrent)).is_some_and(|t| t.serves() && t.peers().len() < room)
         });
         let job = next.map(|(torrent, addr)| {
             self.dials.take(1, now);
@@ -270,7 +289,7 @@ impl Session {
     }
 
     /// Gives free slots to those that wait: nobody waits for the next round while there is room.
-    fn fill_slots(&mut self, now: Instant) {
+    pub(super) fn fill_slots(&mut self, now: Instant) {
         let at = self.seconds(now);
         let mut contenders = self.contenders();
         self.choker.fill(&mut contenders, self.slots(), at);
@@ -358,14 +377,18 @@ impl Session {
             }
             return None;
         };
-        let bucket = if peer.local { &mut self.local_upload } else { &mut self.upload };
+        let (bucket, rate) = match peer.local {
+            true => (&self.local_upload, self.settings.local_upload),
+            false => (&self.upload, self.settings.upload),
+        };
+        let least = least_write(rate);
         let tokens = u32::try_from(bucket.available(now)).unwrap_or(u32::MAX);
         peer.outbox.plan(room.min(tokens).min(BATCH), parts);
         let planned: u32 = parts.iter().map(|part| part.to - part.from).sum();
         let limited_by_tokens = tokens < room.min(BATCH);
-        if limited_by_tokens && planned < LEAST_WRITE && planned == tokens {
+        if limited_by_tokens && u64::from(planned) < least && planned == tokens {
             peer.waiting = Waiting::Tokens;
-            let at = bucket.ready_at(u64::from(LEAST_WRITE), now);
+            let at = bucket.ready_at(least, now);
             self.throttled.push_back(key);
             self.set_by(Timer::Tokens, at);
             return None;
@@ -450,17 +473,31 @@ impl Session {
         }
     }
 
+    /// Wakes as many of those that wait for tokens as there are tokens for, those that have waited longest. If all were
+    /// woken, the same one would take everything each time.
     pub(super) fn wake_throttled(&mut self, now: Instant) {
+        let mut promised = [0; 2];
         for _ in 0..self.throttled.len() {
             let Some(key) = self.throttled.pop_front() else { break };
-            if let Some(peer) = self.peers.get_mut(&key)
-                && peer.waiting == Waiting::Tokens
-            {
-                peer.waiting = Waiting::No;
-                peer.wake();
+            let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.waiting == Waiting::Tokens) else {
+                continue;
+            };
+            let (bucket, rate) = match peer.local {
+                true => (&self.local_upload, self.settings.local_upload),
+                false => (&self.upload, self.settings.upload),
+            };
+            let promised = &mut promised[usize::from(peer.local)];
+            let wanted = *promised + least_write(rate);
+            if bucket.available(now) < wanted {
+                let at = bucket.ready_at(wanted, now);
+                self.throttled.push_back(key);
+                self.set_by(Timer::Tokens, at);
+                continue;
             }
+            *promised = wanted;
+            peer.waiting = Waiting::No;
+            peer.wake();
         }
-        let _ = now;
     }
 
     /// Looks at the clocks of all connections.
@@ -500,6 +537,11 @@ impl Session {
             self.set(Timer::Sweep, now + SWEEP);
         }
     }
+}
+
+/// With fewer tokens a writer sleeps on.
+fn least_write(rate: u64) -> u64 {
+    (rate / WRITES_PER_SECOND).clamp(u64::from(LEAST_WRITE), u64::from(BATCH))
 }
 
 fn handshake(info_hash: InfoHash, peer_id: [u8; 20]) -> [u8; wire::HANDSHAKE_LEN] {

@@ -19,8 +19,11 @@ use crate::metainfo::InfoHash;
 use crate::peer::{PeerKey, View};
 use crate::piece::Lengths;
 use crate::storage::io::Place;
-use crate::storage::resume::Stamp;
+use crate::storage::resume::{Record, Stamp};
 use crate::storage::{Layout, Trouble};
+
+/// The reason of a pause.
+pub const PAUSED: &str = "paused by the user";
 
 /// A torrent of the session, numbered in the order of arrival. Numbers are not used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,10 +121,14 @@ pub struct Torrent {
     pub announced: bool,
     /// Stamps of the files as they were last seen, hashed: data that still grows is not checked.
     pub seen: u64,
+    /// When they were first seen so.
+    pub seen_at: u32,
     /// The stamps that the last check, or the last look that found nothing to check, went by.
     pub settled: u64,
     /// Its record has been read.
     pub recalled: bool,
+    /// The user paused or resumed it before that.
+    pub decided: bool,
     /// All of it is to be hashed anew, whatever the record says.
     pub verify_all: bool,
     /// Bytes were sent since it was last put on record.
@@ -136,6 +143,10 @@ pub struct Torrent {
     pub uploaded_before: u64,
     /// Times in a row that its data could not be read.
     pub failures: u8,
+    /// When that was last so.
+    pub failed: u32,
+    /// The user was told that something is amiss, and not yet that it is well again.
+    pub reported: bool,
     /// A check in progress.
     pub checking: Option<Box<Checking>>,
     /// Those connected.
@@ -158,6 +169,8 @@ pub struct Checking {
     pub total: u64,
     /// The files as they were before the first byte was hashed: they go into the record.
     pub stamps: Box<[Stamp]>,
+    /// A slice of it is with the storage thread. An answer that comes at another time is of an earlier check.
+    pub asked: bool,
     /// When it began.
     pub since: u32,
     /// When its progress was last put on record.
@@ -195,6 +208,11 @@ impl Torrent {
         self.have.is_all()
     }
 
+    /// Whether there is something of it that peers are given.
+    pub fn serves(&self) -> bool {
+        self.state.serves() && !self.have.is_none()
+    }
+
     /// Those connected.
     pub fn peers(&self) -> &[PeerKey] {
         self.swarm.as_ref().map_or(&[], |swarm| &swarm.peers)
@@ -205,13 +223,28 @@ impl Torrent {
         &self.place.torrent
     }
 
+    /// Takes what was on record, its pieces apart.
+    pub fn recall(&mut self, known: &Record) {
+        let some = |number: u64| Some(number).filter(|&number| number > 0);
+        self.was_complete |= known.complete;
+        self.uploaded += known.uploaded;
+        self.uploaded_before = known.uploaded;
+        self.added = some(known.added).or(self.added);
+        self.completed = some(known.completed).or(self.completed);
+        if known.paused && !self.decided {
+            self.state = State::Paused;
+            self.reason = PAUSED.into();
+        }
+    }
+
     /// Starts a check of the pieces in `todo`.
     pub fn begin_check(&mut self, todo: Have, stamps: Box<[Stamp]>, now: u32) {
         let total = bytes_of(&todo, self.lengths);
         self.state = State::Checking;
         self.reason = "".into();
+        let (next, hashed, asked) = (0, 0, false);
         self.checking =
-            Some(Box::new(Checking { todo, next: 0, hashed: 0, total, stamps, since: now, saved: now }));
+            Some(Box::new(Checking { todo, next, hashed, total, stamps, asked, since: now, saved: now }));
     }
 
     /// Bytes that its check has still to read; `None` when there is none or nothing is left to do.
@@ -219,12 +252,13 @@ impl Torrent {
         self.checking.as_ref().map(|checking| checking.total - checking.hashed)
     }
 
-    /// The next run of pieces to hash.
-    pub fn next_to_check(&self) -> Option<Range<u32>> {
+    /// The next run of pieces to hash, `most` of them at most.
+    pub fn next_to_check(&self, most: u32) -> Option<Range<u32>> {
         let checking = self.checking.as_ref()?;
         let count = self.lengths.piece_count();
         let from = (checking.next..count).find(|&piece| checking.todo.contains(piece))?;
-        let to = (from..count).find(|&piece| !checking.todo.contains(piece)).unwrap_or(count);
+        let end = from.saturating_add(most).min(count);
+        let to = (from..end).find(|&piece| !checking.todo.contains(piece)).unwrap_or(end);
         Some(from..to)
     }
 
@@ -253,7 +287,6 @@ impl Torrent {
             Trouble::RootAbsent(_) | Trouble::EmptyMount(_) => State::WaitingForDisk,
             Trouble::DataMissing(_) if self.was_complete => State::WaitingForData,
             Trouble::DataMissing(_) => State::Incomplete,
-            Trouble::TorrentChanged | Trouble::Changed(_) => State::Queued,
             _ => State::Error,
         }
     }
@@ -268,5 +301,147 @@ fn bytes_of(pieces: &Have, lengths: Lengths) -> u64 {
         whole - u64::from(lengths.piece_length() - lengths.size(last))
     } else {
         whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ident::Ident;
+    use std::num::NonZeroU32;
+    use std::path::PathBuf;
+
+    /// Ten pieces, the last of half the length.
+    fn torrent() -> Torrent {
+        let path: std::sync::Arc<Path> = Path::new("/srv/one").into();
+        let ident = Ident { inode: 1, size: 1, mtime_secs: 1, mtime_nanos: 0, ctime: 1 };
+        let place = Place {
+            torrent: path.clone(),
+            ident,
+            data: path.clone(),
+            other: None,
+            root: path,
+            kept: false,
+            sidecar: false,
+        };
+        let lengths = Lengths::new(19 << 14, NonZeroU32::new(2 << 14).unwrap()).unwrap();
+        Torrent {
+            info_hash: InfoHash::from_bytes([1; 20]),
+            name: "one".into(),
+            lengths,
+            have: Have::None,
+            state: State::Queued,
+            reason: "".into(),
+            place,
+            private: false,
+            tiers: Rc::default(),
+            was_complete: false,
+            announced: false,
+            seen: 0,
+            seen_at: 0,
+            settled: 0,
+            recalled: false,
+            decided: false,
+            verify_all: false,
+            unsaved: false,
+            added: Some(7),
+            completed: None,
+            uploaded: 0,
+            uploaded_before: 0,
+            failures: 0,
+            failed: 0,
+            reported: false,
+            checking: None,
+            swarm: None,
+        }
+    }
+
+    fn bits(pieces: &[u32]) -> Have {
+        Have::from_fn(10, |piece| pieces.contains(&piece))
+    }
+
+    #[test]
+    fn a_check_goes_run_by_run_through_what_is_to_be_done() {
+        let mut torrent = torrent();
+        assert_eq!((torrent.next_to_check(9), torrent.check_left()), (None, None));
+        torrent.have = bits(&[0, 1]);
+        torrent.begin_check(bits(&[2, 3, 4, 7, 9]), Box::default(), 5);
+        assert_eq!((torrent.state, torrent.check_left()), (State::Checking, Some(9 << 14)));
+        assert_eq!((torrent.next_to_check(2), torrent.next_to_check(9)), (Some(2..4), Some(2..5)));
+        let mut found = Vec::new();
+        // The storage thread did only the first of them.
+        torrent.checked(2..4, |piece| piece != 3, |piece| found.push(piece));
+        assert_eq!(torrent.next_to_check(u32::MAX), Some(4..5));
+        torrent.checked(4..5, |_| true, |piece| found.push(piece));
+        torrent.checked(7..8, |_| true, |piece| found.push(piece));
+        assert_eq!((torrent.next_to_check(9), torrent.check_left()), (Some(9..10), Some(1 << 14)));
+        torrent.checked(9..10, |_| true, |piece| found.push(piece));
+        assert_eq!((torrent.next_to_check(9), torrent.check_left()), (None, Some(0)));
+        assert_eq!((found, torrent.have.clone()), (vec![2, 4, 7, 9], bits(&[0, 1, 2, 4, 7, 9])));
+        assert_eq!(torrent.have_bytes(), 11 << 14);
+    }
+
+    #[test]
+    fn a_check_takes_back_what_is_not_right_any_more_and_tells_no_piece_twice() {
+        let mut torrent = torrent();
+        torrent.have = Have::All;
+        torrent.begin_check(Have::All, Box::default(), 0);
+        let mut found = Vec::new();
+        torrent.checked(0..10, |piece| piece != 6, |piece| found.push(piece));
+        assert!(found.is_empty());
+        assert_eq!(torrent.have.missing(10).collect::<Vec<_>>(), [6]);
+        // An answer about pieces that do not exist changes nothing.
+        torrent.checked(10..12, |_| true, |piece| found.push(piece));
+        assert!(found.is_empty() && !torrent.is_complete());
+    }
+
+    #[test]
+    fn a_record_is_recalled_but_for_what_the_user_said_since() {
+        let known = Record {
+            complete: true,
+            paused: true,
+            uploaded: 90,
+            added: 0,
+            completed: 11,
+            ..Record::new(InfoHash::from_bytes([1; 20]))
+        };
+        let mut one = torrent();
+        one.recall(&known);
+        assert_eq!((one.state, one.uploaded, one.uploaded_before), (State::Paused, 90, 90));
+        assert_eq!((one.was_complete, one.added, one.completed), (true, Some(7), Some(11)));
+        let mut other = torrent();
+        other.decided = true;
+        other.recall(&known);
+        assert_eq!((other.state, other.uploaded), (State::Queued, 90));
+    }
+
+    #[test]
+    fn peers_are_served_what_there_is_and_nothing_of_nothing() {
+        let mut torrent = torrent();
+        for state in State::ALL {
+            torrent.state = state;
+            torrent.have = Have::None;
+            assert!(!torrent.serves(), "{state}");
+            torrent.have = bits(&[3]);
+            assert_eq!(torrent.serves(), state.serves(), "{state}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_waited_for_where_it_once_was() {
+        let mut torrent = torrent();
+        let path = || PathBuf::from("/srv/one");
+        assert_eq!(torrent.state_in(&Trouble::DataMissing(path())), State::Incomplete);
+        torrent.was_complete = true;
+        assert_eq!(torrent.state_in(&Trouble::DataMissing(path())), State::WaitingForData);
+        assert_eq!(torrent.state_in(&Trouble::RootAbsent(path())), State::WaitingForDisk);
+        assert_eq!(torrent.state_in(&Trouble::EmptyMount(path())), State::WaitingForDisk);
+        assert_eq!(torrent.state_in(&Trouble::Outside(path())), State::Error);
+    }
+
+    #[test]
+    fn an_idle_torrent_is_small() {
+        // With its names and paths, and what the allocator adds, it stays below 512 bytes.
+        assert!(size_of::<Torrent>() <= 384, "{}", size_of::<Torrent>());
     }
 }

@@ -1,0 +1,24 @@
+//! Real sessions on a virtual clock and a virtual link, with a disk, trackers and peers that are good, slow or bad.
+//!
+//! No test here waits for anything: an hour of a swarm is a fraction of a second, and the same one each time.
+#![allow(dead_code, reason = "the world can do more than each test asks for")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+#[path = "swarm/announcing.rs"]
+mod announcing;
+#[path = "swarm/checking.rs"]
+mod checking;
+#[path = "swarm/connecting.rs"]
+mod connecting;
+#[path = "swarm/disk.rs"]
+mod disk;
+#[path = "swarm/remote.rs"]
+mod remote;
+#[path = "swarm/serving.rs"]
+mod serving;
+#[path = "swarm/world.rs"]
+mod world;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
