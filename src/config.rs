@@ -395,7 +395,8 @@ impl SaveAs {
             SaveAs::Name => "content is called as the torrent says",
             SaveAs::Both => "content lies in a folder called like its .torrent file",
             SaveAs::Auto => {
-                "content is called like its .torrent file where the torrent says the same, else it lies in a folder so called"
+                "content lies in a folder called like its .torrent file, or is so called where the torrent says the same; what \
+                 is found under the torrent's own name is taken too"
             }
         }
     }

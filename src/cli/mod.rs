@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
             return output::print(HELP);
         }
         Ok(None) => {
-            output::note(HELP);
+            eprint!("{HELP}");
             return ExitCode::from(output::USAGE);
         }
         Ok(Some(other)) => return output::wrong_usage("", &other.unexpected()),

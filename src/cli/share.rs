@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,6 +13,7 @@ use log::LevelFilter;
 use super::create::{MAKER_HELP, MakerArgs};
 use super::output;
 use crate::config::{Config, Listen, LogTo};
+use crate::daemon::Report;
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{self, io};
 use crate::status::{Method, Status};
@@ -95,15 +97,22 @@ impl Args {
         created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
         let torrent =
             metainfo::parse(&created.bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-        output::print(&format!("{}\n", Magnet::from(&torrent)));
+        let magnet = Magnet::from(&torrent);
         match crate::status::io::ask::<Status>(&self.control, &Method::Status) {
-            Ok(daemon) => self.hand_over(&path, &torrent.name, &created.bytes, &daemon),
-            Err(_) => self.serve(&path, &torrent.name, &created.bytes),
+            Ok(daemon) => self.hand_over(&path, magnet, &torrent.name, &created.bytes, &daemon),
+            Err(_) => self.serve(&path, magnet, &torrent.name, &created.bytes),
         }
     }
 
     /// Gives the torrent to the running daemon.
-    fn hand_over(&self, path: &Path, name: &str, bytes: &[u8], daemon: &Status) -> Result<ExitCode, String> {
+    fn hand_over(
+        &self,
+        path: &Path,
+        magnet: Magnet,
+        name: &str,
+        bytes: &[u8],
+        daemon: &Status,
+    ) -> Result<ExitCode, String> {
         let first = daemon.watched.first().map(PathBuf::from);
         let into =
             self.into.clone().or(first).ok_or("the daemon watches no directory: name one with --into")?;
@@ -119,11 +128,11 @@ impl Args {
         if !self.quiet {
             output::note(format_args!("{}: the running daemon serves it", written.display()));
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(output::print(&format!("{}\n", with_peers(magnet, &daemon.listen))))
     }
 
     /// Serves the torrent here until it is told to stop.
-    fn serve(&self, path: &Path, name: &str, bytes: &[u8]) -> Result<ExitCode, String> {
+    fn serve(&self, path: &Path, magnet: Magnet, name: &str, bytes: &[u8]) -> Result<ExitCode, String> {
         let own = Temporary::new()?;
         let watched = match &self.into {
             Some(into) => into.clone(),
@@ -144,11 +153,36 @@ impl Args {
         }
         crate::log::init(config.log.to, config.log.level);
         let reload = config.clone();
-        let report = (!self.quiet && std::io::stderr().is_terminal()).then_some(line as fn(&Status));
-        crate::daemon::run(config, Box::new(move || Ok(reload.clone())), report)
+        let again = !self.quiet && std::io::stderr().is_terminal();
+        let mut magnet = Some(magnet);
+        let tell = move |status: &Status| match magnet.take() {
+            Some(magnet) => drop(output::print(&format!("{}\n", with_peers(magnet, &status.listen)))),
+            None => line(status),
+        };
+        let report = Report { tell: Box::new(tell), again };
+        crate::daemon::run(config, Box::new(move || Ok(reload.clone())), Some(report))
             .map_err(|error| error.to_string())?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Adds where we are reached (`x.pe`, BEP 9): without a tracker nobody else could tell.
+fn with_peers(mut magnet: Magnet, listen: &[String]) -> Magnet {
+    let interfaces = crate::net::io::interfaces().unwrap_or_default();
+    for address in listen.iter().filter_map(|address| address.parse::<SocketAddr>().ok()) {
+        let every = address.ip().is_unspecified();
+        let ours = interfaces.iter().map(|interface| interface.address).filter(|ip| {
+            every && !ip.is_loopback() && !is_link_local(*ip) && (address.is_ipv6() || ip.is_ipv4())
+        });
+        let addresses: Vec<IpAddr> = if every { ours.collect() } else { vec![address.ip()] };
+        magnet.peers.extend(addresses.iter().map(|ip| (ip.to_string(), address.port())));
+    }
+    magnet
+}
+
+/// Such an address means nothing without its interface.
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 /// One line on the terminal, written over itself.

@@ -1,15 +1,16 @@
 //! The daemon: prepares the process, then runs the jobs that the session hands out and sleeps until the next is due.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
-pub mod control;
+mod control;
+mod directories;
 pub mod house;
+mod start;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -18,23 +19,24 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_io::{Async, Timer};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 
-use crate::config::{Config, SaveAs};
-use crate::ident::Ident;
-use crate::net::Prefix;
-use crate::net::io::{Interface, Resolver, on_link};
-use crate::session::{Event, Happened, Job, Session, Settings, Totals};
+use crate::config::Config;
+use crate::net::io::Resolver;
+use crate::session::{Event, Happened, Job, Session, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
-use crate::storage::io::{Done, Files, Job as StorageJob, Loaded, Place, Storage};
+use crate::storage::io::{Done, Files, Storage};
 use crate::tracker::client::Request;
 use crate::tracker::host::HostId;
 use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
+use crate::watch::Watch;
 use crate::watch::io::Hints;
-use crate::watch::{Change, Watch};
 pub use house::House;
+use start::{
+    StartError, drop_privileges, listen, low_bits, peer_id, raise_file_limit, random, settings, signals,
+};
 
 /// After being told to stop we are gone by then, whatever a tracker does.
 const STOP_TIME: Duration = Duration::from_millis(4500);
@@ -42,22 +44,8 @@ const STOP_TIME: Duration = Duration::from_millis(4500);
 const LINGER: Duration = Duration::from_secs(2);
 /// A tracker has this long to hear that we stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// A file that was half-written is looked at again after this long.
-const HALF_WRITTEN: Duration = Duration::from_secs(2);
 /// How often a user at a terminal is told how it goes.
 const REPORT: Duration = Duration::from_secs(1);
-/// Descriptors beside content files and peers: listeners, log, inotify, control clients, trackers.
-const SPARE_FILES: u64 = 64;
-
-/// Why the daemon could not start.
-#[derive(Debug)]
-pub struct StartError(String);
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Reads the configuration again.
 pub type Reload = Box<dyn Fn() -> Result<Config, String>>;
@@ -86,10 +74,20 @@ pub struct Daemon {
     /// Files of it that are still to be read.
     loading: Cell<usize>,
     hints: Option<Hints>,
+    /// The data root of the torrent that was added last.
+    last_root: RefCell<Option<Arc<Path>>>,
 }
 
-/// Runs until told to stop; `report` is called every second with the status.
-pub fn run(config: Config, reload: Reload, report: Option<fn(&Status)>) -> Result<(), StartError> {
+/// Tells somebody how it goes: once we listen, and each second from then on where `again` is set.
+pub struct Report {
+    /// Told the status.
+    pub tell: Box<dyn FnMut(&Status)>,
+    /// More than once.
+    pub again: bool,
+}
+
+/// Runs until told to stop.
+pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(), StartError> {
     let signals = signals().map_err(|error| StartError(format!("signals: {error}")))?;
     raise_file_limit(&config);
     let listeners = listen(&config)?;
@@ -131,6 +129,7 @@ pub fn run(config: Config, reload: Reload, report: Option<fn(&Status)>) -> Resul
         scan_again: Cell::new(false),
         loading: Cell::new(0),
         hints: hints.ok(),
+        last_root: RefCell::default(),
         config: RefCell::new(config),
     });
     for addr in &daemon.listening {
@@ -270,29 +269,6 @@ impl Daemon {
         }
     }
 
-    /// Looks at the watched directories; at once, or when the look under way has ended.
-    fn scan(&self) {
-        if self.scanning.replace(true) {
-            self.scan_again.set(true);
-            return;
-        }
-        let roots: Arc<[_]> = self.config.borrow().torrents.clone().into();
-        let known = self.watch.borrow().fingerprint();
-        self.refresh_links();
-        let mut session = self.house.session.borrow_mut();
-        session.submit(StorageJob::Scan { roots, known });
-        session.set_clock(control::clock(), Instant::now());
-    }
-
-    /// Which prefixes are on our links changes as interfaces come and go.
-    fn refresh_links(&self) {
-        let interfaces = crate::net::io::interfaces().unwrap_or_default();
-        let local = local_prefixes(&self.config.borrow(), &interfaces);
-        let port = self.listening.first().map_or(0, SocketAddr::port);
-        let own = interfaces.iter().map(|interface| SocketAddr::new(interface.address, port)).collect();
-        self.house.session.borrow_mut().set_local(local, own);
-    }
-
     /// Takes the answers of the storage thread.
     async fn follow_storage(self: Rc<Daemon>) {
         loop {
@@ -335,99 +311,12 @@ impl Daemon {
 }
 
 impl Daemon {
-    /// Files of a scan to be read, lowest path first; with none to read the round is over.
-    fn load(&self, paths: Vec<Arc<Path>>, now: Instant) {
-        let mut session = self.house.session.borrow_mut();
-        self.loading.set(self.loading.get() + paths.len());
-        for path in paths {
-            session.submit(StorageJob::Load { path });
-        }
-        if self.loading.get() == 0 {
-            self.settle(&mut session, now);
-        }
-    }
-
-    /// A .torrent has been read.
-    fn loaded(
-        &self,
-        session: &mut Session,
-        path: Arc<Path>,
-        ident: Ident,
-        result: Result<Box<Loaded>, String>,
-        now: Instant,
-    ) {
-        self.loading.set(self.loading.get().saturating_sub(1));
-        let named = result.as_ref().map(|loaded| loaded.summary.info_hash).map_err(String::clone);
-        let changes = self.watch.borrow_mut().loaded(&path, ident, named);
-        let mut loaded = result.ok();
-        for change in changes {
-            match &change {
-                Change::Added { .. } => {
-                    if let Some(loaded) = loaded.take() {
-                        self.insert(session, *loaded, path.clone(), ident, now);
-                    }
-                }
-                Change::Restarted { info_hash, .. } => {
-                    session.remove(*info_hash, now);
-                    if let Some(loaded) = loaded.take() {
-                        self.insert(session, *loaded, path.clone(), ident, now);
-                    }
-                }
-                Change::Moved { info_hash, .. } => {
-                    let tiers = loaded.take().map(|loaded| loaded.summary.trackers).unwrap_or_default();
-                    session.moved(*info_hash, path.clone(), ident, tiers, now);
-                }
-                _ => {}
-            }
-            report(&change);
-        }
-        if self.loading.get() == 0 {
-            self.settle(session, now);
-        }
-    }
-
-    /// All files of a round are read: what no file names any more is dropped.
-    fn settle(&self, session: &mut Session, now: Instant) {
-        let (changes, again) = self.watch.borrow_mut().settle();
-        for change in &changes {
-            if let Change::Removed { info_hash, .. } = change {
-                session.remove(*info_hash, now);
-            }
-            report(change);
-        }
-        if !again.is_empty() {
-            self.loading.set(again.len());
-            again.into_iter().for_each(|path| session.submit(StorageJob::Load { path }));
-            return;
-        }
-        self.scanning.set(false);
-        if self.scan_again.take() {
-            session.rescan_now(now);
-        } else if self.watch.borrow().looks_again() {
-            session.rescan_by(now + HALF_WRITTEN);
-        }
-    }
-
-    fn insert(&self, session: &mut Session, loaded: Loaded, torrent: Arc<Path>, ident: Ident, now: Instant) {
-        let place = place(&self.config.borrow(), &loaded, torrent, ident);
-        session.insert(loaded.summary, place, now);
-    }
-
-    /// inotify hastens the scan; without it the regular scan finds everything a little later.
-    async fn follow_directories(self: Rc<Daemon>) {
-        let Some(hints) = &self.hints else { return };
-        loop {
-            hints.changed().await;
-            self.house.session.borrow_mut().rescan_now(Instant::now());
-            self.house.kick();
-        }
-    }
-
     /// Tells a user at a terminal how it goes.
-    async fn report(self: Rc<Daemon>, report: fn(&Status)) {
-        loop {
+    async fn report(self: Rc<Daemon>, mut report: Report) {
+        (report.tell)(&self.status());
+        while report.again {
             Timer::after(REPORT).await;
-            report(&self.status());
+            (report.tell)(&self.status());
         }
     }
 
@@ -492,164 +381,4 @@ fn tell(event: &Event) {
         Happened::Error => log::warn!("\"{name}\": {reason}"),
         Happened::Recovered => log::info!("\"{name}\" is back {reason}"),
     }
-}
-
-fn report(change: &Change) {
-    log::log!(change.level(), "{change}");
-}
-
-fn settings(config: &Config, port: u16, peer_id: [u8; 20]) -> Settings {
-    let limits = &config.limits;
-    Settings {
-        peer_id,
-        port,
-        peers: limits.peers as usize,
-        peers_per_torrent: limits.peers_per_torrent as usize,
-        uploads: limits.uploads as usize,
-        uploads_per_torrent: limits.uploads_per_torrent as usize,
-        upload: limits.upload,
-        local_upload: limits.local_upload,
-        local: local_prefixes(config, &crate::net::io::interfaces().unwrap_or_default()),
-        dials_per_second: limits.dials_per_second,
-        memory: limits.memory,
-        trackers: config.trackers.enabled,
-        also: config.trackers.also.clone(),
-        static_peers: config.peers.iter().filter_map(|peer| peer.parse().ok()).collect(),
-    }
-}
-
-/// The prefixes of `local`, `on-link` being those of our own interfaces.
-fn local_prefixes(config: &Config, interfaces: &[Interface]) -> Vec<Prefix> {
-    let mut prefixes: Vec<Prefix> = Vec::new();
-    for entry in &config.limits.local {
-        match entry.parse() {
-            Ok(prefix) => prefixes.push(prefix),
-            Err(_) => prefixes.extend(on_link(interfaces)),
-        }
-    }
-    prefixes
-}
-
-/// Where a torrent and its data lie, by the layout of the configuration or the sidecar beside it.
-fn place(config: &Config, loaded: &Loaded, torrent: Arc<Path>, ident: Ident) -> Place {
-    let summary = &loaded.summary;
-    let beside = torrent.parent().unwrap_or(Path::new("/"));
-    if let Some(data) = &loaded.sidecar {
-        let root = data.parent().unwrap_or(Path::new("/")).into();
-        let data = data.as_path().into();
-        return Place { torrent, ident, data, other: None, root, kept: false, sidecar: true };
-    }
-    let root = config.data.as_deref().unwrap_or(beside);
-    let data = config.layout.data_path(&torrent, &summary.name, summary.multi_file, config.data.as_deref());
-    // Data that other programs left lies under the torrent's own name: it is taken where it is.
-    let other =
-        Some(root.join(&*summary.name)).filter(|other| config.layout == SaveAs::Auto && *other != data);
-    let root = root.into();
-    Place {
-        torrent,
-        ident,
-        data: data.into(),
-        other: other.map(Into::into),
-        root,
-        kept: false,
-        sidecar: false,
-    }
-}
-
-/// Listens on the first port of the range that is free on all addresses.
-fn listen(config: &Config) -> Result<Vec<Async<TcpListener>>, StartError> {
-    let listen = &config.listen;
-    let mut last = String::new();
-    for port in listen.port.clone() {
-        match bind(&listen.addresses, port) {
-            Ok(listeners) => return Ok(listeners),
-            Err(error) => last = error.to_string(),
-        }
-    }
-    let (first, end) = (listen.port.start(), listen.port.end());
-    Err(StartError(format!(
-        "cannot listen on any port of {first}-{end}: {last}; set listen.port to one that is free"
-    )))
-}
-
-fn bind(addresses: &[IpAddr], port: u16) -> io::Result<Vec<Async<TcpListener>>> {
-    if !addresses.is_empty() {
-        return addresses.iter().map(|&ip| Async::<TcpListener>::bind((ip, port))).collect();
-    }
-    // One socket takes both families, unless the system keeps them apart or has no IPv6.
-    let v6 = Async::<TcpListener>::bind((Ipv6Addr::UNSPECIFIED, port));
-    if v6.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
-        return v6.map(|v6| vec![v6]);
-    }
-    let port =
-        v6.as_ref().ok().and_then(|v6| v6.get_ref().local_addr().ok()).map_or(port, |addr| addr.port());
-    let v4 = Async::<TcpListener>::bind((Ipv4Addr::UNSPECIFIED, port));
-    match (v6, v4) {
-        (Ok(v6), Ok(v4)) => Ok(vec![v6, v4]),
-        (Ok(v6), Err(_)) => Ok(vec![v6]),
-        (Err(_), v4) => Ok(vec![v4?]),
-    }
-}
-
-/// The signals that we read; set before any thread starts, so that no other takes them.
-fn signals() -> nix::Result<Async<SignalFd>> {
-    let mut set = SigSet::empty();
-    [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT]
-        .into_iter()
-        .for_each(|signal| set.add(signal));
-    set.thread_block()?;
-    let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    Async::new_nonblocking(fd).map_err(|_| nix::Error::EIO)
-}
-
-/// Descriptors for the peers and files of the configuration, as far as the system allows.
-fn raise_file_limit(config: &Config) {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let wanted = u64::from(config.limits.peers) + u64::from(config.limits.open_files) + SPARE_FILES;
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < wanted
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(wanted as _), hard);
-    }
-}
-
-/// Becomes the configured user, and in any case gives up the ways to become another.
-fn drop_privileges(user: Option<&str>) -> Result<(), StartError> {
-    use nix::unistd::{Uid, User, setgid, setgroups, setuid};
-    if let Some(name) = user {
-        let found = match name.parse() {
-            Ok(uid) => User::from_uid(Uid::from_raw(uid)),
-            Err(_) => User::from_name(name),
-        };
-        let user = found.ok().flatten().ok_or_else(|| StartError(format!("there is no user '{name}'")))?;
-        if Uid::effective() != user.uid {
-            setgroups(&[user.gid])
-                .and_then(|()| setgid(user.gid))
-                .and_then(|()| setuid(user.uid))
-                .map_err(|error| StartError(format!("cannot become user '{name}': {error}")))?;
-        }
-    }
-    nix::sys::prctl::set_no_new_privs().map_err(|error| StartError(format!("PR_SET_NO_NEW_PRIVS: {error}")))
-}
-
-/// Sixty-four bits that nobody can guess, from the keys that the standard library takes from the system.
-fn random() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0)
-}
-
-/// Our id: who we are by BEP 20's convention, then twelve letters and digits of this run.
-fn peer_id(mut seed: u64) -> [u8; 20] {
-    const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
-    let mut id = *b"-MS0100-000000000000";
-    for byte in &mut id[8..] {
-        *byte = ALPHABET[(seed & 31) as usize];
-        seed >>= 5;
-    }
-    id
-}
-
-fn low_bits(number: u64) -> u32 {
-    let [a, b, c, d, ..] = number.to_le_bytes();
-    u32::from_le_bytes([a, b, c, d])
 }

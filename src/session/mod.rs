@@ -32,6 +32,9 @@ use crate::tracker::host::HostId;
 
 /// Most bytes of one write: what `preadv` and one `send` move cheapest, and what a slow peer may leave unsent.
 pub const BATCH: u32 = 128 * 1024;
+/// Bytes that the disk is asked for ahead of a writer: with a batch on its way another one or two come meanwhile. Times
+/// all upload slots this is page cache that a small router must have.
+const AHEAD: u64 = 3 * BATCH as u64;
 /// With fewer tokens than this a writer sleeps on: a system call for less is not worth it.
 const LEAST_WRITE: u32 = 4 * 1024;
 /// A peer that has not finished its handshake by then is dropped.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{
-    BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
+    AHEAD, BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
     PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, is_local,
 };
 use crate::metainfo::InfoHash;
@@ -393,6 +393,10 @@ impl Session {
         let Some(torrent) = self.torrents.get(&upload.torrent) else { return };
         peer.waiting = Waiting::Storage;
         peer.misses = peer.misses.saturating_add(1);
+        // What it asked for without a gap is read from the disk in one go.
+        let file = upload.layout.range(miss.file);
+        let stretch = peer.outbox.next_stretch(|block| upload.lengths.block_offset(block), AHEAD);
+        let end = stretch.map_or(0, |(start, len)| start + len).min(file.end);
         self.jobs.push_back(Job::Storage(StorageJob::Read {
             key: upload.torrent.0,
             peer: key.0,
@@ -402,6 +406,7 @@ impl Session {
             path: upload.layout.path(miss.file),
             offset: miss.offset,
             len: miss.len,
+            ahead: end.saturating_sub(file.start + miss.offset),
             fd,
         }));
     }

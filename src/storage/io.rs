@@ -139,6 +139,8 @@ pub enum Job {
         offset: u64,
         /// Bytes.
         len: u64,
+        /// Bytes from `offset` on that will be wanted soon: the disk may begin with them.
+        ahead: u64,
         /// The file, if it is open.
         fd: Option<Arc<OpenFile>>,
     },
@@ -497,9 +499,14 @@ impl Desk {
                     .map(|(_, metainfo)| Box::new(Layout::new(&metainfo, place.data)));
                 Done::LaidOut { key, result }
             }
-            Job::Read { key, peer, info_hash, place, file, path, offset, len, fd } => {
+            Job::Read { key, peer, info_hash, place, file, path, offset, len, ahead, fd } => {
+                let warm = |open: &OpenFile| match open.warm(offset, len, ahead) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(Trouble::Changed(path.clone())),
+                    Err(error) => Err(Trouble::of(&path, error)),
+                };
                 let result = self
-                    .read(&info_hash, &place, file, &path, offset..offset.saturating_add(len), fd.as_deref())
+                    .read(&info_hash, &place, file, &path, warm, fd.as_deref())
                     .map_err(|trouble| tree::blame(trouble, &place));
                 Done::Read { key, peer, file, result }
             }
@@ -543,15 +550,10 @@ impl Desk {
         place: &Place,
         file: u32,
         path: &Path,
-        bytes: Range<u64>,
+        warm: impl Fn(&OpenFile) -> Result<(), Trouble>,
         open: Option<&OpenFile>,
     ) -> Result<Option<OpenFile>, Trouble> {
         let fail = |error| Trouble::of(path, error);
-        let warm = |open: &OpenFile| match open.warm(bytes.start, bytes.end - bytes.start) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Trouble::Changed(path.into())),
-            Err(error) => Err(fail(error)),
-        };
         if let Some(open) = open {
             if open.is_changed().map_err(fail)? {
                 return Err(Trouble::Changed(path.into()));

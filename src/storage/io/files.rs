@@ -121,13 +121,14 @@ impl OpenFile {
         Ok(stamp_of(&fstat(&self.fd)?) != self.stamp)
     }
 
-    /// Brings a range into the page cache; `false` if the file ends before it does.
-    pub(super) fn warm(&self, offset: u64, len: u64) -> Result<bool, Errno> {
+    /// Brings a range into the page cache; `false` if the file ends before it does. Of the `ahead` bytes from `offset` on
+    /// what lies beyond the range is only asked for: it comes while the range is sent.
+    pub(super) fn warm(&self, offset: u64, len: u64, ahead: u64) -> Result<bool, Errno> {
         if self.mode == ReadMode::Direct {
             return Ok(offset.saturating_add(len) <= self.stamp.size);
         }
         // One request for all of it: the reads below would otherwise bring it in piecemeal.
-        let _ = fadvise(&self.fd, offset, std::num::NonZeroU64::new(len), Advice::WillNeed);
+        let _ = fadvise(&self.fd, offset, std::num::NonZeroU64::new(len.max(ahead)), Advice::WillNeed);
         let end = offset.saturating_add(len);
         let mut at = offset;
         while at < end {
@@ -280,11 +281,11 @@ mod tests {
         let file = open(&temp.path("big"));
         let offset = (5 << 30) - 100_000;
         if file.mode() != ReadMode::Thread {
-            assert!(file.warm(offset, 100_000).unwrap());
+            assert!(file.warm(offset, 100_000, 0).unwrap());
             let bytes = read(&file, 100_000, offset).unwrap();
             assert_eq!((bytes.len(), &bytes[99_996..]), (100_000, &[0, 1, 0, 0][..]));
         }
-        assert!(!file.warm(offset, 100_001).unwrap(), "beyond the end");
+        assert!(!file.warm(offset, 100_001, 0).unwrap(), "beyond the end");
         assert!(!file.is_changed().unwrap());
         temp.sparse("big", 6 << 30, &[]);
         assert!(file.is_changed().unwrap());

@@ -216,6 +216,7 @@ impl World {
             },
             offset: at,
             len,
+            ahead: 0,
             fd: None,
         };
         let Done::Read { key: 1, peer: 9, result, .. } = self.ask(job) else { panic!("another answer") };
@@ -391,7 +392,7 @@ fn what_a_peer_asks_for_is_brought_into_memory_and_a_changed_file_is_not_served(
     assert_eq!(world.read(&torrent, "a", 0, 0, 1).unwrap_err(), changed);
     let path = world.temp.path("root/t/a");
     let (info_hash, place) = (torrent.info_hash, torrent.place.clone());
-    let job = Job::Read { key: 1, peer: 9, info_hash, place, file: 0, path, offset: 0, len: 1, fd };
+    let job = Job::Read { key: 1, peer: 9, info_hash, place, file: 0, path, offset: 0, len: 1, ahead: 0, fd };
     let Done::Read { result, .. } = world.ask(job) else { panic!("another answer") };
     assert_eq!(result.map(|_| ()), Err(changed));
     assert!(world.read(&torrent, "b", 1, 0, 10).is_ok());

@@ -1,0 +1,160 @@
+//! What is prepared before the first packet: settings, listening sockets, signals, descriptors, privileges, our id.
+#![expect(clippy::disallowed_types, reason = "I/O shell")]
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+
+use async_io::Async;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::config::Config;
+use crate::net::Prefix;
+use crate::net::io::{Interface, on_link};
+use crate::session::Settings;
+
+/// Descriptors beside content files and peers: listeners, log, inotify, control clients, trackers.
+const SPARE_FILES: u64 = 64;
+
+/// Why the daemon could not start.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the session works with, of the configuration.
+pub fn settings(config: &Config, port: u16, peer_id: [u8; 20]) -> Settings {
+    let limits = &config.limits;
+    Settings {
+        peer_id,
+        port,
+        peers: limits.peers as usize,
+        peers_per_torrent: limits.peers_per_torrent as usize,
+        uploads: limits.uploads as usize,
+        uploads_per_torrent: limits.uploads_per_torrent as usize,
+        upload: limits.upload,
+        local_upload: limits.local_upload,
+        local: local_prefixes(config, &crate::net::io::interfaces().unwrap_or_default()),
+        dials_per_second: limits.dials_per_second,
+        memory: limits.memory,
+        trackers: config.trackers.enabled,
+        also: config.trackers.also.clone(),
+        static_peers: config.peers.iter().filter_map(|peer| peer.parse().ok()).collect(),
+    }
+}
+
+/// The prefixes of `local`, `on-link` being those of our own interfaces.
+pub fn local_prefixes(config: &Config, interfaces: &[Interface]) -> Vec<Prefix> {
+    let mut prefixes: Vec<Prefix> = Vec::new();
+    for entry in &config.limits.local {
+        match entry.parse() {
+            Ok(prefix) => prefixes.push(prefix),
+            Err(_) => prefixes.extend(on_link(interfaces)),
+        }
+    }
+    prefixes
+}
+
+/// Listens on the first port of the range that is free on all addresses.
+pub fn listen(config: &Config) -> Result<Vec<Async<TcpListener>>, StartError> {
+    let listen = &config.listen;
+    let mut last = String::new();
+    for port in listen.port.clone() {
+        match bind(&listen.addresses, port) {
+            Ok(listeners) => return Ok(listeners),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    let (first, end) = (listen.port.start(), listen.port.end());
+    Err(StartError(format!(
+        "cannot listen on any port of {first}-{end}: {last}; set listen.port to one that is free"
+    )))
+}
+
+fn bind(addresses: &[IpAddr], port: u16) -> io::Result<Vec<Async<TcpListener>>> {
+    if !addresses.is_empty() {
+        return addresses.iter().map(|&ip| Async::<TcpListener>::bind((ip, port))).collect();
+    }
+    // One socket takes both families, unless the system keeps them apart or has no IPv6.
+    let v6 = Async::<TcpListener>::bind((Ipv6Addr::UNSPECIFIED, port));
+    if v6.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
+        return v6.map(|v6| vec![v6]);
+    }
+    let port =
+        v6.as_ref().ok().and_then(|v6| v6.get_ref().local_addr().ok()).map_or(port, |addr| addr.port());
+    let v4 = Async::<TcpListener>::bind((Ipv4Addr::UNSPECIFIED, port));
+    match (v6, v4) {
+        (Ok(v6), Ok(v4)) => Ok(vec![v6, v4]),
+        (Ok(v6), Err(_)) => Ok(vec![v6]),
+        (Err(_), v4) => Ok(vec![v4?]),
+    }
+}
+
+/// The signals that we read; set before any thread starts, so that no other takes them.
+pub fn signals() -> nix::Result<Async<SignalFd>> {
+    let mut set = SigSet::empty();
+    [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT]
+        .into_iter()
+        .for_each(|signal| set.add(signal));
+    set.thread_block()?;
+    let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    Async::new_nonblocking(fd).map_err(|_| nix::Error::EIO)
+}
+
+/// Descriptors for the peers and files of the configuration, as far as the system allows.
+pub fn raise_file_limit(config: &Config) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let wanted = u64::from(config.limits.peers) + u64::from(config.limits.open_files) + SPARE_FILES;
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < wanted
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(wanted as _), hard);
+    }
+}
+
+/// Becomes the configured user, and in any case gives up the ways to become another.
+pub fn drop_privileges(user: Option<&str>) -> Result<(), StartError> {
+    use nix::unistd::{Uid, User, setgid, setgroups, setuid};
+    if let Some(name) = user {
+        let found = match name.parse() {
+            Ok(uid) => User::from_uid(Uid::from_raw(uid)),
+            Err(_) => User::from_name(name),
+        };
+        let user = found.ok().flatten().ok_or_else(|| StartError(format!("there is no user '{name}'")))?;
+        if Uid::effective() != user.uid {
+            setgroups(&[user.gid])
+                .and_then(|()| setgid(user.gid))
+                .and_then(|()| setuid(user.uid))
+                .map_err(|error| StartError(format!("cannot become user '{name}': {error}")))?;
+        }
+    }
+    nix::sys::prctl::set_no_new_privs().map_err(|error| StartError(format!("PR_SET_NO_NEW_PRIVS: {error}")))
+}
+
+/// Sixty-four bits that nobody can guess, from the keys that the standard library takes from the system.
+pub fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}
+
+/// Our id: who we are by BEP 20's convention, then twelve letters and digits of this run.
+pub fn peer_id(mut seed: u64) -> [u8; 20] {
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+    let mut id = *b"-MS0100-000000000000";
+    for byte in &mut id[8..] {
+        *byte = ALPHABET[(seed & 31) as usize];
+        seed >>= 5;
+    }
+    id
+}
+
+/// The low half of a number.
+pub fn low_bits(number: u64) -> u32 {
+    let [a, b, c, d, ..] = number.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
