@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use lexopt::{Arg, Parser, ValueExt};
 use log::LevelFilter;
 
-use super::create::{MAKER_HELP, MakerArgs};
+use super::create::{MAKER_HELP, MakerArgs, Named};
 use super::output;
 use crate::config::{Config, Listen, LogTo};
 use crate::daemon::Report;
@@ -73,17 +73,9 @@ impl Args {
                 Arg::Long("control") => control = PathBuf::from(parser.value()?),
                 Arg::Long("quiet") | Arg::Short('q') => quiet = true,
                 Arg::Value(value) if path.is_none() => path = Some(PathBuf::from(value)),
-                Arg::Value(value) => return Err(Arg::Value(value).unexpected()),
-                Arg::Long(name) => {
-                    let name = name.to_owned();
-                    if !maker.take(&name, &mut parser)? {
-                        return Err(Arg::Long(&name).unexpected());
-                    }
-                }
-                Arg::Short(letter) => {
-                    if !maker.take(letter.encode_utf8(&mut [0; 4]), &mut parser)? {
-                        return Err(Arg::Short(letter).unexpected());
-                    }
+                other => {
+                    let option = Named::of(other)?;
+                    maker.take_or_refuse(&option, &mut parser)?;
                 }
             }
         }

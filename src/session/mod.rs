@@ -1,36 +1,33 @@
 //! All torrents and all peers on one clock: what has happened comes in, jobs for the shells come out.
 //!
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
-//! there. Omitted: all I/O; nothing here waits. Holds one box a torrent, one a peer, and one table of deadlines for
+//! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
+//! (`checks`), its trackers (`announces`), its connections (`peers`). Holds one box a torrent, one a peer, and one table of deadlines for
 //! all of them.
 
+mod announces;
 mod checks;
 mod peers;
+mod torrents;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checks::Rest;
 
-use crate::have::Have;
-use crate::ident::Ident;
-use crate::metainfo::{InfoHash, Summary};
+use crate::metainfo::InfoHash;
 use crate::net::Prefix;
 use crate::peer::{Close, Peer, PeerKey, Waiting};
 use crate::piece::Lengths;
 use crate::rate::{Bucket, byte_burst};
 use crate::storage::Layout;
-use crate::storage::io::{Job as StorageJob, Place};
-use crate::torrent::candidates::{Candidates, Source};
+use crate::storage::io::Job as StorageJob;
+use crate::torrent::candidates::Candidates;
 use crate::torrent::choker::Choker;
-use crate::torrent::{PAUSED, State, Tiers, Torrent, TorrentKey};
-use crate::tracker;
+use crate::torrent::{Tiers, Torrent, TorrentKey};
 use crate::tracker::client::{Client, Request};
-use crate::tracker::host::HostId;
 
 /// Most bytes of one write: what `preadv` and one `send` move cheapest, and what a slow peer may leave unsent.
 pub const BATCH: u32 = 128 * 1024;
@@ -349,137 +346,6 @@ impl Session {
         }
     }
 
-    // Torrents.
-
-    /// Adds a torrent. It is checked against its record as soon as the storage thread has time.
-    pub fn insert(&mut self, summary: Summary, place: Place, now: Instant) -> Option<TorrentKey> {
-        if self.by_hash.contains_key(&summary.info_hash) {
-            return None;
-        }
-        let key = TorrentKey(self.next_torrent);
-        self.next_torrent += 1;
-        let torrent = Torrent {
-            info_hash: summary.info_hash,
-            name: summary.name,
-            lengths: summary.lengths,
-            have: Have::None,
-            state: State::Queued,
-            reason: "".into(),
-            place,
-            private: summary.private,
-            tiers: self.tiers(summary.trackers),
-            was_complete: false,
-            announced: false,
-            seen: 0,
-            seen_at: 0,
-            settled: 0,
-            recalled: false,
-            decided: false,
-            verify_all: false,
-            unsaved: false,
-            added: self.time_of_day(now),
-            completed: None,
-            uploaded: 0,
-            uploaded_before: 0,
-            failures: 0,
-            failed: 0,
-            reported: false,
-            checking: None,
-            swarm: None,
-        };
-        self.jobs.push_back(Job::Event(event(Happened::Added, &torrent, path_of(&torrent))));
-        self.by_hash.insert(torrent.info_hash, key);
-        self.torrents.insert(key, Box::new(torrent));
-        self.to_check.push_back(key);
-        if self.timers[Timer::Rescan as usize].is_none() {
-            self.set(Timer::Rescan, now + self.rescan);
-        }
-        Some(key)
-    }
-
-    /// Drops a torrent: its peers are closed and its trackers told. Data and record stay.
-    pub fn remove(&mut self, info_hash: InfoHash, now: Instant) {
-        let Some(key) = self.by_hash.remove(&info_hash) else { return };
-        self.record_progress(key, now);
-        self.close_peers(key, &Close::TorrentStopped);
-        self.trackers.remove(key.0, now);
-        self.candidates.remove(key.0);
-        if let Some(torrent) = self.torrents.remove(&key) {
-            self.jobs.push_back(Job::Event(event(Happened::Removed, &torrent, path_of(&torrent))));
-        }
-    }
-
-    /// Its .torrent has another path now: its data stays where it is, and is not checked again.
-    pub fn moved(
-        &mut self,
-        info_hash: InfoHash,
-        file: Arc<Path>,
-        ident: Ident,
-        tiers: Vec<Vec<String>>,
-        now: Instant,
-    ) {
-        let tiers = self.tiers(tiers);
-        let Some(&key) = self.by_hash.get(&info_hash) else { return };
-        let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        if *torrent.tiers != *tiers {
-            // Another file than the one that was moved away names the same torrent.
-            torrent.tiers = tiers;
-            if std::mem::take(&mut torrent.announced) {
-                self.trackers.remove(key.0, now);
-                self.announce(key, now);
-            }
-        }
-        let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        torrent.place.torrent = file;
-        torrent.place.ident = ident;
-        torrent.place.kept = true;
-        self.record(key, now);
-    }
-
-    /// Stops a torrent until [`Session::resume`], over restarts too. `false` when there is none.
-    pub fn pause(&mut self, info_hash: InfoHash, now: Instant) -> bool {
-        let Some(key) = self.key(info_hash) else { return false };
-        if let Some(torrent) = self.torrents.get_mut(&key) {
-            torrent.decided |= !torrent.recalled;
-            torrent.state = State::Paused;
-        }
-        // Before its check is forgotten: it goes on from there.
-        self.record(key, now);
-        self.park(key, State::Paused, PAUSED, now);
-        true
-    }
-
-    /// Starts a paused torrent again; one that waits for its data may be taken as new.
-    pub fn resume(&mut self, info_hash: InfoHash, now: Instant) -> bool {
-        let Some(key) = self.key(info_hash) else { return false };
-        if let Some(torrent) = self.torrents.get_mut(&key)
-            && !torrent.state.serves()
-        {
-            torrent.decided |= !torrent.recalled;
-            torrent.state = State::Queued;
-            torrent.reason = "".into();
-            torrent.failures = 0;
-            self.queue_check(key);
-            self.record(key, now);
-        }
-        true
-    }
-
-    /// Hashes all of a torrent's data anew.
-    pub fn verify(&mut self, info_hash: InfoHash) -> bool {
-        let Some(key) = self.key(info_hash) else { return false };
-        if let Some(torrent) = self.torrents.get_mut(&key) {
-            torrent.verify_all = true;
-            torrent.checking = None;
-            torrent.failures = 0;
-            if torrent.state != State::Paused {
-                torrent.state = State::Queued;
-                self.queue_check(key);
-            }
-        }
-        true
-    }
-
     /// The number of a torrent.
     pub fn key(&self, info_hash: InfoHash) -> Option<TorrentKey> {
         self.by_hash.get(&info_hash).copied()
@@ -553,105 +419,6 @@ impl Session {
     /// What its trackers said.
     pub fn trackers(&self) -> &Client {
         &self.trackers
-    }
-
-    /// Puts a torrent aside: its peers go, its trackers are told, and the reason is shown.
-    fn park(&mut self, key: TorrentKey, state: State, reason: &str, now: Instant) {
-        let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        // A torrent that fails each time it is tried is news once.
-        let news = *torrent.reason != *reason && (state != State::Error || torrent.failures <= 1);
-        torrent.state = state;
-        torrent.reason = reason.into();
-        torrent.checking = None;
-        if std::mem::take(&mut torrent.announced) {
-            self.trackers.remove(key.0, now);
-        }
-        if news && state != State::Paused {
-            torrent.reported = true;
-            let event = event(Happened::Error, torrent, reason.into());
-            self.jobs.push_back(Job::Event(event));
-        }
-        if !torrent.serves() {
-            self.close_peers(key, &Close::TorrentStopped);
-            self.candidates.remove(key.0);
-        }
-    }
-
-    /// Tells the trackers of a torrent that has something to give; those that know of it are told no news.
-    fn announce(&mut self, key: TorrentKey, now: Instant) {
-        let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        if self.settings.trackers && !torrent.announced && !matches!(torrent.have, Have::None) {
-            torrent.announced = true;
-            let also = if torrent.private { &[][..] } else { &self.settings.also };
-            self.trackers.insert(
-                key.0,
-                torrent.info_hash,
-                &torrent.tiers.0,
-                also,
-                torrent.is_complete(),
-                now,
-            );
-        }
-        if !torrent.private && torrent.serves() {
-            self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Loopback, now);
-            self.dial_again(now);
-        }
-    }
-
-    /// A tracker has answered, or failed to.
-    pub fn announced(
-        &mut self,
-        request: &Request,
-        result: Result<&tracker::Reply, &tracker::Failure>,
-        now: Instant,
-    ) {
-        let key = TorrentKey(request.key);
-        self.trackers.handle(request, result, now);
-        let serves = self.torrents.get(&key).is_some_and(|torrent| torrent.serves());
-        if let Ok(reply) = result
-            && serves
-            && !self.stopping
-        {
-            // Addresses of this machine have passed the tracker's own filter: it is on this machine.
-            self.candidates.insert(key.0, reply.peers.iter().copied(), Source::Loopback, now);
-            self.set_dial(now);
-        }
-    }
-
-    /// The next announce for the connection to a host that has just answered.
-    pub fn next_announce(&mut self, host: HostId, now: Instant) -> Option<(Request, Totals)> {
-        let request = self.trackers.poll_host(host, now)?;
-        let totals = self.totals(TorrentKey(request.key));
-        Some((request, totals))
-    }
-
-    fn totals(&self, key: TorrentKey) -> Totals {
-        let Some(torrent) = self.torrents.get(&key) else { return Totals { uploaded: 0, left: 0 } };
-        Totals {
-            uploaded: torrent.uploaded + self.uploaded_now(torrent) - torrent.uploaded_before,
-            left: torrent.lengths.total() - torrent.have_bytes(),
-        }
-    }
-
-    /// One copy of equal tiers: a thousand torrents name a handful of trackers.
-    fn tiers(&mut self, tiers: Vec<Vec<String>>) -> Rc<Tiers> {
-        let tiers = Tiers(tiers);
-        self.tiers.retain(|known| Rc::strong_count(known) > 1 || **known == tiers);
-        if let Some(known) = self.tiers.iter().find(|known| ***known == tiers) {
-            return known.clone();
-        }
-        let tiers = Rc::new(tiers);
-        self.tiers.push(tiers.clone());
-        tiers
-    }
-
-    /// Tells the time of day, Unix seconds; `None` while it is plainly not set.
-    pub fn set_clock(&mut self, time: Option<u64>, now: Instant) {
-        self.clock_at_start = time.map(|time| time.saturating_sub(u64::from(self.seconds(now))));
-    }
-
-    fn time_of_day(&self, now: Instant) -> Option<u64> {
-        Some(self.clock_at_start? + u64::from(self.seconds(now)))
     }
 
     // Time.

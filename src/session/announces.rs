@@ -1,0 +1,86 @@
+//! The session's dealings with trackers: who is told of which torrent, and what their answers bring.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::{Session, Totals};
+use crate::have::Have;
+use crate::torrent::candidates::Source;
+use crate::torrent::{Tiers, TorrentKey};
+use crate::tracker::client::Request;
+use crate::tracker::host::HostId;
+use crate::tracker::{Failure, Reply};
+
+impl Session {
+    /// Tells the trackers of a torrent that has something to give; those that know of it are told no news.
+    pub(super) fn announce(&mut self, key: TorrentKey, now: Instant) {
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        if self.settings.trackers && !torrent.announced && !matches!(torrent.have, Have::None) {
+            torrent.announced = true;
+            let also = if torrent.private { &[][..] } else { &self.settings.also };
+            self.trackers.insert(
+                key.0,
+                torrent.info_hash,
+                &torrent.tiers.0,
+                also,
+                torrent.is_complete(),
+                now,
+            );
+        }
+        if !torrent.private && torrent.serves() {
+            self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Loopback, now);
+            self.dial_again(now);
+        }
+    }
+
+    /// A tracker has answered, or failed to.
+    pub fn announced(&mut self, request: &Request, result: Result<&Reply, &Failure>, now: Instant) {
+        let key = TorrentKey(request.key);
+        self.trackers.handle(request, result, now);
+        let serves = self.torrents.get(&key).is_some_and(|torrent| torrent.serves());
+        if let Ok(reply) = result
+            && serves
+            && !self.stopping
+        {
+            // Addresses of this machine have passed the tracker's own filter: it is on this machine.
+            self.candidates.insert(key.0, reply.peers.iter().copied(), Source::Loopback, now);
+            self.set_dial(now);
+        }
+    }
+
+    /// The next announce for the connection to a host that has just answered.
+    pub fn next_announce(&mut self, host: HostId, now: Instant) -> Option<(Request, Totals)> {
+        let request = self.trackers.poll_host(host, now)?;
+        let totals = self.totals(TorrentKey(request.key));
+        Some((request, totals))
+    }
+
+    pub(super) fn totals(&self, key: TorrentKey) -> Totals {
+        let Some(torrent) = self.torrents.get(&key) else { return Totals { uploaded: 0, left: 0 } };
+        Totals {
+            uploaded: torrent.uploaded + self.uploaded_now(torrent) - torrent.uploaded_before,
+            left: torrent.lengths.total() - torrent.have_bytes(),
+        }
+    }
+
+    /// One copy of equal tiers: a thousand torrents name a handful of trackers.
+    pub(super) fn tiers(&mut self, tiers: Vec<Vec<String>>) -> Rc<Tiers> {
+        let tiers = Tiers(tiers);
+        self.tiers.retain(|known| Rc::strong_count(known) > 1 || **known == tiers);
+        if let Some(known) = self.tiers.iter().find(|known| ***known == tiers) {
+            return known.clone();
+        }
+        let tiers = Rc::new(tiers);
+        self.tiers.push(tiers.clone());
+        tiers
+    }
+
+    /// Tells the time of day, Unix seconds; `None` while it is plainly not set.
+    pub fn set_clock(&mut self, time: Option<u64>, now: Instant) {
+        self.clock_at_start = time.map(|time| time.saturating_sub(u64::from(self.seconds(now))));
+    }
+
+    pub(super) fn time_of_day(&self, now: Instant) -> Option<u64> {
+        Some(self.clock_at_start? + u64::from(self.seconds(now)))
+    }
+}

@@ -1,0 +1,166 @@
+//! The life of a torrent in the session: added, moved, paused, parked, removed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Happened, Job, Session, Timer, event, path_of};
+use crate::have::Have;
+use crate::ident::Ident;
+use crate::metainfo::{InfoHash, Summary};
+use crate::peer::Close;
+use crate::storage::io::Place;
+use crate::torrent::{PAUSED, State, Torrent, TorrentKey};
+
+impl Session {
+    /// Adds a torrent. It is checked against its record as soon as the storage thread has time.
+    pub fn insert(&mut self, summary: Summary, place: Place, now: Instant) -> Option<TorrentKey> {
+        if self.by_hash.contains_key(&summary.info_hash) {
+            return None;
+        }
+        let key = TorrentKey(self.next_torrent);
+        self.next_torrent += 1;
+        let torrent = Torrent {
+            info_hash: summary.info_hash,
+            name: summary.name,
+            lengths: summary.lengths,
+            have: Have::None,
+            state: State::Queued,
+            reason: "".into(),
+            place,
+            private: summary.private,
+            tiers: self.tiers(summary.trackers),
+            was_complete: false,
+            announced: false,
+            seen: 0,
+            seen_at: 0,
+            settled: 0,
+            recalled: false,
+            decided: false,
+            verify_all: false,
+            unsaved: false,
+            added: self.time_of_day(now),
+            completed: None,
+            uploaded: 0,
+            uploaded_before: 0,
+            failures: 0,
+            failed: 0,
+            reported: false,
+            checking: None,
+            swarm: None,
+        };
+        self.jobs.push_back(Job::Event(event(Happened::Added, &torrent, path_of(&torrent))));
+        self.by_hash.insert(torrent.info_hash, key);
+        self.torrents.insert(key, Box::new(torrent));
+        self.to_check.push_back(key);
+        if self.timers[Timer::Rescan as usize].is_none() {
+            self.set(Timer::Rescan, now + self.rescan);
+        }
+        Some(key)
+    }
+
+    /// Drops a torrent: its peers are closed and its trackers told. Data and record stay.
+    pub fn remove(&mut self, info_hash: InfoHash, now: Instant) {
+        let Some(key) = self.by_hash.remove(&info_hash) else { return };
+        self.record_progress(key, now);
+        self.close_peers(key, &Close::TorrentStopped);
+        self.trackers.remove(key.0, now);
+        self.candidates.remove(key.0);
+        if let Some(torrent) = self.torrents.remove(&key) {
+            self.jobs.push_back(Job::Event(event(Happened::Removed, &torrent, path_of(&torrent))));
+        }
+    }
+
+    /// Its .torrent has another path now: its data stays where it is, and is not checked again.
+    pub fn moved(
+        &mut self,
+        info_hash: InfoHash,
+        file: Arc<Path>,
+        ident: Ident,
+        tiers: Vec<Vec<String>>,
+        now: Instant,
+    ) {
+        let tiers = self.tiers(tiers);
+        let Some(&key) = self.by_hash.get(&info_hash) else { return };
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        if *torrent.tiers != *tiers {
+            // Another file than the one that was moved away names the same torrent.
+            torrent.tiers = tiers;
+            if std::mem::take(&mut torrent.announced) {
+                self.trackers.remove(key.0, now);
+                self.announce(key, now);
+            }
+        }
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        torrent.place.torrent = file;
+        torrent.place.ident = ident;
+        torrent.place.kept = true;
+        self.record(key, now);
+    }
+
+    /// Stops a torrent until [`Session::resume`], over restarts too. `false` when there is none.
+    pub fn pause(&mut self, info_hash: InfoHash, now: Instant) -> bool {
+        let Some(key) = self.key(info_hash) else { return false };
+        if let Some(torrent) = self.torrents.get_mut(&key) {
+            torrent.decided |= !torrent.recalled;
+            torrent.state = State::Paused;
+        }
+        // Before its check is forgotten: it goes on from there.
+        self.record(key, now);
+        self.park(key, State::Paused, PAUSED, now);
+        true
+    }
+
+    /// Starts a paused torrent again; one that waits for its data may be taken as new.
+    pub fn resume(&mut self, info_hash: InfoHash, now: Instant) -> bool {
+        let Some(key) = self.key(info_hash) else { return false };
+        if let Some(torrent) = self.torrents.get_mut(&key)
+            && !torrent.state.serves()
+        {
+            torrent.decided |= !torrent.recalled;
+            torrent.state = State::Queued;
+            torrent.reason = "".into();
+            torrent.failures = 0;
+            self.queue_check(key);
+            self.record(key, now);
+        }
+        true
+    }
+
+    /// Hashes all of a torrent's data anew.
+    pub fn verify(&mut self, info_hash: InfoHash) -> bool {
+        let Some(key) = self.key(info_hash) else { return false };
+        if let Some(torrent) = self.torrents.get_mut(&key) {
+            torrent.verify_all = true;
+            torrent.checking = None;
+            torrent.failures = 0;
+            if torrent.state != State::Paused {
+                torrent.state = State::Queued;
+                self.queue_check(key);
+            }
+        }
+        true
+    }
+
+    /// Puts a torrent aside: its peers go, its trackers are told, and the reason is shown.
+    pub(super) fn park(&mut self, key: TorrentKey, state: State, reason: &str, now: Instant) {
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        // A torrent that fails each time it is tried is news once.
+        let news = *torrent.reason != *reason && (state != State::Error || torrent.failures <= 1);
+        torrent.state = state;
+        torrent.reason = reason.into();
+        torrent.checking = None;
+        if std::mem::take(&mut torrent.announced) {
+            self.trackers.remove(key.0, now);
+        }
+        if news && state != State::Paused {
+            torrent.reported = true;
+            let event = event(Happened::Error, torrent, reason.into());
+            self.jobs.push_back(Job::Event(event));
+        }
+        if !torrent.serves() {
+            self.close_peers(key, &Close::TorrentStopped);
+            self.candidates.remove(key.0);
+        }
+    }
+}
