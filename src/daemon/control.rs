@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::Daemon;
@@ -19,7 +20,7 @@ const CLOCK_SET: u64 = 1_704_067_200;
 
 impl Daemon {
     /// Does what a method asks for.
-    pub fn answer(&self, method: Method) -> Result<Reply, Error> {
+    pub fn answer(self: &Rc<Daemon>, method: Method) -> Result<Reply, Error> {
         let now = Instant::now();
         let known =
             |done: bool, info_hash| if done { Ok(Reply::Done {}) } else { Err(Error::Unknown(info_hash)) };

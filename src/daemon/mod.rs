@@ -24,7 +24,7 @@ use nix::sys::signalfd::SignalFd;
 
 use crate::config::Config;
 use crate::net::io::Resolver;
-use crate::session::{Event, Happened, Job, Session, Totals};
+use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
 use crate::storage::io::{Done, Files, Storage};
@@ -44,6 +44,8 @@ const STOP_TIME: Duration = Duration::from_millis(4500);
 const LINGER: Duration = Duration::from_secs(2);
 /// A tracker has this long to hear that we stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// Names of static peers that could not be resolved are tried again after this long.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(300);
 /// How often a user at a terminal is told how it goes.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -57,6 +59,7 @@ pub struct Daemon {
     config: RefCell<Config>,
     watch: RefCell<Watch>,
     announcer: Rc<Announcer>,
+    resolver: Rc<Resolver>,
     /// Connections to trackers that may be needed again at once.
     bursts: RefCell<BTreeMap<HostId, Burst>>,
     /// Proves to trackers that we are the same, whatever our address.
@@ -114,10 +117,12 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let hints = Hints::new().inspect_err(|error| {
         log::warn!("inotify: {error}; changes are found by the regular scan");
     });
+    let resolver = Rc::new(Resolver::new());
     let daemon = Rc::new(Daemon {
         house: house.clone(),
         watch: RefCell::new(Watch::new()),
-        announcer: Announcer::new(Rc::new(Resolver::new()), seed),
+        announcer: Announcer::new(resolver.clone(), seed),
+        resolver,
         bursts: RefCell::default(),
         key: low_bits(seed.rotate_right(17)),
         reload,
@@ -154,6 +159,8 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.spawn(daemon.clone().heed(signals));
     house.spawn(daemon.clone().follow_storage());
     house.spawn(daemon.clone().follow_directories());
+    let static_peers = daemon.config.borrow().peers.clone();
+    house.spawn(daemon.clone().find_static_peers(static_peers));
     house.session.borrow_mut().rescan_now(now);
     async_io::block_on(house.executor().run(daemon.clone().work()));
     // Tasks hold what they use, and some delete files when they end.
@@ -311,6 +318,36 @@ impl Daemon {
 }
 
 impl Daemon {
+    /// Resolves the static peers of the configuration; names that fail are tried again until they are known, or the
+    /// configuration names others.
+    async fn find_static_peers(self: Rc<Daemon>, peers: Vec<String>) {
+        loop {
+            let mut found = Vec::new();
+            let mut missing = false;
+            for peer in &peers {
+                let Some((host, port)) = peer.rsplit_once(':') else { continue };
+                let Ok(port) = port.parse() else { continue };
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                match self.resolver.resolve(host).await {
+                    Ok(addresses) => found.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, port))),
+                    Err(error) => {
+                        missing = true;
+                        log::debug!("static peer {peer}: {error}");
+                    }
+                }
+            }
+            if self.config.borrow().peers != peers {
+                return;
+            }
+            self.house.session.borrow_mut().set_static_peers(found, Instant::now());
+            self.house.kick();
+            if !missing {
+                return;
+            }
+            Timer::after(RESOLVE_AGAIN).await;
+        }
+    }
+
     /// Tells a user at a terminal how it goes.
     async fn report(self: Rc<Daemon>, mut report: Report) {
         (report.tell)(&self.status());
@@ -346,7 +383,7 @@ impl Daemon {
     }
 
     /// Reads the configuration again; a bad one changes nothing.
-    pub fn reload(&self, now: Instant) -> Result<(), String> {
+    pub fn reload(self: &Rc<Daemon>, now: Instant) -> Result<(), String> {
         let config = (self.reload)().inspect_err(|error| {
             self.trouble(format!("configuration not read, the old one stays: {error}"));
         })?;
@@ -359,7 +396,9 @@ impl Daemon {
         self.house.files.borrow_mut().set_limit(config.limits.open_files as usize);
         let mut session = self.house.session.borrow_mut();
         let (port, id) = (session.settings().port, session.settings().peer_id);
-        session.apply(settings(&config, port, id), config.rescan, now);
+        let static_peers = session.settings().static_peers.clone();
+        session.apply(Settings { static_peers, ..settings(&config, port, id) }, config.rescan, now);
+        self.house.spawn(self.clone().find_static_peers(config.peers.clone()));
         log::info!("configuration read again");
         Ok(())
     }

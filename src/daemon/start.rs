@@ -44,7 +44,8 @@ pub fn settings(config: &Config, port: u16, peer_id: [u8; 20]) -> Settings {
         memory: limits.memory,
         trackers: config.trackers.enabled,
         also: config.trackers.also.clone(),
-        static_peers: config.peers.iter().filter_map(|peer| peer.parse().ok()).collect(),
+        // Names are resolved once there is a loop to do it.
+        static_peers: Vec::new(),
     }
 }
 

@@ -293,25 +293,22 @@ impl Session {
     }
 
     /// Takes a changed configuration: limits hold from now on, nobody is disconnected for them.
-    pub fn apply(&mut self, settings: Settings, rescan: Duration, now: Instant) {
+    pub fn apply(&mut self, mut settings: Settings, rescan: Duration, now: Instant) {
+        let static_peers = std::mem::replace(&mut settings.static_peers, self.settings.static_peers.clone());
         self.upload.set_rate(settings.upload, byte_burst(settings.upload), now);
         self.local_upload.set_rate(settings.local_upload, byte_burst(settings.local_upload), now);
         self.dials.set_rate(settings.dials_per_second.into(), settings.dials_per_second.into(), now);
         self.rescan = rescan;
         let other_trackers =
             settings.trackers != self.settings.trackers || settings.also != self.settings.also;
-        let other_peers = settings.static_peers != self.settings.static_peers;
         let other_links = settings.local != self.settings.local;
         self.settings = settings;
         if other_links {
             self.candidates.set_here(self.own.clone(), self.settings.local.clone());
         }
-        if other_trackers || other_peers {
-            let serving: Vec<TorrentKey> =
-                self.torrents.iter().filter(|(_, torrent)| torrent.serves()).map(|(&key, _)| key).collect();
-            for key in serving {
-                if other_trackers
-                    && let Some(torrent) = self.torrents.get_mut(&key)
+        if other_trackers {
+            for key in self.serving() {
+                if let Some(torrent) = self.torrents.get_mut(&key)
                     && std::mem::take(&mut torrent.announced)
                 {
                     self.trackers.remove(key.0, now);
@@ -319,6 +316,7 @@ impl Session {
                 self.announce(key, now);
             }
         }
+        self.set_static_peers(static_peers, now);
         for peer in self.peers.values_mut() {
             peer.local = is_local(&self.settings.local, peer.addr);
             peer.waiting = if peer.waiting == Waiting::Tokens { Waiting::No } else { peer.waiting };
@@ -328,6 +326,18 @@ impl Session {
         self.fill_slots(now);
         self.dial_again(now);
         self.set(Timer::Rescan, now);
+    }
+
+    /// Peers that are offered to every public torrent.
+    pub fn set_static_peers(&mut self, peers: Vec<SocketAddr>, now: Instant) {
+        if peers != self.settings.static_peers {
+            self.settings.static_peers = peers;
+            self.serving().into_iter().for_each(|key| self.announce(key, now));
+        }
+    }
+
+    fn serving(&self) -> Vec<TorrentKey> {
+        self.torrents.iter().filter(|(_, torrent)| torrent.serves()).map(|(&key, _)| key).collect()
     }
 
     /// What the session works with.
