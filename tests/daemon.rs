@@ -523,12 +523,13 @@ fn two_daemons_share_a_port_range_and_not_a_control_socket() {
     let first = one.start();
     let second = two.start();
     assert_ne!(first.address().port(), second.address().port());
-    // A third that is given the first one's socket does not take it away, and serves without.
+    // A third that is given the first one's socket, and most likely its state, must not take it away.
     let three = Home::new();
     three.set("", "control", json!(one.control));
-    let mut third = three.spawn(&[]);
-    wait("the third complains", PATIENCE, || three.log().contains("control.sock").then_some(()));
-    assert!(third.alive());
+    let mut third = three.command(&[]).spawn().unwrap();
+    let ended = wait("the third gives up", PATIENCE, || third.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(1));
+    assert!(three.log().contains("control.sock"), "{}", three.log());
     assert_eq!(first.ask("status", Value::Null)["listen"][0], json!(first.address().to_string()));
 }
 
