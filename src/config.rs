@@ -238,6 +238,10 @@ impl Config {
         if old.user != new.user {
             keys.push("user");
         }
+        // The records of what was verified do not move while they are used.
+        if old.state != new.state {
+            keys.push("state");
+        }
         // Only root binds those, and with `user` set we no longer are root.
         let low = *new.listen.port.start() != 0 && *new.listen.port.start() < 1024;
         if old.user.is_some() && low && old.listen != new.listen {
@@ -878,7 +882,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_is_needed_for_user_control_and_low_ports_without_root() {
+    fn restart_is_needed_for_user_control_state_and_low_ports_without_root() {
         let old = Config { user: Some("meshseed".into()), ..Config::default() };
         assert!(Config::changes_needing_restart(&old, &old).is_empty());
         let mut new = old.clone();
@@ -886,6 +890,8 @@ mod tests {
         assert_eq!(Config::changes_needing_restart(&old, &new), ["listen.port"]);
         new = Config { user: None, control: "/x".into(), rescan: Duration::from_secs(9), ..old.clone() };
         assert_eq!(Config::changes_needing_restart(&old, &new), ["control", "user"]);
+        new = Config { state: None, ..old.clone() };
+        assert_eq!(Config::changes_needing_restart(&old, &new), ["state"]);
         let root = Config::default();
         new = root.clone();
         new.listen.port = 80..=80;

@@ -15,6 +15,7 @@
 //! | [`metainfo`] | .torrent files, magnet links, and the maker of torrents |
 //! | [`config`] | the configuration: every key, default and unit |
 //! | [`rate`] | token buckets and meters |
+//! | [`random`] | numbers that need not be secret |
 //! | [`http`] | heads, bodies and redirects; one client |
 //! | [`net`] | addresses, prefixes, names |
 //! | [`storage`] | where bytes lie on disk, what is known of them; the storage thread |
@@ -61,6 +62,8 @@ pub mod metainfo;
 pub mod config;
 
 pub mod rate;
+
+pub mod random;
 
 pub mod http;
 

@@ -12,6 +12,7 @@ mod common;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -446,6 +447,32 @@ fn sighup_applies_a_good_configuration_and_keeps_the_old_for_a_bad_one() {
     daemon.signal(Signal::SIGHUP);
     daemon.wait_gone(&first);
     daemon.wait_seeding(&second);
+}
+
+#[test]
+fn sighup_moves_to_another_port_and_another_data_root() {
+    let home = Home::new();
+    let torrent = Torrent::single("moving", 40_000, 16 * 1024);
+    torrent.add_to(&home);
+    let daemon = home.start();
+    daemon.wait_seeding(&torrent);
+    let before = daemon.address();
+
+    let elsewhere = home.folder.path().join("elsewhere");
+    fs::rename(&home.data, &elsewhere).unwrap();
+    home.set("", "data", json!(elsewhere));
+    home.set("listen", "port", json!("30011-30019"));
+    home.configure();
+    daemon.signal(Signal::SIGHUP);
+    let data = elsewhere.join("moving");
+    let moved = |said: &Value| said["data"] == json!(data) && said["state"] == "seeding";
+    wait_value("the data is served from its new place", PATIENCE, || daemon.torrent(&torrent), moved);
+    // Between closing and opening it listens nowhere.
+    let address = || daemon.ask("status", Value::Null)["listen"][0].as_str()?.parse::<SocketAddr>().ok();
+    let after = wait("it listens elsewhere", PATIENCE, || address().filter(|now| *now != before));
+    assert!((30_011..=30_019).contains(&after.port()), "{after}");
+    assert!(TcpStream::connect(before).is_err(), "the old socket is closed");
+    TcpStream::connect(after).unwrap();
 }
 
 #[test]

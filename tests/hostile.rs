@@ -18,8 +18,9 @@ use meshseed::metainfo::{self, InfoHash, magnet::Magnet};
 use meshseed::net::Prefix;
 use meshseed::peer::extension;
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
+use meshseed::random::Random;
 use meshseed::storage::resume::{self, Record, Stamp, Verified};
-use meshseed::tracker::{self, MAX_PEERS, MAX_TEXT, MAX_TRACKER_ID, Random, Reply};
+use meshseed::tracker::{self, MAX_PEERS, MAX_TEXT, MAX_TRACKER_ID, Reply};
 
 /// Mutations by chance of each sample, beside those of each byte.
 const BY_CHANCE: usize = 4000;

@@ -12,7 +12,7 @@ use crate::config::{Config, SaveAs};
 use crate::ident::Ident;
 use crate::session::Session;
 use crate::storage::io::{Job, Loaded, Place};
-use crate::watch::Change;
+use crate::watch::{Change, Watch};
 use std::net::SocketAddr;
 
 /// A file that was half-written is looked at again after this long.
@@ -37,7 +37,7 @@ impl Daemon {
     fn refresh_links(&self) {
         let interfaces = crate::net::io::interfaces().unwrap_or_default();
         let local = local_prefixes(&self.config.borrow(), &interfaces);
-        let port = self.listening.first().map_or(0, SocketAddr::port);
+        let port = self.listening.borrow().addresses.first().map_or(0, SocketAddr::port);
         let own = interfaces.iter().map(|interface| SocketAddr::new(interface.address, port)).collect();
         self.house.session.borrow_mut().set_local(local, own);
     }
@@ -124,6 +124,16 @@ impl Daemon {
             _ => *last = Some(place.root.clone()),
         }
         session.insert(loaded.summary, place, now);
+    }
+
+    /// Drops all torrents; the next scan takes them as new.
+    pub(super) fn forget_all(&self, session: &mut Session, now: Instant) {
+        self.watch.replace(Watch::new());
+        let all: Vec<_> = session.torrents().map(|(_, torrent)| torrent.info_hash).collect();
+        all.into_iter().for_each(|info_hash| session.remove(info_hash, now));
+        if self.scanning.get() {
+            self.scan_again.set(true);
+        }
     }
 
     /// inotify hastens the scan; without it the regular scan finds everything a little later.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
 
-use smol::LocalExecutor;
+use smol::{LocalExecutor, Task};
 
 use crate::peer::io::Scratch;
 use crate::session::Session;
@@ -47,6 +47,11 @@ impl House {
     /// Runs a task beside the others until it ends.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.executor.borrow().spawn(task).detach();
+    }
+
+    /// The same for one that can be ended.
+    pub fn task(&self, task: impl Future<Output = ()> + 'static) -> Task<()> {
+        self.executor.borrow().spawn(task)
     }
 
     /// The executor, to run everything until `future` ends.

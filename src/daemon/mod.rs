@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use async_io::{Async, Timer};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
+use smol::Task;
 
 use crate::config::Config;
 use crate::net::io::Resolver;
@@ -66,8 +67,7 @@ pub struct Daemon {
     key: u32,
     reload: Reload,
     started: Instant,
-    /// Where peers reach us.
-    listening: Vec<SocketAddr>,
+    listening: RefCell<Listening>,
     /// The last thing that went wrong, for the status.
     last_error: RefCell<String>,
     stopping: Cell<bool>,
@@ -89,13 +89,19 @@ pub struct Report {
     pub again: bool,
 }
 
+/// Where peers reach us.
+#[derive(Default)]
+struct Listening {
+    addresses: Vec<SocketAddr>,
+    /// One a socket, which is closed when it ends.
+    tasks: Vec<Task<()>>,
+}
+
 /// Runs until told to stop.
 pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(), StartError> {
     let signals = signals().map_err(|error| StartError(format!("signals: {error}")))?;
     raise_file_limit(&config);
     let listeners = listen(&config)?;
-    let listening: Vec<SocketAddr> =
-        listeners.iter().filter_map(|listener| listener.get_ref().local_addr().ok()).collect();
     let control = match Control::bind(&config.control) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let path = config.control.display();
@@ -107,7 +113,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     };
     drop_privileges(config.user.as_deref())?;
     let now = Instant::now();
-    let port = listening.first().map_or(0, SocketAddr::port);
+    let port = port_of(&listeners);
     let seed = random();
     let session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
     let files = Files::new(config.limits.open_files as usize);
@@ -127,7 +133,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         key: low_bits(seed.rotate_right(17)),
         reload,
         started: now,
-        listening,
+        listening: RefCell::default(),
         last_error: RefCell::default(),
         stopping: Cell::new(false),
         scanning: Cell::new(false),
@@ -137,12 +143,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         last_root: RefCell::default(),
         config: RefCell::new(config),
     });
-    for addr in &daemon.listening {
-        log::info!("listening on {addr}");
-    }
-    for listener in listeners {
-        house.spawn(crate::peer::io::listen(house.clone(), listener));
-    }
+    daemon.listen(listeners);
     match control {
         Ok(control) => {
             let daemon = daemon.clone();
@@ -263,6 +264,7 @@ impl Daemon {
     fn announce_params(&self, totals: Totals) -> Params {
         let session = self.house.session.borrow();
         let settings = session.settings();
+        let listening = &self.listening.borrow().addresses;
         Params {
             peer_id: settings.peer_id,
             port: settings.port,
@@ -270,8 +272,8 @@ impl Daemon {
             uploaded: totals.uploaded,
             downloaded: 0,
             left: totals.left,
-            v4: self.listening.iter().any(|addr| addr.is_ipv4() || addr.ip().is_unspecified()),
-            v6: self.listening.iter().any(SocketAddr::is_ipv6),
+            v4: listening.iter().any(|addr| addr.is_ipv4() || addr.ip().is_unspecified()),
+            v6: listening.iter().any(SocketAddr::is_ipv6),
             patience: if self.stopping.get() { STOP_PATIENCE } else { PATIENCE },
         }
     }
@@ -318,6 +320,42 @@ impl Daemon {
 }
 
 impl Daemon {
+    fn listen(&self, listeners: Vec<Async<TcpListener>>) {
+        let mut listening = self.listening.borrow_mut();
+        for listener in listeners {
+            if let Ok(address) = listener.get_ref().local_addr() {
+                log::info!("listening on {address}");
+                listening.addresses.push(address);
+            }
+            listening.tasks.push(self.house.task(crate::peer::io::listen(self.house.clone(), listener)));
+        }
+    }
+
+    /// Listens where the configuration says now; where that cannot be, as before.
+    async fn listen_elsewhere(self: Rc<Daemon>, old: Config) {
+        // Old and new may share a port, so the old sockets are closed first.
+        let before = self.listening.take();
+        for task in before.tasks {
+            task.cancel().await;
+        }
+        let wanted = listen(&self.config.borrow());
+        let listeners = wanted.or_else(|error| {
+            self.trouble(format!("{error}; listening as before"));
+            listen(&old)
+        });
+        match listeners {
+            Ok(listeners) => {
+                let mut session = self.house.session.borrow_mut();
+                let settings = Settings { port: port_of(&listeners), ..session.settings().clone() };
+                session.apply(settings, self.config.borrow().rescan, Instant::now());
+                drop(session);
+                self.listen(listeners);
+            }
+            Err(error) => self.trouble(format!("{error}; no peer can reach us")),
+        }
+        self.house.kick();
+    }
+
     /// Resolves the static peers of the configuration; names that fail are tried again until they are known, or the
     /// configuration names others.
     async fn find_static_peers(self: Rc<Daemon>, peers: Vec<String>) {
@@ -397,8 +435,15 @@ impl Daemon {
         let mut session = self.house.session.borrow_mut();
         let (port, id) = (session.settings().port, session.settings().peer_id);
         let static_peers = session.settings().static_peers.clone();
+        if (&old.data, old.layout) != (&config.data, config.layout) {
+            // Every torrent has another place: all are taken anew, by their records without a check.
+            self.forget_all(&mut session, now);
+        }
         session.apply(Settings { static_peers, ..settings(&config, port, id) }, config.rescan, now);
         self.house.spawn(self.clone().find_static_peers(config.peers.clone()));
+        if old.listen != config.listen {
+            self.house.spawn(self.clone().listen_elsewhere(old));
+        }
         log::info!("configuration read again");
         Ok(())
     }
@@ -408,6 +453,10 @@ impl Daemon {
         log::warn!("{what}");
         *self.last_error.borrow_mut() = what;
     }
+}
+
+fn port_of(listeners: &[Async<TcpListener>]) -> u16 {
+    listeners.iter().find_map(|listener| Some(listener.get_ref().local_addr().ok()?.port())).unwrap_or(0)
 }
 
 /// The log line of an event.

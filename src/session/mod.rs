@@ -299,8 +299,9 @@ impl Session {
         self.local_upload.set_rate(settings.local_upload, byte_burst(settings.local_upload), now);
         self.dials.set_rate(settings.dials_per_second.into(), settings.dials_per_second.into(), now);
         self.rescan = rescan;
-        let other_trackers =
-            settings.trackers != self.settings.trackers || settings.also != self.settings.also;
+        let other_trackers = settings.trackers != self.settings.trackers
+            || settings.also != self.settings.also
+            || settings.port != self.settings.port;
         let other_links = settings.local != self.settings.local;
         self.settings = settings;
         if other_links {

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
 use crate::net::{self, Prefix};
+use crate::random::Random;
 
 /// Addresses in all, 64 KiB: at five dials a second that is work for more than six minutes, and trackers will name
 /// others sooner.
@@ -72,8 +73,7 @@ pub struct Candidates {
     start: Instant,
     /// What [`Candidates::deadline`] says: no entry falls due before it. Seconds; `None` where nothing waits.
     due: Option<u32>,
-    /// State of the generator of chances.
-    seed: u64,
+    random: Random,
 }
 
 /// Multiplied by two thousand: see the test of its size.
@@ -108,7 +108,14 @@ enum State {
 impl Candidates {
     /// No addresses. The same seed makes the same choices.
     pub fn new(seed: u64, now: Instant) -> Candidates {
-        Candidates { entries: Vec::new(), own: Vec::new(), on_link: Vec::new(), start: now, due: None, seed }
+        Candidates {
+            entries: Vec::new(),
+            own: Vec::new(),
+            on_link: Vec::new(),
+            start: now,
+            due: None,
+            random: Random::new(seed),
+        }
     }
 
     /// Tells where we listen (every address of ours that is known, with its port) and the prefixes of our links. What
@@ -202,7 +209,7 @@ impl Candidates {
     pub fn ended(&mut self, torrent: u32, address: SocketAddr, how: Ended, now: Instant) {
         let now = self.seconds(now);
         let Some(at) = self.position(torrent, address) else { return };
-        let spread = u32::try_from(self.chance(64)).unwrap_or(0);
+        let spread = u32::try_from(self.random.below(64)).unwrap_or(0);
         let entry = &mut self.entries[at];
         entry.state = State::new(false, matches!(entry.state, State::OnLink | State::BusyOnLink));
         let wait = match how {
@@ -293,8 +300,8 @@ impl Candidates {
         let mut worst: Option<usize> = None;
         for _ in 0..SAMPLE {
             let at = match among {
-                Some(among) => among[self.chance(among.len())],
-                None => self.chance(self.entries.len()),
+                Some(among) => among[self.random.below(among.len())],
+                None => self.random.below(self.entries.len()),
             };
             let entry = &self.entries[at];
             if !entry.state.is_busy()
@@ -331,16 +338,6 @@ impl Candidates {
 
     fn seconds(&self, now: Instant) -> u32 {
         u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX)
-    }
-
-    /// A number below `n`, by SplitMix64.
-    fn chance(&mut self, n: usize) -> usize {
-        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.seed;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        usize::try_from((z >> 32) % (n.max(1) as u64)).unwrap_or(0)
     }
 }
 

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use super::host::{HostId, Hosts, Pool, Trouble, Wait};
 use super::line::{Answer, Line, Phase, Slot};
 use super::names::{Names, Texts};
-use super::{Event, Failure, MAX_TRACKER_ID, NUMWANT, Random, Reply};
+use super::{Event, Failure, MAX_TRACKER_ID, NUMWANT, Reply};
 use crate::http::Url;
 use crate::metainfo::InfoHash;
+use crate::random::Random;
 
 /// Trackers of one torrent that are used: public lists name more, mostly dead ones.
 const MAX_SLOTS: usize = 64;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use super::Random;
+use crate::random::Random;
 
 /// Hosts that are asked at the same time: each costs a connection and, where it is dead, a connection that is never
 /// answered, of which cheap routers track few.

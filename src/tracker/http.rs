@@ -7,12 +7,11 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{
-    Announce, DEFAULT_INTERVAL, Event, Failure, MAX_PEERS, MAX_TRACKER_ID, Random, Reply, Retry, text,
-};
+use super::{Announce, DEFAULT_INTERVAL, Event, Failure, MAX_PEERS, MAX_TRACKER_ID, Reply, Retry, text};
 use crate::bencode::{self, Value, Writer};
 use crate::metainfo::InfoHash;
 use crate::net::dialable;
+use crate::random::Random;
 
 /// Numbers past 64 bits in one reply that are read as large ones; a reply with more is no mistake.
 const MAX_HUGE: usize = 8;

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use super::client::Request;
 use super::host::back_off;
 use super::http::{decode_reply, encode_announce};
-use super::{Announce, Failure, Random, Reply};
+use super::{Announce, Failure, Reply};
 use crate::http::io::{Client, Error, Limits, Response};
 use crate::net::io::Resolver;
 use crate::net::{Class, Family, class};
+use crate::random::Random;
 
 /// Bytes of a reply: 200 peers have 1.2 to 16 KiB, but some trackers send all they know.
 const MAX_REPLY: usize = 1024 * 1024;

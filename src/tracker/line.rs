@@ -6,8 +6,9 @@
 use std::rc::Rc;
 
 use super::host::back_off;
-use super::{Event, Failure, NUMWANT, Random, Retry};
+use super::{Event, Failure, NUMWANT, Retry};
 use crate::metainfo::InfoHash;
+use crate::random::Random;
 
 /// Seconds between announces, whatever a tracker says: below, we would be a load, above, it would forget us.
 const INTERVAL: (u32, u32) = (60, 2 * 3600);

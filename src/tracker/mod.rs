@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::metainfo::InfoHash;
+use crate::random::Random;
 
 pub mod client;
 pub mod host;
@@ -119,11 +120,6 @@ pub enum Failure {
     Refused(String, Retry),
 }
 
-/// A small generator of numbers that need not be secret: which peers are kept, how much later than planned.
-/// Seeded, so that tests are exact.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
 impl Default for Reply {
     fn default() -> Reply {
         Reply {
@@ -173,33 +169,6 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-impl Random {
-    /// The same seed gives the same numbers.
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    /// The next number (SplitMix64).
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`; 0 where `bound` is 0.
-    pub fn below(&mut self, bound: usize) -> usize {
-        let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
-        usize::try_from(self.draw() % bound).unwrap_or(0)
-    }
-
-    /// A number from 0 to `most`.
-    pub fn up_to(&mut self, most: u32) -> u32 {
-        u32::try_from(self.draw() % (u64::from(most) + 1)).unwrap_or(0)
-    }
-}
 
 /// A foreign text as far as it is kept.
 pub fn text(bytes: &[u8]) -> String {

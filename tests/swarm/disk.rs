@@ -120,7 +120,7 @@ impl Torrent {
 
 impl Disk {
     pub fn new() -> Disk {
-        let mut random = meshseed::tracker::Random::new(7);
+        let mut random = meshseed::random::Random::new(7);
         Disk {
             torrents: Vec::new(),
             by_path: HashMap::new(),

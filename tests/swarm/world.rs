@@ -13,11 +13,12 @@ use meshseed::metainfo::{InfoHash, maker};
 use meshseed::peer::outbox::{HEADER, Part};
 use meshseed::peer::wire::{Decoder, Handshaking, Limits, Stage};
 use meshseed::peer::{Close, PeerKey};
+use meshseed::random::Random;
 use meshseed::session::{Event as News, Happened, Job, Miss, Session, Settings, Totals, Upload};
 use meshseed::storage::io::Done;
 use meshseed::torrent::{State, Torrent, TorrentKey};
 use meshseed::tracker::client::Request;
-use meshseed::tracker::{Event as Told, Failure, Random, Reply, Retry};
+use meshseed::tracker::{Event as Told, Failure, Reply, Retry};
 
 use super::disk::{Disk, ident};
 use super::remote::{Kind, Remote};
