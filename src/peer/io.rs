@@ -28,8 +28,11 @@ const READ: usize = 16 * 1024;
 const PARTS: usize = 64;
 /// A socket counts as writable below half of this: one whole batch fits then, and no more waits unsent in the kernel.
 const UNSENT: u32 = BATCH;
-/// Below this the kernel is left alone until it has more room: a write this small costs as much as a large one.
-const LEAST_ROOM: u32 = 2 * 1024;
+/// Below this the kernel is left alone until it has more room: a write this small costs as much as a large one. A third
+/// of the smallest send buffer is more, and that much is free when a socket counts as writable.
+const LEAST_ROOM: u32 = 1024;
+/// Reads, and writes, of one connection before the others have their turn: about a millisecond.
+const TURN: usize = 8;
 /// A connection that is not made by then is given up.
 const DIAL_TIME: Duration = Duration::from_secs(10);
 /// After running out of descriptors accepting rests this long.
@@ -173,22 +176,29 @@ enum Input {
 impl Connection {
     /// Reads, hands over and writes until the socket has nothing and takes nothing more.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+        let mut reads = 0;
         loop {
             let read = self.poll_read(cx);
             if let Poll::Ready(Err(why)) = read {
                 return Poll::Ready(why);
             }
-            let wrote = self.poll_write(cx);
-            if let Poll::Ready(Err(why)) = wrote {
-                return Poll::Ready(why);
-            }
+            let more = match self.poll_write(cx) {
+                Poll::Ready(Err(why)) => return Poll::Ready(why),
+                Poll::Ready(Ok(more)) => more,
+                Poll::Pending => false,
+            };
+            reads += 1;
             self.house.kick();
             let mut session = self.house.session.borrow_mut();
             let Some(peer) = session.peer_mut(self.key) else { return Poll::Ready(Close::Gone) };
             if let Some(why) = peer.closing.take() {
                 return Poll::Ready(why);
             }
-            if read.is_pending() {
+            let again = more || (read.is_ready() && reads >= TURN);
+            if again {
+                cx.waker().wake_by_ref();
+            }
+            if again || read.is_pending() {
                 if !peer.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                     peer.waker = Some(cx.waker().clone());
                 }
@@ -256,10 +266,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes until nothing is left, the socket is full, or the writer must wait for tokens or the storage thread.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
+    /// Writes until nothing is left, the socket is full, or the writer must wait for tokens or the storage thread. `true`
+    /// where it could go on, and others should have their turn.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Close>> {
         let house = self.house.clone();
-        loop {
+        for _ in 0..TURN {
             if self.writing {
                 ready!(self.stream.poll_writable(cx)).map_err(|_| Close::Gone)?;
                 self.writing = false;
@@ -274,7 +285,7 @@ impl Connection {
                 continue;
             }
             if !session.owes(self.key) {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(false));
             }
             let room = self.room();
             if room < LEAST_ROOM {
@@ -284,7 +295,7 @@ impl Connection {
             let mut scratch = house.scratch.borrow_mut();
             let scratch = &mut *scratch;
             let Some(upload) = session.upload(self.key, room, &mut scratch.parts, now) else {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(false));
             };
             let filled = match fill(
                 &house,
@@ -298,7 +309,7 @@ impl Connection {
                 Err(miss) => {
                     let fd = house.files.borrow_mut().find(upload.torrent.0, miss.file, now);
                     session.fetch(self.key, &upload, miss, fd);
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(Ok(false));
                 }
             };
             match (&mut self.stream.get_ref()).write(&scratch.write[..filled]) {
@@ -309,6 +320,7 @@ impl Connection {
                 Err(error) => self.blocked(&error)?,
             }
         }
+        Poll::Ready(Ok(true))
     }
 
     fn blocked(&mut self, error: &io::Error) -> Result<(), Close> {
