@@ -108,6 +108,9 @@ impl Daemon {
             return;
         }
         self.scanning.set(false);
+        if !session.is_checking() && self.churned.take() {
+            crate::sys::release_memory();
+        }
         if self.scan_again.take() {
             session.rescan_now(now);
         } else if self.watch.borrow().looks_again() {

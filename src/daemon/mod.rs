@@ -62,7 +62,7 @@ pub struct Daemon {
     announcer: Rc<Announcer>,
     resolver: Rc<Resolver>,
     /// Connections to trackers that may be needed again at once.
-    bursts: RefCell<BTreeMap<HostId, Burst>>,
+    bursts: RefCell<BTreeMap<HostId, (Burst, Instant)>>,
     /// Proves to trackers that we are the same, whatever our address.
     key: u32,
     reload: Reload,
@@ -77,6 +77,8 @@ pub struct Daemon {
     /// Files of it that are still to be read.
     loading: Cell<usize>,
     hints: Option<Hints>,
+    /// Torrents were read or checked since memory was last given back.
+    churned: Cell<bool>,
     /// The data root of the torrent that was added last.
     last_root: RefCell<Option<Arc<Path>>>,
 }
@@ -99,6 +101,7 @@ struct Listening {
 
 /// Runs until told to stop.
 pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(), StartError> {
+    crate::sys::keep_little_memory();
     let signals = signals().map_err(|error| StartError(format!("signals: {error}")))?;
     raise_file_limit(&config);
     let listeners = listen(&config)?;
@@ -140,6 +143,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         scan_again: Cell::new(false),
         loading: Cell::new(0),
         hints: hints.ok(),
+        churned: Cell::new(false),
         last_root: RefCell::default(),
         config: RefCell::new(config),
     });
@@ -243,7 +247,8 @@ impl Daemon {
     /// longer: torrents that are checked one after the other share it too.
     async fn announce(self: Rc<Daemon>, request: Request, totals: Totals) {
         let host = request.host;
-        let mut burst = self.bursts.borrow_mut().remove(&host).unwrap_or_else(|| self.announcer.burst());
+        let kept = self.bursts.borrow_mut().remove(&host);
+        let mut burst = kept.map_or_else(|| self.announcer.burst(), |(burst, _)| burst);
         let mut next = Some((request, totals));
         while let Some((request, totals)) = next {
             let params = self.announce_params(totals);
@@ -255,10 +260,29 @@ impl Daemon {
             drop(session);
             self.house.kick();
         }
-        self.bursts.borrow_mut().insert(host, burst);
-        Timer::after(LINGER).await;
-        // If it was used since, this closes it early at worst.
-        self.bursts.borrow_mut().remove(&host);
+        // One task waits for all of them: a thousand torrents that are checked one by one are as many bursts.
+        let first = self.bursts.borrow().is_empty();
+        self.bursts.borrow_mut().insert(host, (burst, Instant::now()));
+        if first {
+            self.house.spawn(self.clone().close_bursts());
+        }
+    }
+
+    /// Closes connections to trackers that were not used for a while, until there are none.
+    async fn close_bursts(self: Rc<Daemon>) {
+        while !self.bursts.borrow().is_empty() {
+            Timer::after(LINGER).await;
+            self.bursts.borrow_mut().retain(|_, (_, used)| used.elapsed() < LINGER);
+        }
+        self.tidy();
+    }
+
+    /// Once torrents were read and checked, what that took goes back to the system.
+    fn tidy(&self) {
+        if self.churned.get() && !self.house.session.borrow().is_checking() {
+            self.churned.set(false);
+            crate::sys::release_memory();
+        }
     }
 
     fn announce_params(&self, totals: Totals) -> Params {
@@ -294,6 +318,7 @@ impl Daemon {
                     self.load(load, now);
                 }
                 Done::Loaded { path, ident, result } => {
+                    self.churned.set(true);
                     let mut session = self.house.session.borrow_mut();
                     self.loaded(&mut session, path, ident, result, now);
                 }

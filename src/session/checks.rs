@@ -159,6 +159,14 @@ impl Session {
         None
     }
 
+    /// Whether a torrent is being compared with its record or hashed.
+    pub fn is_checking(&self) -> bool {
+        self.checks_ahead > 0
+            || self.verifying.is_some()
+            || !self.to_check.is_empty()
+            || !self.to_verify.is_empty()
+    }
+
     /// Whether [`Session::next_storage_job`] has one.
     pub(super) fn has_storage_work(&self) -> bool {
         let check = self.checks_ahead < CHECKS_AHEAD && !self.to_check.is_empty();
