@@ -7,7 +7,7 @@ pub mod house;
 mod start;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -63,6 +63,8 @@ pub struct Daemon {
     resolver: Rc<Resolver>,
     /// Connections to trackers that may be needed again at once.
     bursts: RefCell<BTreeMap<HostId, Burst>>,
+    /// Hosts for whose connection a task waits already.
+    lingering: RefCell<BTreeSet<HostId>>,
     /// Proves to trackers that we are the same, whatever our address.
     key: u32,
     reload: Reload,
@@ -130,6 +132,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         announcer: Announcer::new(resolver.clone(), seed),
         resolver,
         bursts: RefCell::default(),
+        lingering: RefCell::default(),
         key: low_bits(seed.rotate_right(17)),
         reload,
         started: now,
@@ -256,7 +259,12 @@ impl Daemon {
             self.house.kick();
         }
         self.bursts.borrow_mut().insert(host, burst);
+        // One task a host waits: a thousand torrents that start one by one would leave a thousand of 3 KiB.
+        if !self.lingering.borrow_mut().insert(host) {
+            return;
+        }
         Timer::after(LINGER).await;
+        self.lingering.borrow_mut().remove(&host);
         // If it was used since, this closes it early at worst.
         self.bursts.borrow_mut().remove(&host);
     }
