@@ -13,6 +13,7 @@ mod common;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ use common::torrent::Torrent;
 use common::tracker::{Answer, Tracker};
 use common::{able, wait_value};
 use serde_json::Value;
+
+/// One measurement at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -37,6 +41,7 @@ fn a_thousand_idle_torrents_fit() {
     if !able(&[Release]) {
         return;
     }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let strangers: Vec<_> = (1..=50).map(|n| SocketAddr::from(([127, 77, 0, n], 1))).collect();
     let tracker = Tracker::start(HERE, move |_| Answer::Peers(1800, strangers.clone()));
     let home = Home::new();
@@ -75,6 +80,7 @@ fn an_idle_peer_takes_little() {
     if !able(&[Release]) {
         return;
     }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     const PEERS: u64 = 300;
     let home = Home::new();
     home.set("limits", "peers", 2 * PEERS);
@@ -103,6 +109,7 @@ fn uploading_to_many_keeps_memory() {
     if !able(&[Release]) {
         return;
     }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let home = Home::new();
     home.set("limits", "uploads", 50);
     home.set("limits", "uploads-per-torrent", 50);
@@ -133,6 +140,7 @@ fn an_idle_daemon_sleeps() {
     if !able(&[Release]) {
         return;
     }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let tracker = Tracker::swarm(HERE, 300);
     let home = Home::new();
     home.set("", "rescan", 60);

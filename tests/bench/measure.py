@@ -30,6 +30,9 @@ def memory(pid):
     """KiB: resident, private dirty, and the peak since `forget_peak`."""
     total = {"Rss": 0, "Private_Dirty": 0, "VmHWM": 0}
     for process in family(pid):
+        # Pages of a program that was built a moment ago are dirty until it is on disk; they are none of its memory.
+        with open(f"/proc/{process}/exe") as program:
+            os.fsync(program.fileno())
         text = read(f"/proc/{process}/smaps_rollup") + read(f"/proc/{process}/status")
         for key in total:
             match = re.search(rf"^{key}:\s+(\d+) kB", text, re.M)

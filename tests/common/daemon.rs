@@ -264,6 +264,9 @@ impl Daemon<'_> {
     }
 
     pub fn memory(&self) -> Memory {
+        // Pages of a program that was built a moment ago are dirty until it is on disk; they are none of its memory.
+        let program = std::fs::File::open(format!("/proc/{}/exe", self.pid())).expect("the daemon runs");
+        program.sync_all().expect("it can be written");
         let text =
             std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).expect("the daemon runs");
         let field = |name: &str| {
