@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use lexopt::prelude::*;
 
 use super::output;
-use crate::config::{Config, LogTo};
+use crate::config::{Config, Listen, LogTo};
 
 /// Where the configuration is looked for when none is named.
 const DEFAULT_CONFIG: &str = "/etc/meshseed.toml";
@@ -73,7 +73,7 @@ struct Args {
     torrents: Vec<PathBuf>,
     data: Option<PathBuf>,
     state: Option<PathBuf>,
-    listen: Option<String>,
+    listen: Option<Listen>,
     log: Option<LogTo>,
 }
 
@@ -87,7 +87,7 @@ impl Args {
             Long("torrents") => self.torrents.push(parser.value()?.into()),
             Long("data") => self.data = Some(parser.value()?.into()),
             Long("state") => self.state = Some(parser.value()?.into()),
-            Long("listen") => self.listen = Some(parser.value()?.string()?),
+            Long("listen") => self.listen = Some(parser.value()?.string()?.parse()?),
             Long("log") => {
                 self.log = Some(match parser.value()?.string()?.as_str() {
                     "stderr" => LogTo::Stderr,
@@ -124,7 +124,7 @@ impl Args {
             config.state = Some(absolute(state)?);
         }
         if let Some(listen) = &self.listen {
-            config.listen = listen.parse()?;
+            config.listen = listen.clone();
         }
         if let Some(to) = self.log {
             config.log.to = to;
