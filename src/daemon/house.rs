@@ -10,9 +10,34 @@ use std::time::Instant;
 
 use smol::{LocalExecutor, Task};
 
-use crate::peer::io::Scratch;
-use crate::session::Session;
+use crate::peer::outbox::Part;
+use crate::session::{BATCH, Session};
 use crate::storage::io::{Files, Storage};
+
+/// One read: some nine hundred requests.
+const READ: usize = 16 * 1024;
+/// Messages of one write: small blocks are 16 KiB, so this many fill a batch with room to spare.
+const PARTS: usize = 64;
+
+/// The buffers that all connections share.
+pub struct Scratch {
+    /// Of a read.
+    pub read: Box<[u8]>,
+    /// Of a write.
+    pub write: Box<[u8]>,
+    /// What a write is made of.
+    pub parts: Vec<Part>,
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        Scratch {
+            read: vec![0; READ].into(),
+            write: vec![0; BATCH as usize].into(),
+            parts: Vec::with_capacity(PARTS),
+        }
+    }
+}
 
 /// Everything that is shared.
 pub struct House {

@@ -18,14 +18,10 @@ use async_io::{Async, Timer};
 use super::outbox::{HEADER, Part};
 use super::wire::{Decoder, Handshaking, Limits, Stage};
 use super::{Close, PeerKey};
-use crate::daemon::House;
+use crate::daemon::house::House;
 use crate::metainfo::InfoHash;
 use crate::session::{BATCH, Miss, Upload};
 
-/// One read: some nine hundred requests.
-const READ: usize = 16 * 1024;
-/// Messages of one write: small blocks are 16 KiB, so this many fill a batch with room to spare.
-const PARTS: usize = 64;
 /// A socket counts as writable below half of this: one whole batch fits then, and no more waits unsent in the kernel.
 const UNSENT: u32 = BATCH;
 /// Below this the kernel is left alone until it has more room: a write this small costs as much as a large one. A third
@@ -40,23 +36,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Reads by the storage thread in a row after which the bytes are read here: a file system that never says that a
 /// page is at hand must not keep a peer waiting for ever.
 const MISSES: u8 = 3;
-
-/// The buffers that all connections share.
-pub struct Scratch {
-    read: Box<[u8]>,
-    write: Box<[u8]>,
-    parts: Vec<Part>,
-}
-
-impl Default for Scratch {
-    fn default() -> Scratch {
-        Scratch {
-            read: vec![0; READ].into(),
-            write: vec![0; BATCH as usize].into(),
-            parts: Vec::with_capacity(PARTS),
-        }
-    }
-}
 
 /// Takes connections for as long as it lives. Running out of descriptors is a pause, not an end.
 pub async fn listen(house: Rc<House>, listener: Async<TcpListener>) {

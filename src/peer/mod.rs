@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 use std::task::Waker;
 
 use crate::have::Have;
+use crate::key::TorrentKey;
 use crate::piece::{Block, Lengths};
-use crate::torrent::TorrentKey;
 use outbox::Outbox;
 use wire::Message;
 

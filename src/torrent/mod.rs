@@ -15,6 +15,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use crate::have::Have;
+pub use crate::key::TorrentKey;
 use crate::metainfo::InfoHash;
 use crate::peer::{PeerKey, View};
 use crate::piece::Lengths;
@@ -24,10 +25,6 @@ use crate::storage::{Layout, Trouble};
 
 /// The reason of a pause.
 pub const PAUSED: &str = "paused by the user";
-
-/// A torrent of the session, numbered in the order of arrival. Numbers are not used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TorrentKey(pub u32);
 
 /// What a torrent does at present, by the words of the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
