@@ -50,11 +50,6 @@ impl Bucket {
         self.level = self.level.clamp(-level(self.burst), level(self.burst));
     }
 
-    /// Whether anything is limited at all.
-    pub fn is_limited(&self) -> bool {
-        self.rate > 0
-    }
-
     /// Tokens that may be taken now; `u64::MAX` without a limit.
     pub fn available(&self, now: Instant) -> u64 {
         if self.rate == 0 {

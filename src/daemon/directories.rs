@@ -108,9 +108,7 @@ impl Daemon {
             return;
         }
         self.scanning.set(false);
-        if !session.is_checking() && self.churned.take() {
-            crate::sys::release_memory();
-        }
+        self.tidy(session);
         if self.scan_again.take() {
             session.rescan_now(now);
         } else if self.watch.borrow().looks_again() {

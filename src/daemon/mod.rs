@@ -274,13 +274,12 @@ impl Daemon {
             Timer::after(LINGER).await;
             self.bursts.borrow_mut().retain(|_, (_, used)| used.elapsed() < LINGER);
         }
-        self.tidy();
+        self.tidy(&self.house.session.borrow());
     }
 
     /// Once torrents were read and checked, what that took goes back to the system.
-    fn tidy(&self) {
-        if self.churned.get() && !self.house.session.borrow().is_checking() {
-            self.churned.set(false);
+    fn tidy(&self, session: &Session) {
+        if !session.is_checking() && self.churned.take() {
             crate::sys::release_memory();
         }
     }

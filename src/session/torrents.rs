@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Happened, Job, Session, Timer, event, path_of};
-use crate::have::Have;
 use crate::ident::Ident;
 use crate::metainfo::{InfoHash, Summary};
 use crate::peer::Close;
@@ -14,41 +13,14 @@ use crate::torrent::{PAUSED, State, Torrent, TorrentKey};
 
 impl Session {
     /// Adds a torrent. It is checked against its record as soon as the storage thread has time.
-    pub fn insert(&mut self, summary: Summary, place: Place, now: Instant) -> Option<TorrentKey> {
+    pub fn insert(&mut self, mut summary: Summary, place: Place, now: Instant) -> Option<TorrentKey> {
         if self.by_hash.contains_key(&summary.info_hash) {
             return None;
         }
         let key = TorrentKey(self.next_torrent);
         self.next_torrent += 1;
-        let torrent = Torrent {
-            info_hash: summary.info_hash,
-            name: summary.name,
-            lengths: summary.lengths,
-            have: Have::None,
-            state: State::Queued,
-            reason: "".into(),
-            place,
-            private: summary.private,
-            tiers: self.tiers(summary.trackers),
-            was_complete: false,
-            announced: false,
-            seen: 0,
-            seen_at: 0,
-            settled: 0,
-            recalled: false,
-            decided: false,
-            verify_all: false,
-            unsaved: false,
-            added: self.time_of_day(now),
-            completed: None,
-            uploaded: 0,
-            uploaded_before: 0,
-            failures: 0,
-            failed: 0,
-            reported: false,
-            checking: None,
-            swarm: None,
-        };
+        let tiers = self.tiers(std::mem::take(&mut summary.trackers));
+        let torrent = Torrent::new(summary, tiers, place, self.time_of_day(now));
         self.jobs.push_back(Job::Event(event(Happened::Added, &torrent, path_of(&torrent))));
         self.by_hash.insert(torrent.info_hash, key);
         self.torrents.insert(key, Box::new(torrent));

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::have::Have;
 pub use crate::key::TorrentKey;
-use crate::metainfo::InfoHash;
+use crate::metainfo::{InfoHash, Summary};
 use crate::peer::{PeerKey, View};
 use crate::piece::Lengths;
 use crate::storage::io::Place;
@@ -190,6 +190,39 @@ pub struct Swarm {
 }
 
 impl Torrent {
+    /// A torrent of which nothing is known but its .torrent; `added` is the time of day, Unix seconds.
+    pub fn new(summary: Summary, tiers: Rc<Tiers>, place: Place, added: Option<u64>) -> Torrent {
+        Torrent {
+            info_hash: summary.info_hash,
+            name: summary.name,
+            lengths: summary.lengths,
+            have: Have::None,
+            state: State::Queued,
+            reason: "".into(),
+            place,
+            private: summary.private,
+            tiers,
+            was_complete: false,
+            announced: false,
+            seen: 0,
+            seen_at: 0,
+            settled: 0,
+            recalled: false,
+            decided: false,
+            verify_all: false,
+            unsaved: false,
+            added,
+            completed: None,
+            uploaded: 0,
+            uploaded_before: 0,
+            failures: 0,
+            failed: 0,
+            reported: false,
+            checking: None,
+            swarm: None,
+        }
+    }
+
     /// What the messages of its peers are judged against.
     pub fn view(&self) -> View<'_> {
         View { lengths: self.lengths, have: &self.have }
@@ -322,35 +355,16 @@ mod tests {
             sidecar: false,
         };
         let lengths = Lengths::new(19 << 14, NonZeroU32::new(2 << 14).unwrap()).unwrap();
-        Torrent {
+        let summary = Summary {
             info_hash: InfoHash::from_bytes([1; 20]),
             name: "one".into(),
             lengths,
-            have: Have::None,
-            state: State::Queued,
-            reason: "".into(),
-            place,
+            hashes_at: 0,
             private: false,
-            tiers: Rc::default(),
-            was_complete: false,
-            announced: false,
-            seen: 0,
-            seen_at: 0,
-            settled: 0,
-            recalled: false,
-            decided: false,
-            verify_all: false,
-            unsaved: false,
-            added: Some(7),
-            completed: None,
-            uploaded: 0,
-            uploaded_before: 0,
-            failures: 0,
-            failed: 0,
-            reported: false,
-            checking: None,
-            swarm: None,
-        }
+            multi_file: false,
+            trackers: Vec::new(),
+        };
+        Torrent::new(summary, Rc::default(), place, Some(7))
     }
 
     fn bits(pieces: &[u32]) -> Have {
