@@ -172,9 +172,10 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.end_tasks();
     let session = daemon.house.session.borrow();
     log::info!(
-        "stopped after {} s: {} bytes sent, {} torrents",
+        "stopped after {} s: {} bytes sent, {} received, {} torrents",
         daemon.started.elapsed().as_secs(),
         session.uploaded(),
+        session.downloaded(),
         session.torrents().len(),
     );
     Ok(())
@@ -293,7 +294,7 @@ impl Daemon {
             port: settings.port,
             key: self.key,
             uploaded: totals.uploaded,
-            downloaded: 0,
+            downloaded: totals.downloaded,
             left: totals.left,
             v4: listening.iter().any(|addr| addr.is_ipv4() || addr.ip().is_unspecified()),
             v6: listening.iter().any(SocketAddr::is_ipv6),
@@ -329,6 +330,16 @@ impl Daemon {
                         None
                     });
                     self.house.session.borrow_mut().stored(Done::Read { key, peer, file, result }, now);
+                }
+                Done::Wrote { bytes, outcomes } => {
+                    let done = Done::Wrote { bytes: Box::default(), outcomes };
+                    self.house.session.borrow_mut().stored(done, now);
+                    self.house.written(bytes);
+                }
+                Done::Saved { key, result } => {
+                    // They were opened while the files changed.
+                    self.house.files.borrow_mut().remove(key);
+                    self.house.session.borrow_mut().stored(Done::Saved { key, result }, now);
                 }
                 Done::Flushed(result) => {
                     if let Err(error) = &result {
