@@ -28,7 +28,7 @@ use crate::net::io::Resolver;
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
-use crate::storage::io::{Done, Files, Storage};
+use crate::storage::io::{Done, Files, Job as StorageJob, Storage};
 use crate::tracker::client::Request;
 use crate::tracker::host::HostId;
 use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
@@ -147,6 +147,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         last_root: RefCell::default(),
         config: RefCell::new(config),
     });
+    daemon.set_disk();
     daemon.listen(listeners);
     match control {
         Ok(control) => {
@@ -467,6 +468,7 @@ impl Daemon {
         }
         crate::log::init(config.log.to, config.log.level);
         self.house.files.borrow_mut().set_limit(config.limits.open_files as usize);
+        self.set_disk();
         let mut session = self.house.session.borrow_mut();
         let (port, id) = (session.settings().port, session.settings().peer_id);
         let static_peers = session.settings().static_peers.clone();
@@ -481,6 +483,13 @@ impl Daemon {
         }
         log::info!("configuration read again");
         Ok(())
+    }
+
+    /// Tells the storage thread what it may write where.
+    fn set_disk(&self) {
+        let disk = self.config.borrow().disk;
+        // Always taken.
+        let _ = self.house.storage.try_submit(StorageJob::Disk(disk));
     }
 
     /// Something that concerns no single torrent went wrong.

@@ -104,6 +104,10 @@ pub struct Settings {
     pub memory: u64,
     /// Whether trackers are asked.
     pub trackers: bool,
+    /// Whether web seeds are asked.
+    pub web_seeds: bool,
+    /// Whether what is complete is given piece by piece (BEP 16).
+    pub superseed: bool,
     /// Trackers added to every public torrent, a tier each.
     pub also: Vec<String>,
     /// Peers offered to every public torrent.
