@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::Daemon;
 use crate::metainfo::{InfoHash, hex};
@@ -14,9 +14,6 @@ use crate::status::{
     TorrentStatus, TrackerStatus,
 };
 use crate::torrent::{State, Torrent, TorrentKey};
-
-/// A clock before this has plainly not been set: 1 January 2024.
-const CLOCK_SET: u64 = 1_704_067_200;
 
 impl Daemon {
     /// Does what a method asks for.
@@ -215,12 +212,6 @@ fn client_of(id: [u8; 20]) -> String {
 
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-/// The time of day in Unix seconds, unless the clock has plainly not been set.
-pub fn clock() -> Option<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-    (now > CLOCK_SET).then_some(now)
 }
 
 /// Bytes of memory that are resident.
