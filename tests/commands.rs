@@ -61,6 +61,30 @@ fn share_seeds_a_folder_until_it_is_interrupted() {
 }
 
 #[test]
+fn share_reads_the_content_once() {
+    let folder = Folder::new();
+    let content = Torrent::multi("read once", &[("a", 5_000_000), ("empty", 0), ("z", 3_000_000)], 16 * 1024);
+    content.write_data(folder.path());
+    let errors = folder.path().join("errors");
+    let share = Killed(
+        command(&["share", "--listen", "127.0.0.1:0", "--control"])
+            .arg(folder.path().join("none.sock"))
+            .arg(folder.path().join("read once"))
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&errors).unwrap())
+            .spawn()
+            .unwrap(),
+    );
+    wait("it is seeded", PATIENCE, || {
+        fs::read_to_string(&errors).unwrap().contains("is complete and seeded").then_some(())
+    });
+    let counters = fs::read_to_string(format!("/proc/{}/io", share.0.id())).unwrap();
+    let read: u64 =
+        counters.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).expect("bytes read");
+    assert!((8_000_000..9_000_000).contains(&read), "{read} bytes read for 8 MB of content");
+}
+
+#[test]
 fn share_hands_over_to_the_running_daemon() {
     let home = Home::new();
     let daemon = home.start();

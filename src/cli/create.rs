@@ -226,13 +226,11 @@ impl Args {
         }
         let lengths = torrent.lengths;
         output::print(&format!(
-            "{}: {} in {} {}, {} {} of {}\ninfo-hash {}\n{}\n",
+            "{}: {} in {}, {} of {}\ninfo-hash {}\n{}\n",
             output::clean(&output.display().to_string()),
             output::bytes(lengths.total()),
-            torrent.files.len(),
-            if torrent.files.len() == 1 { "file" } else { "files" },
-            lengths.piece_count(),
-            if lengths.piece_count() == 1 { "piece" } else { "pieces" },
+            output::count(torrent.files.len() as u64, "file"),
+            output::count(lengths.piece_count().into(), "piece"),
             output::bytes(lengths.piece_length().into()),
             torrent.info_hash,
             Magnet::from(&torrent)

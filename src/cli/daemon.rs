@@ -7,18 +7,22 @@ use std::process::ExitCode;
 use lexopt::prelude::*;
 
 use super::output;
+use super::progress::View;
 use crate::config::{Config, Listen, LogTo};
+use crate::daemon::Report;
+use crate::status::Status;
 
 /// Where the configuration is looked for when none is named.
 const DEFAULT_CONFIG: &str = "/etc/meshseed.toml";
 
 const HELP: &str = "\
-meshseed daemon - watch directories of .torrent files and serve what they name
+meshseed daemon - keep what directories of .torrent files name available
 
 Usage: meshseed daemon [OPTIONS]
 
-The directory is the database: drop a .torrent file and its data is served,
-remove it and that stops. The data is never touched.
+The directory is the database: drop a .torrent file and its data is served, and
+fetched first as far as it is missing; remove the file and that stops. Data that
+is right is never written to.
 
 Options:
   -c FILE             configuration (default /etc/meshseed.toml, if it exists)
@@ -27,7 +31,8 @@ Options:
   --data DIR          the data lies here (instead of the configuration's)
   --state DIR         keep records of verified data here
   --listen ADDR:PORT  listen here; PORT may be a range (6881-6889) or 0
-  --log stderr        log to standard error instead of syslog
+  --log stderr        log to standard error instead of syslog; on a terminal also
+                      a line that tells how it goes
 
 Signals: SIGHUP reads the configuration again, SIGUSR1 writes the status to the
 log, SIGTERM stops.
@@ -56,7 +61,11 @@ pub fn run(mut parser: lexopt::Parser) -> ExitCode {
         return output::print(&config.explain());
     }
     crate::log::init(config.log.to, config.log.level);
-    match crate::daemon::run(config, Box::new(move || args.config()), None) {
+    // With the log elsewhere a terminal is left alone, as it is to a supervisor.
+    let view = if config.log.to == LogTo::Stderr { View::new(false) } else { None };
+    let report = view
+        .map(|mut view| Report { tell: Box::new(move |status: &Status| view.update(status)), again: true });
+    match crate::daemon::run(config, Box::new(move || args.config()), report) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");

@@ -15,12 +15,12 @@ use std::process::ExitCode;
 use lexopt::prelude::*;
 
 const HELP: &str = "\
-meshseed - serves directories of .torrent files on mesh routers
+meshseed - keeps what directories of .torrent files name available, on mesh routers
 
 Usage: meshseed COMMAND [OPTIONS]
 
 Commands:
-  daemon   watch directories of .torrent files and serve what they name
+  daemon   watch directories of .torrent files, fetch and serve what they name
   share    make a torrent of a file or folder and serve it where it lies
   create   make a .torrent file
   show     what a .torrent file or magnet link says

@@ -2,7 +2,6 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,11 +11,17 @@ use log::LevelFilter;
 
 use super::create::{MAKER_HELP, MakerArgs, Named};
 use super::output;
+use super::progress::View;
 use crate::config::{Config, Listen, LogTo};
 use crate::daemon::Report;
+use crate::have::Have;
+use crate::metainfo::io::Created;
 use crate::metainfo::magnet::Magnet;
-use crate::metainfo::{self, io};
+use crate::metainfo::maker::Entry;
+use crate::metainfo::{self, Metainfo, io};
 use crate::status::{Method, Status};
+use crate::storage::io::remember;
+use crate::storage::resume::{Record, Stamp, Verified};
 
 const HELP: &str = "\
 meshseed share PATH [OPTION]...
@@ -89,10 +94,9 @@ impl Args {
         created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
         let torrent =
             metainfo::parse(&created.bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-        let magnet = Magnet::from(&torrent);
         match crate::status::io::ask::<Status>(&self.control, &Method::Status) {
-            Ok(daemon) => self.hand_over(&path, magnet, &torrent.name, &created.bytes, &daemon),
-            Err(_) => self.serve(&path, magnet, &torrent.name, &created.bytes),
+            Ok(daemon) => self.hand_over(&path, &torrent, &created, &daemon),
+            Err(_) => self.serve(&path, &torrent, &created),
         }
     }
 
@@ -100,15 +104,14 @@ impl Args {
     fn hand_over(
         &self,
         path: &Path,
-        magnet: Magnet,
-        name: &str,
-        bytes: &[u8],
+        torrent: &Metainfo,
+        created: &Created,
         daemon: &Status,
     ) -> Result<ExitCode, String> {
         let first = daemon.watched.first().map(PathBuf::from);
         let into =
             self.into.clone().or(first).ok_or("the daemon watches no directory: name one with --into")?;
-        let written = drop_into(&into, name, bytes, path)?;
+        let written = drop_into(&into, &torrent.name, &created.bytes, path)?;
         if !readable_by_others(path) {
             output::note(format_args!(
                 "warning: {} is not readable by everybody: the daemon's user must be able to read it",
@@ -120,21 +123,24 @@ impl Args {
         if !self.quiet {
             output::note(format_args!("{}: the running daemon serves it", written.display()));
         }
-        Ok(output::print(&format!("{}\n", with_peers(magnet, &daemon.listen))))
+        Ok(output::print(&format!("{}\n", with_peers(Magnet::from(torrent), &daemon.listen))))
     }
 
     /// Serves the torrent here until it is told to stop.
-    fn serve(&self, path: &Path, magnet: Magnet, name: &str, bytes: &[u8]) -> Result<ExitCode, String> {
+    fn serve(&self, path: &Path, torrent: &Metainfo, created: &Created) -> Result<ExitCode, String> {
         let own = Temporary::new()?;
         let watched = match &self.into {
             Some(into) => into.clone(),
             None => own.0.clone(),
         };
-        drop_into(&watched, name, bytes, path)?;
+        drop_into(&watched, &torrent.name, &created.bytes, path)?;
+        let state = own.0.join("state");
+        // Where it cannot be kept the daemon hashes all of it again, and nothing else is amiss.
+        let _ = remember(state.clone(), record(torrent, &created.files));
         let mut config = Config {
             torrents: vec![watched],
             data: None,
-            state: None,
+            state: Some(state),
             control: own.0.join("control.sock"),
             ..Config::default()
         };
@@ -145,17 +151,34 @@ impl Args {
         }
         crate::log::init(config.log.to, config.log.level);
         let reload = config.clone();
-        let again = !self.quiet && std::io::stderr().is_terminal();
-        let mut magnet = Some(magnet);
-        let tell = move |status: &Status| match magnet.take() {
-            Some(magnet) => drop(output::print(&format!("{}\n", with_peers(magnet, &status.listen)))),
-            None => line(status),
+        let mut view = View::new(self.quiet);
+        let again = view.is_some();
+        let mut magnet = Some(Magnet::from(torrent));
+        let tell = move |status: &Status| match (magnet.take(), &mut view) {
+            (Some(magnet), _) => drop(output::print(&format!("{}\n", with_peers(magnet, &status.listen)))),
+            (None, Some(view)) => view.update(status),
+            (None, None) => {}
         };
         let report = Report { tell: Box::new(tell), again };
         crate::daemon::run(config, Box::new(move || Ok(reload.clone())), Some(report))
             .map_err(|error| error.to_string())?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What the maker knows: every piece is right, as long as the files are what they were.
+fn record(torrent: &Metainfo, files: &[Entry]) -> Record {
+    let stamp = |file: &Entry| match (file.length, file.modified) {
+        (0, _) => Stamp::ABSENT,
+        (size, (mtime_secs, nanos)) => Stamp { size, mtime_secs, mtime_nanos: nanos.try_into().unwrap_or(0) },
+    };
+    let verified = Verified {
+        pieces: torrent.lengths.piece_count(),
+        have: Have::All,
+        todo: Have::None,
+        stamps: files.iter().map(stamp).collect(),
+    };
+    Record { complete: true, verified: Some(verified), ..Record::new(torrent.info_hash) }
 }
 
 /// Adds where we are reached (`x.pe`, BEP 9): without a tracker nobody else could tell.
@@ -175,19 +198,6 @@ fn with_peers(mut magnet: Magnet, listen: &[String]) -> Magnet {
 /// Such an address means nothing without its interface.
 fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
-}
-
-/// One line on the terminal, written over itself.
-fn line(status: &Status) {
-    let mut out = std::io::stderr().lock();
-    let _ = write!(
-        out,
-        "\r{} peers, {} sent, {}\x1b[K",
-        status.peers,
-        output::bytes(status.up_total),
-        output::rate(status.up_rate)
-    )
-    .and_then(|()| out.flush());
 }
 
 /// Writes the .torrent and, before it, the sidecar that tells where its content is.

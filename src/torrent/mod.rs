@@ -34,6 +34,8 @@ pub enum State {
     Queued,
     /// Its data is being hashed; what has passed is served.
     Checking,
+    /// What it lacks is fetched; what there is is served.
+    Downloading,
     /// All of it is served.
     Seeding,
     /// What there is of it is served.
@@ -50,9 +52,10 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of the status.
-    pub const ALL: [State; 8] = [
+    pub const ALL: [State; 9] = [
         State::Queued,
         State::Checking,
+        State::Downloading,
         State::Seeding,
         State::Incomplete,
         State::WaitingForDisk,
@@ -66,6 +69,7 @@ impl State {
         match self {
             State::Queued => "queued",
             State::Checking => "checking",
+            State::Downloading => "downloading",
             State::Seeding => "seeding",
             State::Incomplete => "incomplete",
             State::WaitingForDisk => "waiting-for-disk",
@@ -77,7 +81,7 @@ impl State {
 
     /// Whether peers are served in this state.
     pub fn serves(self) -> bool {
-        matches!(self, State::Checking | State::Seeding | State::Incomplete)
+        matches!(self, State::Checking | State::Downloading | State::Seeding | State::Incomplete)
     }
 
     /// Whether a later look at the disk may bring it back.
