@@ -1,7 +1,8 @@
 //! `meshseed daemon`: reads the configuration, prepares the process, and runs until it is told to stop.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lexopt::prelude::*;
@@ -111,18 +112,7 @@ impl Args {
 
     /// The configuration of the file, with the options of the command line over it. Called again for each SIGHUP.
     fn config(&self) -> Result<Config, String> {
-        let file = match &self.file {
-            Some(file) => Some(file.clone()),
-            None => Some(PathBuf::from(DEFAULT_CONFIG)).filter(|file| file.exists()),
-        };
-        let mut config = match file {
-            Some(file) => {
-                let text =
-                    std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-                Config::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?
-            }
-            None => Config::default(),
-        };
+        let mut config = configured(self.file.as_deref())?;
         if !self.torrents.is_empty() {
             config.torrents = self.torrents.iter().map(absolute).collect::<Result<_, _>>()?;
         }
@@ -140,6 +130,15 @@ impl Args {
         }
         Ok(config)
     }
+}
+
+/// The configuration of this file, of the usual one if there is one, or the default.
+pub fn configured(file: Option<&Path>) -> Result<Config, String> {
+    let usual = Path::new(DEFAULT_CONFIG);
+    let Some(file) = file.or(Some(usual).filter(|file| file.exists())) else { return Ok(Config::default()) };
+    let failed = |error: &dyn Display| format!("{}: {error}", file.display());
+    let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
+    Config::parse(&text).map_err(|error| failed(&error))
 }
 
 fn absolute(path: &PathBuf) -> Result<PathBuf, String> {

@@ -12,6 +12,7 @@ use log::LevelFilter;
 use super::create::{MAKER_HELP, MakerArgs, Named};
 use super::output;
 use super::progress::View;
+use super::status::socket;
 use crate::config::{Config, Listen, LogTo};
 use crate::daemon::Report;
 use crate::have::Have;
@@ -19,6 +20,7 @@ use crate::metainfo::io::Created;
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::maker::Entry;
 use crate::metainfo::{self, Metainfo, io};
+use crate::status::io::ask;
 use crate::status::{Method, Status};
 use crate::storage::io::remember;
 use crate::storage::resume::{Record, Stamp, Verified};
@@ -47,7 +49,7 @@ struct Args {
     path: PathBuf,
     into: Option<PathBuf>,
     listen: Option<Listen>,
-    control: PathBuf,
+    control: Option<PathBuf>,
     quiet: bool,
     maker: MakerArgs,
 }
@@ -68,14 +70,14 @@ impl Args {
     /// `None` where help is asked for.
     fn take(mut parser: Parser) -> Result<Option<Args>, lexopt::Error> {
         let (mut path, mut into, mut listen, mut quiet) = (None, None, None, false);
-        let mut control = Config::default().control;
+        let mut control = None;
         let mut maker = MakerArgs::default();
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long("help") | Arg::Short('h') => return Ok(None),
                 Arg::Long("into") => into = Some(PathBuf::from(parser.value()?)),
                 Arg::Long("listen") => listen = Some(parser.value()?.string()?.parse()?),
-                Arg::Long("control") => control = PathBuf::from(parser.value()?),
+                Arg::Long("control") => control = Some(PathBuf::from(parser.value()?)),
                 Arg::Long("quiet") | Arg::Short('q') => quiet = true,
                 Arg::Value(value) if path.is_none() => path = Some(PathBuf::from(value)),
                 other => {
@@ -94,8 +96,10 @@ impl Args {
         created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
         let torrent =
             metainfo::parse(&created.bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-        match crate::status::io::ask::<Status>(&self.control, &Method::Status) {
-            Ok(daemon) => self.hand_over(&path, &torrent, &created, &daemon),
+        // A configuration that cannot be read is as good as none: it names a daemon that may not run.
+        let control = socket(self.control.clone(), None).unwrap_or_default();
+        match ask::<Status>(&control, &Method::Status) {
+            Ok(daemon) => self.hand_over(&path, &torrent, &created, &control, &daemon),
             Err(_) => self.serve(&path, &torrent, &created),
         }
     }
@@ -106,6 +110,7 @@ impl Args {
         path: &Path,
         torrent: &Metainfo,
         created: &Created,
+        control: &Path,
         daemon: &Status,
     ) -> Result<ExitCode, String> {
         let first = daemon.watched.first().map(PathBuf::from);
@@ -119,7 +124,7 @@ impl Args {
             ));
         }
         // Without inotify it is found at the next scan; this only hastens it.
-        let _ = crate::status::io::ask::<serde_json::Value>(&self.control, &Method::Rescan);
+        let _ = ask::<serde_json::Value>(control, &Method::Rescan);
         if !self.quiet {
             output::note(format_args!("{}: the running daemon serves it", written.display()));
         }

@@ -12,8 +12,8 @@ use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::daemon::configured;
 use super::output::{self, bytes, clock, count, rate};
-use crate::config::Config;
 use crate::log::escaped;
 use crate::metainfo::InfoHash;
 use crate::status::io::{AskError, ask};
@@ -31,6 +31,7 @@ Usage: meshseed status [-w] [--json] [-c FILE | --control SOCKET] [INFO_HASH]
   -w, --watch         again each second, until Ctrl-C
   --json              as JSON: the fields of the control socket; all torrents under \"list\"
   -c, --config FILE   the daemon's configuration, which names its control socket
+                      (default /etc/meshseed.toml, if it exists)
   --control SOCKET    the control socket itself
   -h, --help          this text
 
@@ -116,20 +117,12 @@ fn frame(text: &str, rows: u16, drawn: &mut usize) -> String {
     }
     let shown = text.lines().take(usize::from(rows).saturating_sub(1).max(1));
     *drawn = shown.clone().count();
-    shown.for_each(|line| put(&mut frame, format_args!("{line}\x1b[K")));
+    shown.for_each(|line| put(&mut frame, format_args!("\x1b[K{line}")));
     frame + "\x1b[J\x1b[?7h"
 }
 
 fn answer(options: &Options) -> Result<String, String> {
-    let control = match (&options.control, &options.config) {
-        (Some(control), _) => control.clone(),
-        (None, Some(file)) => {
-            let text =
-                std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-            Config::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?.control
-        }
-        (None, None) => Config::default().control,
-    };
+    let control = socket(options.control.clone(), options.config.clone())?;
     let text = match (options.torrent, options.json) {
         (None, false) => overview(&control),
         (None, true) => overview_json(&control),
@@ -137,6 +130,11 @@ fn answer(options: &Options) -> Result<String, String> {
         (Some(torrent), true) => ask::<Value>(&control, &Method::Torrent(torrent)).map(|value| json(&value)),
     };
     text.map_err(|error| error.to_string())
+}
+
+/// The control socket: itself as it was named, or of the daemon with this configuration, or with the usual one.
+pub fn socket(control: Option<PathBuf>, config: Option<PathBuf>) -> Result<PathBuf, String> {
+    control.map_or_else(|| Ok(configured(config.as_deref())?.control), Ok)
 }
 
 fn overview(control: &Path) -> Result<String, AskError> {
@@ -508,8 +506,8 @@ mod tests {
     #[test]
     fn a_watched_text_is_drawn_over_the_one_before_and_fits_the_screen() {
         let mut drawn = 0;
-        assert_eq!(frame("a\nb\n", 24, &mut drawn), "\x1b[?7la\x1b[K\nb\x1b[K\n\x1b[J\x1b[?7h");
-        assert_eq!(frame("a\nb\nc\n", 3, &mut drawn), "\x1b[?7l\x1b[2A\ra\x1b[K\nb\x1b[K\n\x1b[J\x1b[?7h");
+        assert_eq!(frame("a\nb\n", 24, &mut drawn), "\x1b[?7l\x1b[Ka\n\x1b[Kb\n\x1b[J\x1b[?7h");
+        assert_eq!(frame("a\nb\nc\n", 3, &mut drawn), "\x1b[?7l\x1b[2A\r\x1b[Ka\n\x1b[Kb\n\x1b[J\x1b[?7h");
         assert_eq!(drawn, 2);
         frame("a\nb\n", 0, &mut drawn);
         assert_eq!(drawn, 1);
