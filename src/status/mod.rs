@@ -23,7 +23,7 @@ pub const MAX_LIST: u32 = 64;
 /// Nobody waits for longer than a year: it is not told.
 const FOREVER: u64 = 365 * 86_400;
 
-/// The methods and what they take, in the order of the README.
+/// The methods and what they take.
 pub const METHODS: [(&str, &[&str]); 10] = [
     ("status", &[]),
     ("list", &["offset", "limit"]),
