@@ -118,7 +118,7 @@ impl Session {
         let fetch = match &mut torrent.fetch {
             Some(fetch) => fetch,
             None => {
-                let picker = Picker::new(torrent.lengths, self.random.next());
+                let picker = Picker::new(torrent.lengths, self.random.draw());
                 if memory + picker.memory() as u64 > self.settings.memory {
                     return;
                 }
