@@ -6,6 +6,7 @@
 pub mod extension;
 pub mod io;
 pub mod outbox;
+pub mod requests;
 pub mod wire;
 
 use std::fmt;
