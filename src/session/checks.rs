@@ -92,12 +92,12 @@ impl Session {
                 }
             }
             Done::LaidOut { key, result } => match result {
-                Ok(layout) => {
+                Ok(laid_out) => {
                     let key = TorrentKey(key);
                     if let Some(swarm) =
                         self.torrents.get_mut(&key).and_then(|torrent| torrent.swarm.as_mut())
                     {
-                        swarm.layout = Some(Rc::new(*layout));
+                        swarm.layout = Some(Rc::new(laid_out.layout));
                         swarm.layout_wanted = false;
                     }
                     self.wake_waiting(key);
@@ -120,7 +120,11 @@ impl Session {
                 }
             }
             Done::Flushed(_) => self.flushing = false,
-            Done::Scanned(_) | Done::Loaded { .. } => {}
+            Done::Scanned(_)
+            | Done::Loaded { .. }
+            | Done::Prepared { .. }
+            | Done::Wrote { .. }
+            | Done::Saved { .. } => {}
         }
     }
 
