@@ -355,8 +355,12 @@ impl Session {
                 Some(Contender {
                     peer: key.0,
                     torrent: torrent.0,
+                    fetching: false,
                     since: peer.turn,
+                    newcomer: peer.uploaded == 0,
                     rate: peer.rate.max(peer.recent / choker::PERIOD),
+                    given: 0,
+                    snubs_us: false,
                     interested: peer.interested && peer.closing.is_none(),
                     seed: peer.is_seed(lengths),
                     draining: !peer.outbox.is_empty() && peer.recent > 0,
