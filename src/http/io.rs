@@ -11,6 +11,7 @@ use std::future::Future;
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use smol::future::FutureExt;
@@ -148,6 +149,8 @@ struct Connection {
     remote: IpAddr,
     /// Host and port of the URLs that may go over it.
     authority: Box<str>,
+    /// How many bytes make it readable.
+    expecting: u32,
 }
 
 /// A timer that is left alone between the requests of a burst and only set again when it goes off too early:
@@ -253,7 +256,8 @@ impl Client {
         }
     }
 
-    fn keep_connection(&mut self, connection: Connection) {
+    fn keep_connection(&mut self, mut connection: Connection) {
+        connection.expect(1);
         if self.kept.len() == MAX_KEPT {
             self.kept.remove(0);
         }
@@ -379,11 +383,13 @@ impl Stream {
         self.redirected.as_ref()
     }
 
-    /// Waits until there is something to read.
-    pub async fn ready(&mut self, patience: Duration) -> Result<(), Error> {
+    /// Waits until there is something to read, or that many bytes if it can be helped: on a slow link each segment would
+    /// be a wake-up. They must be sure to come.
+    pub async fn ready(&mut self, bytes: u32, patience: Duration) -> Result<(), Error> {
         if !self.drained {
             return Ok(());
         }
+        self.connection.expect(bytes.max(1));
         let stream = &self.connection.stream;
         let readable = async { stream.readable().await.map_err(Error::Connection) };
         Watchdog::guard(&mut self.watchdog, Instant::now() + patience, readable).await?;
@@ -391,12 +397,12 @@ impl Stream {
         Ok(())
     }
 
-    /// One read into `place`, which is not empty. `take` is told where in it parts of the body lie, in order, and how
-    /// long they are, until it says that it wants no more.
+    /// One read into `place`, which is not empty. `take` is given the parts of the body as they lie in it, with where
+    /// that is, until it says that it wants no more.
     pub fn read(
         &mut self,
         place: &mut [u8],
-        mut take: impl FnMut(usize, usize) -> bool,
+        mut take: impl FnMut(usize, &[u8]) -> bool,
     ) -> Result<Progress, Error> {
         let (early, at) = &mut self.early;
         let n = if *at < early.len() {
@@ -421,12 +427,21 @@ impl Stream {
         };
         let mut input = &place[..n];
         while let Some(part) = self.decoder.decode(&mut input).map_err(Error::Message)? {
-            if !take(n - input.len() - part.len(), part.len()) {
+            if !take(n - input.len() - part.len(), part) {
                 return Ok(Progress::Stopped);
             }
         }
         self.overrun |= !input.is_empty();
         Ok(if self.decoder.is_whole() { Progress::End } else { Progress::Some })
+    }
+}
+
+impl Connection {
+    /// Sets how many bytes make the socket readable. One that can not do it wakes us more often.
+    fn expect(&mut self, bytes: u32) {
+        if bytes != self.expecting && crate::sys::expect_bytes(self.stream.get_ref().as_fd(), bytes).is_ok() {
+            self.expecting = bytes;
+        }
     }
 }
 
@@ -520,7 +535,9 @@ async fn connect(resolver: &Resolver, ask: &Ask<'_>, purpose: Purpose) -> Result
             })
             .await;
         match dialled {
-            Ok(stream) => return Ok(Connection { stream, remote, authority: url.authority().into() }),
+            Ok(stream) => {
+                return Ok(Connection { stream, remote, authority: url.authority().into(), expecting: 1 });
+            }
             Err(failed) => error = Error::Connect(failed),
         }
     }

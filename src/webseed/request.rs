@@ -299,7 +299,7 @@ mod tests {
             (Length::Exact(20), Some((10, 30, Some(99)))),
             (Length::UntilClose, Some((10, 100, Some(100)))),
         ] {
-            assert!(matches!(wanted(length, range.clone()), Err(Ended::Wrong(_))), "{length:?} {range:?}");
+            assert!(matches!(wanted(length, range), Err(Ended::Wrong(_))), "{length:?} {range:?}");
         }
     }
 

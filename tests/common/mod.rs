@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod peer;
 pub mod torrent;
 pub mod tracker;
+pub mod webserver;
 pub mod world;
 
 use std::fmt::Debug;

@@ -204,7 +204,12 @@ impl Site {
             }
             Answer::Status(status, retry_after, body) => {
                 let retry = retry_after.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
-                return reply(stream, status, &format!("{retry}Content-Length: {}\r\n", body.len()), body.as_bytes());
+                return reply(
+                    stream,
+                    status,
+                    &format!("{retry}Content-Length: {}\r\n", body.len()),
+                    body.as_bytes(),
+                );
             }
             Answer::Redirect(url) => {
                 return reply(stream, 302, &format!("Location: {url}\r\nContent-Length: 5\r\n"), b"moved");
@@ -221,7 +226,12 @@ impl Site {
         let total = whole.len() as u64;
         let (first, mut last) = range.unwrap_or((0, total.saturating_sub(1)));
         if first >= total {
-            return reply(stream, 416, &format!("Content-Range: bytes */{total}\r\nContent-Length: 0\r\n"), b"");
+            return reply(
+                stream,
+                416,
+                &format!("Content-Range: bytes */{total}\r\nContent-Length: 0\r\n"),
+                b"",
+            );
         }
         last = last.min(total - 1);
         if let Answer::Least(most) = answer {
@@ -242,9 +252,9 @@ impl Site {
         let exact = format!("{ranges}Content-Length: {}\r\n", body.len());
         match answer {
             Answer::Chunked(size) => {
-                let chunks = body.chunks(size).flat_map(|chunk| {
-                    [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat()
-                });
+                let chunks = body
+                    .chunks(size)
+                    .flat_map(|chunk| [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
                 let body: Vec<u8> = chunks.chain(*b"0\r\n\r\n").collect();
                 reply(stream, status, &format!("{ranges}Transfer-Encoding: chunked\r\n"), &body)
             }
@@ -332,10 +342,13 @@ fn gone(stream: &mut TcpStream) -> bool {
 fn parse(head: &str, connection: u32, number: usize) -> Option<Request> {
     let mut lines = head.split("\r\n");
     let target = lines.next()?.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1")?.to_owned();
-    let fields: HashMap<String, &str> =
-        lines.filter_map(|line| line.split_once(": ")).map(|(key, value)| (key.to_lowercase(), value)).collect();
+    let fields: HashMap<String, &str> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(key, value)| (key.to_lowercase(), value))
+        .collect();
     let range = fields.get("range").map(|range| {
-        let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).expect("a range");
+        let (first, last) =
+            range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).expect("a range");
         (first.parse().expect("a number"), last.parse().expect("a number"))
     });
     let host = fields.get("host").expect("HTTP/1.1 has it").to_string();
