@@ -4,16 +4,22 @@
 //! `request`. Omits: FTP, and when a web seed is asked at all, which the session decides. Holds at most eight URLs a
 //! torrent and sixteen places to which redirects have led.
 
+pub mod io;
 pub mod request;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::http::{Scheme, Url};
+use crate::key::TorrentKey;
+use crate::metainfo::InfoHash;
 use crate::peer::PeerKey;
 use crate::random::Random;
+use crate::storage::Layout;
 use crate::tracker::host::back_off;
 
 /// URLs of one torrent that are kept: popular images name a hundred mirrors, and two are asked at a time.
@@ -72,12 +78,55 @@ pub enum Ended {
     Unreached(Box<str>),
 }
 
+/// What to fetch from a web seed.
+#[derive(Clone, Debug)]
+pub struct WebFetch {
+    /// Of which torrent.
+    pub torrent: TorrentKey,
+    /// Its identity.
+    pub info_hash: InfoHash,
+    /// The name it gives itself.
+    pub name: Box<str>,
+    /// Where its bytes lie.
+    pub layout: Rc<Layout>,
+    /// From whom.
+    pub key: PeerKey,
+    /// How.
+    pub kind: Kind,
+    /// Where that is.
+    pub url: Url,
+    /// Which bytes of the torrent.
+    pub bytes: Range<u64>,
+}
+
+/// What becomes of bytes that came, up to the end of their block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// They are written.
+    Keep {
+        /// Of that piece.
+        piece: u32,
+        /// From that byte of it on.
+        begin: u32,
+        /// So many of them.
+        len: u32,
+    },
+    /// So many of them are of no use.
+    Skip(u32),
+    /// No more is wanted.
+    Stop,
+}
+
 /// The web seeds of one torrent.
 #[derive(Debug)]
 pub struct WebSeeds {
     seeds: Vec<WebSeed>,
     redirects: VecDeque<Redirect>,
     random: Random,
+    /// Bytes that came since the last choke round.
+    pub given: u32,
+    /// The same a second, in the last choke round.
+    pub rate: u32,
 }
 
 /// One of them.
@@ -148,36 +197,23 @@ impl WebSeeds {
                 absent: Vec::new(),
             })
             .collect();
-        (!seeds.is_empty()).then_some(WebSeeds { seeds, redirects: VecDeque::new(), random })
+        let redirects = VecDeque::new();
+        (!seeds.is_empty()).then_some(WebSeeds { seeds, redirects, random, given: 0, rate: 0 })
     }
 
     /// One that may be asked now, those that work first.
     pub fn next(&self, now: Instant) -> Option<&WebSeed> {
-        let free = self.seeds.iter().filter(|seed| match seed.state {
-            State::Idle => true,
-            State::Resting(until) => until <= now,
-            State::Busy | State::Banned => false,
-        });
+        let free = self.seeds.iter().filter(|seed| seed.is_free(now));
         free.min_by_key(|seed| (seed.failures, seed.wrong))
     }
 
-    /// When another one may be asked than now. `None`: when one that is asked now has ended, or never.
-    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+    /// When the next one has rested. `None`: when one that is asked now has ended, or never.
+    pub fn deadline(&self) -> Option<Instant> {
         let rests = self.seeds.iter().filter_map(|seed| match seed.state {
             State::Resting(until) => Some(until),
             _ => None,
         });
-        rests.filter(|&until| until > now).min()
-    }
-
-    /// Whether any of them may still be of use.
-    pub fn is_hopeless(&self) -> bool {
-        self.seeds.iter().all(|seed| seed.state == State::Banned)
-    }
-
-    /// Those that are being asked.
-    pub fn busy(&self) -> usize {
-        self.seeds.iter().filter(|seed| seed.state == State::Busy).count()
+        rests.min()
     }
 
     /// The one that the picker knows so.
@@ -245,11 +281,12 @@ impl WebSeeds {
         worked.then(|| format!("web seed {}: {how}; it is asked again in {seconds} s", seed.url))
     }
 
-    /// It alone sent a piece that is not right. `true` if it is news.
-    pub fn ban(&mut self, key: PeerKey) -> bool {
+    /// It alone sent a piece that is not right. What the log should say of it is returned.
+    pub fn ban(&mut self, key: PeerKey) -> Option<String> {
         self.redirects.retain(|redirect| redirect.key != key);
-        let seed = self.seed_mut(key);
-        seed.is_some_and(|seed| std::mem::replace(&mut seed.state, State::Banned) != State::Banned)
+        let seed = self.seed_mut(key).filter(|seed| seed.state != State::Banned)?;
+        seed.state = State::Banned;
+        Some(format!("web seed {}: it sends wrong data; it is not asked again", seed.url))
     }
 
     /// Where a redirect led for that file, and who said so.
@@ -286,9 +323,31 @@ impl fmt::Display for Ended {
 }
 
 impl WebSeed {
+    /// Whether it may be asked now.
+    pub fn is_free(&self, now: Instant) -> bool {
+        match self.state {
+            State::Idle => true,
+            State::Resting(until) => until <= now,
+            State::Busy | State::Banned => false,
+        }
+    }
+
     /// Whether it was found to lack a file.
-    pub fn lacks(&self, file: u32) -> bool {
+    fn lacks(&self, file: u32) -> bool {
         self.absent.contains(&file)
+    }
+
+    /// The pieces that it may have, from the start of a run on.
+    pub fn first_of(&self, layout: &Layout, run: Range<u32>) -> Range<u32> {
+        let length = u64::from(layout.lengths().piece_length());
+        let start = u64::from(run.start) * length;
+        let mut spans = layout.spans(start, u64::from(run.end - run.start) * length);
+        let lacking = spans.find(|span| !span.pad && self.lacks(span.file));
+        let end = lacking.map_or(run.end, |span| {
+            let at = layout.range(span.file).start + span.offset;
+            u32::try_from(at / length).unwrap_or(run.end).min(run.end)
+        });
+        run.start..end
     }
 }
 
@@ -316,7 +375,10 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::storage::tests::metainfo;
 
     #[expect(clippy::disallowed_methods, reason = "the only way to make an instant")]
     fn start() -> Instant {
@@ -337,7 +399,7 @@ mod tests {
     fn rest(seeds: &mut WebSeeds, key: PeerKey, how: &Ended, got: bool, now: Instant) -> u64 {
         seeds.begin(key);
         seeds.ended(key, how, got, now);
-        seeds.deadline(now).map_or(0, |until| (until - now).as_secs())
+        seeds.deadline().map_or(0, |until| (until - now).as_secs())
     }
 
     #[test]
@@ -366,14 +428,14 @@ mod tests {
         let first = seeds.next(now).unwrap().key;
         seeds.begin(first);
         let second = seeds.next(now).unwrap().key;
-        assert!(second != first && seeds.busy() == 1);
+        assert!(second != first);
         seeds.begin(second);
         assert!(seeds.ended(second, &Ended::Unreached("gone".into()), false, now).unwrap().contains("gone"));
         let third = seeds.next(now).unwrap().key;
         assert!(third != first && third != second);
         seeds.begin(third);
         assert!(seeds.next(now).is_none());
-        let until = seeds.deadline(now).unwrap();
+        let until = seeds.deadline().unwrap();
         assert!((30..=38).contains(&(until - now).as_secs()));
         assert!(seeds.next(until - seconds(1)).is_none());
         assert_eq!(seeds.next(until).unwrap().key, second);
@@ -433,8 +495,7 @@ mod tests {
         assert!(seeds.ended(b, &Ended::Useless("https".into()), false, now).unwrap().contains("https"));
         seeds.set_redirect(c, 1, Some((Url::parse("http://z/").unwrap(), IpAddr::from([1, 1, 1, 1]))));
         seeds.begin(c);
-        assert!(!seeds.is_hopeless());
-        assert!(seeds.ban(c) && !seeds.ban(c) && seeds.redirect(c, 1).is_none());
+        assert!(seeds.ban(c).is_some() && seeds.ban(c).is_none() && seeds.redirect(c, 1).is_none());
         seeds.ended(c, &Ended::Done, true, now);
         seeds.begin(c);
         assert!(
@@ -453,6 +514,19 @@ mod tests {
             assert!(rest(&mut seeds, key, &Ended::Absent(Some(file)), false, now) <= 6);
         }
         assert!(seeds.seed(key).unwrap().lacks(3) && !seeds.seed(key).unwrap().lacks(16));
+        // It is asked up to the first of them: pieces of ten bytes, and files that do not end with one.
+        let files: Vec<(String, u64)> = (0..20).map(|n| (n.to_string(), 25)).collect();
+        let files: Vec<(&str, u64)> = files.iter().map(|(name, length)| (&name[..], *length)).collect();
+        let layout = Layout::new(&metainfo(10, &files), Path::new("/data/name"));
+        let one = seeds.seed(key).unwrap();
+        assert_eq!(one.first_of(&layout, 40..50), 40..50);
+        assert_eq!(one.first_of(&layout, 39..50), 39..39, "the piece has a byte of what is lacking");
+        seeds.seeds[0].absent = vec![2, 18];
+        let one = seeds.seed(key).unwrap();
+        assert_eq!(one.first_of(&layout, 0..50), 0..5);
+        assert_eq!(one.first_of(&layout, 5..9), 5..5);
+        assert_eq!(one.first_of(&layout, 8..44), 8..44);
+        assert_eq!(one.first_of(&layout, 8..50), 8..45);
         assert!(rest(&mut seeds, key, &Ended::Absent(Some(16)), false, now) >= 3600);
     }
 
