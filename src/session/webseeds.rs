@@ -5,15 +5,13 @@
 //! that a server sees few requests. Holds a few words for each of at most four fetches.
 
 use std::net::IpAddr;
-use std::ops::Range;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::{CHOKE_ROUND, Job, SWEEP, Session, Timer, is_local};
+use super::{CHOKE_ROUND, Job, SWEEP, Session, Timer};
 use crate::http::Url;
-use crate::peer::PeerKey;
-use crate::rate::Bucket;
+use crate::peer::{Peer, PeerKey};
 use crate::storage::Layout;
 use crate::storage::io::Job as StorageJob;
 use crate::torrent::picker::BLOCK;
@@ -38,7 +36,6 @@ const TRIES: u32 = 8;
 pub(super) struct WebRun {
     torrent: TorrentKey,
     key: PeerKey,
-    pieces: Range<u32>,
     layout: Rc<Layout>,
     /// Some of it was of use.
     got: bool,
@@ -67,7 +64,7 @@ impl Session {
         let wanted = self.torrents.iter().filter(|(_, t)| t.state == State::Downloading && t.web_seeded);
         let keys: Vec<TorrentKey> = wanted.map(|(&key, _)| key).collect();
         for &key in &keys {
-            if self.may_ask_web(key, now)
+            if self.may_ask_web(key)
                 && let Some(fetch) = self.claim_for_web(key, None, now)
             {
                 // There may be another one.
@@ -91,7 +88,7 @@ impl Session {
     }
 
     /// Whether peers leave something to web seeds.
-    fn may_ask_web(&self, key: TorrentKey, now: Instant) -> bool {
+    fn may_ask_web(&self, key: TorrentKey) -> bool {
         let Some(torrent) = self.torrents.get(&key) else { return false };
         let running = self.web.iter().filter(|run| run.torrent == key).count();
         if torrent.state != State::Downloading || running >= MAX_TORRENTS_FETCHES {
@@ -121,6 +118,8 @@ impl Session {
             return None;
         }
         let torrent = self.torrents.get_mut(&key)?;
+        let lengths = torrent.lengths;
+        let missing = lengths.total() - torrent.have_bytes();
         let fetch = torrent.fetch.as_deref_mut()?;
         let known = torrent.swarm.as_ref().and_then(|swarm| swarm.layout.clone());
         let (last, layout) = match last {
@@ -136,8 +135,6 @@ impl Session {
             Some(last) => web.seed(last).filter(|seed| seed.is_free(now)),
             None => web.next(now),
         }?;
-        let lengths = torrent.lengths;
-        let missing = lengths.total() - torrent.have_bytes();
         let most = (missing / SHARE).clamp(RUN.0, RUN.1);
         let pieces = (0..TRIES).find_map(|_| {
             let run = fetch.picker.claim(seed.key, &torrent.have, most, true)?;
@@ -163,7 +160,7 @@ impl Session {
         });
         web.begin(work.key);
         let (got, given_up, waker) = (false, false, None);
-        self.web.push(WebRun { torrent: key, key: work.key, pieces, layout, got, given_up, waker });
+        self.web.push(WebRun { torrent: key, key: work.key, layout, got, given_up, waker });
         // The rates are looked at then.
         self.set_by(Timer::Choke, now + CHOKE_ROUND);
         Some(work)
@@ -212,7 +209,7 @@ impl Session {
 
     /// How many bytes a fetch may read now from that address, or when it should ask again.
     pub fn web_allowance(&self, remote: IpAddr, now: Instant) -> Result<usize, Instant> {
-        let bucket = if is_local(&self.settings.local, remote) { &self.local_download } else { &self.download };
+        let bucket = if self.is_near_address(remote) { &self.local_download } else { &self.download };
         let least = u64::from(BLOCK);
         match bucket.available(now) {
             available if available < least => Err(bucket.ready_at(least, now)),
@@ -222,11 +219,13 @@ impl Session {
 
     /// So many bytes were read from there.
     pub fn web_read(&mut self, remote: IpAddr, bytes: usize, now: Instant) {
-        self.download_bucket(remote).take(bytes as u64, now);
+        let near = self.is_near_address(remote);
+        let bucket = if near { &mut self.local_download } else { &mut self.download };
+        bucket.take(bytes as u64, now);
     }
 
-    fn download_bucket(&mut self, remote: IpAddr) -> &mut Bucket {
-        if is_local(&self.settings.local, remote) { &mut self.local_download } else { &mut self.download }
+    fn is_near_address(&self, remote: IpAddr) -> bool {
+        self.settings.local.iter().any(|prefix| prefix.contains(remote))
     }
 
     /// Bytes of the torrent came from a web seed. Says what becomes of them up to the end of their block.
@@ -236,20 +235,24 @@ impl Session {
         let Some(torrent) = self.torrents.get(&torrent_key) else { return Taken::Stop };
         let lengths = torrent.lengths;
         let index = u32::try_from(offset / u64::from(lengths.piece_length())).unwrap_or(u32::MAX);
-        let Some(piece) = lengths.piece(index).filter(|_| self.web[at].pieces.contains(&index)) else {
-            return Taken::Stop;
-        };
+        let Some(piece) = lengths.piece(index) else { return Taken::Stop };
         let begin = u32::try_from(offset - lengths.offset(piece)).unwrap_or(u32::MAX);
-        // Begun pieces are finished; but the mesh may have got the next one meanwhile.
-        if begin == 0 && (torrent.have.contains(index) || self.is_near(torrent_key, index)) {
+        // What is begun is finished; but the next piece the mesh may have got meanwhile, or peers be asked for.
+        let near = |peer: &Peer| {
+            peer.local && peer.ready && peer.closing.is_none() && peer.pieces.contains(index)
+        };
+        let had = begin == 0
+            && (torrent.have.contains(index)
+                || torrent.peers().iter().filter_map(|&peer| self.peer(peer)).any(near));
+        let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return Taken::Stop };
+        let Some(fetch) = &mut torrent.fetch else { return Taken::Stop };
+        if had || (begin == 0 && !fetch.picker.claimed(key).is_some_and(|run| run.contains(&index))) {
             return Taken::Stop;
         }
         let begins = begin - begin % BLOCK;
         let end = begins.saturating_add(BLOCK).min(lengths.size(piece));
         let len = u32::try_from(len).map_or(end - begin, |len| len.min(end - begin));
         let Some(block) = lengths.block(index, begins, end - begins) else { return Taken::Stop };
-        let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return Taken::Stop };
-        let Some(fetch) = &mut torrent.fetch else { return Taken::Stop };
         torrent.downloaded += u64::from(len);
         torrent.unsaved = true;
         self.downloaded += u64::from(len);
@@ -266,14 +269,6 @@ impl Session {
             true => Taken::Keep { piece: index, begin, len },
             false => Taken::Skip(len),
         }
-    }
-
-    /// Whether somebody on the mesh has that piece.
-    fn is_near(&self, key: TorrentKey, piece: u32) -> bool {
-        let peers = self.torrents.get(&key).map_or(&[][..], |torrent| torrent.peers());
-        peers.iter().filter_map(|&peer| self.peer(peer)).any(|peer| {
-            peer.local && peer.ready && peer.closing.is_none() && peer.pieces.contains(piece)
-        })
     }
 
     /// A fetch is over. What the same web seed is to fetch next, over the same connection, is returned.
@@ -294,7 +289,7 @@ impl Session {
         let futile = *how == Ended::Stopped && !run.got;
         self.set_by(Timer::Web, if futile { now + CHOKE_ROUND } else { now });
         let goes_on = matches!(how, Ended::Done | Ended::Stopped) && !futile && !run.given_up;
-        if !goes_on || self.stopping || !self.settings.web_seeds || !self.may_ask_web(run.torrent, now) {
+        if !goes_on || self.stopping || !self.settings.web_seeds || !self.may_ask_web(run.torrent) {
             return None;
         }
         self.claim_for_web(run.torrent, Some((key, run.layout)), now)

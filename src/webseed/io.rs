@@ -193,7 +193,9 @@ impl Fetching<'_> {
         });
         session.web_read(remote, came, now);
         pace.came(came as u64, Duration::ZERO);
-        drop((keeper, intake, session));
+        drop(session);
+        drop(keeper);
+        drop(intake);
         self.house.write_out();
         progress.map(Step::Read).map_err(ended)
     }
