@@ -132,7 +132,11 @@ impl Session {
                 }
             }
             Done::Flushed(_) => self.flushing = false,
-            Done::Scanned(_) | Done::Loaded { .. } => {}
+            Done::Scanned(_)
+            | Done::Loaded { .. }
+            | Done::Prepared { .. }
+            | Done::Wrote { .. }
+            | Done::Saved { .. } => {}
         }
     }
 
