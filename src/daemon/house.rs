@@ -123,6 +123,13 @@ impl House {
         self.intake_waiters.take().into_iter().for_each(Waker::wake);
     }
 
+    /// Lets the buffers go when nothing is fetched any more.
+    pub fn rest_intake(&self) {
+        if !self.session.borrow().is_fetching() {
+            self.intake.borrow_mut().rest();
+        }
+    }
+
     /// Wakes when there may be room in the intake.
     pub fn wait_for_intake(&self, waker: &Waker) {
         let mut waiters = self.intake_waiters.borrow_mut();

@@ -336,11 +336,13 @@ impl Daemon {
                     let done = Done::Wrote { bytes: Box::default(), outcomes };
                     self.house.session.borrow_mut().stored(done, now);
                     self.house.written(bytes);
+                    self.house.rest_intake();
                 }
                 Done::Saved { key, result } => {
                     // They were opened while the files changed.
                     self.house.files.borrow_mut().remove(key);
                     self.house.session.borrow_mut().stored(Done::Saved { key, result }, now);
+                    self.house.rest_intake();
                 }
                 Done::Flushed(result) => {
                     if let Err(error) = &result {

@@ -303,7 +303,8 @@ impl Connection {
                         let len = u32::try_from(data.len()).unwrap_or(0);
                         if session.block(self.key, piece, begin, len, rest, now)? {
                             let torrent = session.torrent_of(self.key).ok_or(Close::TorrentStopped)?;
-                            keeper.keep(torrent.0, piece, begin, data);
+                            let at = read.len() - input.len() - data.len();
+                            keeper.keep(torrent.0, piece, begin, at, data.len());
                         }
                     }
                     (message, _) => session.handle(self.key, &message, now)?,

@@ -82,10 +82,14 @@ impl Session {
             peer.cancel_all();
             peer.set_interesting(false);
         }
-        let fetching = self.torrents.values().any(|torrent| torrent.fetch.is_some());
-        if !fetching {
+        if !self.is_fetching() {
             self.timers[Timer::Fetch as usize] = None;
         }
+    }
+
+    /// Whether anything is fetched.
+    pub fn is_fetching(&self) -> bool {
+        self.torrents.values().any(|torrent| torrent.fetch.is_some())
     }
 
     /// Writing did not work: what was taken and not written is lost, so it begins anew once it works again.
@@ -114,7 +118,7 @@ impl Session {
         let fetch = match &mut torrent.fetch {
             Some(fetch) => fetch,
             None => {
-                let picker = Picker::new(torrent.lengths, self.random.next());
+                let picker = Picker::new(torrent.lengths, self.random.draw());
                 if memory + picker.memory() as u64 > self.settings.memory {
                     return;
                 }

@@ -352,6 +352,13 @@ impl Storage {
     }
 }
 
+/// Puts a torrent on record in a state directory that no daemon uses yet.
+pub fn remember(state: PathBuf, record: Record) -> Result<(), String> {
+    let mut records = Records::open(Some(state));
+    records.insert(record);
+    records.flush()
+}
+
 impl Drop for Storage {
     fn drop(&mut self) {
         let mut queue = self.shared.lock();
