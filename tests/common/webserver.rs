@@ -90,7 +90,7 @@ impl WebServer {
         let (seen, over) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let open = Arc::new([const { AtomicU32::new(0) }; 2]);
         let site = Arc::new(Site {
-            files: torrent.files.iter().cloned().collect(),
+            files: torrent.contents().into_iter().collect(),
             info_hash: torrent.hex(),
             content: torrent.content(),
             piece_length: torrent.piece_length,
