@@ -317,6 +317,9 @@ impl Session {
         self.apply_slots(&contenders, at);
         let mut active = false;
         for torrent in self.torrents.values_mut() {
+            if let Some(web) = torrent.fetch.as_mut().and_then(|fetch| fetch.web.as_mut()) {
+                web.rate = std::mem::take(&mut web.given) / choker::PERIOD;
+            }
             let Some(swarm) = &mut torrent.swarm else { continue };
             let (mut recent, mut given) = (0, 0);
             for key in &swarm.peers {
