@@ -144,6 +144,11 @@ impl WebServer {
         numbers.len()
     }
 
+    /// Connections that are open.
+    pub fn open(&self) -> u32 {
+        self.open[0].load(Ordering::Relaxed)
+    }
+
     /// The most connections that were open at a time.
     pub fn most_open(&self) -> u32 {
         self.open[1].load(Ordering::Relaxed)
