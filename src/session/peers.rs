@@ -15,9 +15,9 @@ use crate::peer::outbox::Part;
 use crate::peer::wire::{self, Handshake, Limits, Message, Reserved};
 use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
 use crate::storage::io::{Job as StorageJob, OpenFile};
-use crate::torrent::{State, TorrentKey};
 use crate::torrent::candidates::Ended;
 use crate::torrent::choker::{self, Contender, Slots};
+use crate::torrent::{State, TorrentKey};
 
 impl Session {
     // Connections come and go.
@@ -317,6 +317,9 @@ impl Session {
         self.apply_slots(&contenders, at);
         let mut active = false;
         for torrent in self.torrents.values_mut() {
+            if let Some(web) = torrent.fetch.as_mut().and_then(|fetch| fetch.web.as_mut()) {
+                web.rate = std::mem::take(&mut web.given) / choker::PERIOD;
+            }
             let Some(swarm) = &mut torrent.swarm else { continue };
             let (mut recent, mut given) = (0, 0);
             for key in &swarm.peers {
@@ -355,8 +358,12 @@ impl Session {
                 Some(Contender {
                     peer: key.0,
                     torrent: torrent.0,
+                    fetching: false,
                     since: peer.turn,
+                    newcomer: peer.uploaded == 0,
                     rate: peer.rate.max(peer.recent / choker::PERIOD),
+                    given: 0,
+                    snubs_us: false,
                     interested: peer.interested && peer.closing.is_none(),
                     seed: peer.is_seed(lengths),
                     draining: !peer.outbox.is_empty() && peer.recent > 0,

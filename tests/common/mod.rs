@@ -12,6 +12,7 @@ pub mod peer;
 pub mod seed;
 pub mod torrent;
 pub mod tracker;
+pub mod webserver;
 pub mod world;
 
 use std::fmt::Debug;

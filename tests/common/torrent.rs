@@ -20,6 +20,8 @@ pub struct Torrent {
     files: Vec<Entry>,
     info: Vec<u8>,
     announce: Option<String>,
+    /// `url-list` (BEP 19) and `httpseeds` (BEP 17).
+    web_seeds: [Vec<String>; 2],
 }
 
 /// A file of a torrent: zeros, which need no memory here, up to the bytes at its end.
@@ -106,8 +108,9 @@ impl Torrent {
     }
 
     fn new(name: &str, files: Vec<Entry>, lengths: &[(&str, Vec<u8>)], piece_length: usize) -> Self {
-        let (name, info) = (name.to_owned(), Vec::new());
-        let mut torrent = Self { name, info_hash: [0; 20], piece_length, files, info, announce: None };
+        let (name, info_hash, info, announce) = (name.to_owned(), [0; 20], Vec::new(), None);
+        let web_seeds = Default::default();
+        let mut torrent = Self { name, info_hash, piece_length, files, info, announce, web_seeds };
         torrent.info = torrent.info(lengths);
         torrent.info_hash = Sha1::digest(&torrent.info).into();
         torrent
@@ -189,12 +192,46 @@ impl Torrent {
         self
     }
 
+    /// The same torrent, with web seeds of BEP 19.
+    pub fn web_seeds(mut self, urls: &[String]) -> Self {
+        self.web_seeds[0] = urls.to_vec();
+        self
+    }
+
+    /// The same torrent, with web seeds of BEP 17.
+    pub fn http_seeds(mut self, urls: &[String]) -> Self {
+        self.web_seeds[1] = urls.to_vec();
+        self
+    }
+
     /// The bytes of the .torrent file.
     pub fn metainfo(&self) -> Vec<u8> {
-        match &self.announce {
-            Some(url) => dictionary(&[("announce", string(url.as_bytes())), ("info", self.info.clone())]),
-            None => dictionary(&[("info", self.info.clone())]),
+        let mut keys = Vec::new();
+        if let Some(url) = &self.announce {
+            keys.push(("announce", string(url.as_bytes())));
         }
+        let urls = |urls: &[String]| list(&urls.iter().map(|url| string(url.as_bytes())).collect::<Vec<_>>());
+        if !self.web_seeds[1].is_empty() {
+            keys.push(("httpseeds", urls(&self.web_seeds[1])));
+        }
+        keys.push(("info", self.info.clone()));
+        if !self.web_seeds[0].is_empty() {
+            keys.push(("url-list", urls(&self.web_seeds[0])));
+        }
+        dictionary(&keys)
+    }
+
+    /// The files that lie on a disk: paths below the data root, and bytes.
+    pub fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        let mut begin = 0;
+        let mut contents = Vec::new();
+        for file in &self.files {
+            if !file.padding {
+                contents.push((file.path.clone(), self.read(begin..begin + file.length)));
+            }
+            begin += file.length;
+        }
+        contents
     }
 
     /// The content of all files, as pieces run through it.
