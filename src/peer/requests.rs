@@ -54,6 +54,9 @@ impl Requests {
     pub fn rate(&self) -> u32 {
         1_000_000
     }
+    pub fn is_snubbed(&self, _: u32) -> bool {
+        false
+    }
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -134,7 +134,9 @@ impl Session {
 
     /// A peer may have something that we want.
     pub(super) fn consider(&mut self, key: PeerKey, now: Instant) {
-        let Some(peer) = self.peers.get(&key).filter(|peer| peer.ready && peer.closing.is_none()) else { return };
+        let Some(peer) = self.peers.get(&key).filter(|peer| peer.ready && peer.closing.is_none()) else {
+            return;
+        };
         let Some(torrent_key) = peer.torrent.filter(|_| !peer.pieces.is_none()) else { return };
         if !self.begin_picking(torrent_key, now) {
             return;

@@ -49,7 +49,8 @@ impl Session {
     /// A torrent begins to be fetched: its web seeds are asked soon, at once where it knows nobody else.
     pub(super) fn begin_web(&mut self, key: TorrentKey, now: Instant) {
         let Some(torrent) = self.torrents.get(&key).filter(|torrent| torrent.web_seeded) else { return };
-        let trackers = self.settings.trackers && !(torrent.tiers.0.is_empty() && self.settings.also.is_empty());
+        let trackers =
+            self.settings.trackers && !(torrent.tiers.0.is_empty() && self.settings.also.is_empty());
         let peers = !torrent.peers().is_empty() || !self.settings.static_peers.is_empty();
         let grace = if trackers || peers { GRACE } else { Duration::ZERO };
         self.set_by(Timer::Web, now + grace);
@@ -230,7 +231,9 @@ impl Session {
 
     /// Bytes of the torrent came from a web seed. Says what becomes of them up to the end of their block.
     pub fn web_block(&mut self, key: PeerKey, offset: u64, len: usize) -> Taken {
-        let Some(at) = self.web.iter().position(|run| run.key == key && !run.given_up) else { return Taken::Stop };
+        let Some(at) = self.web.iter().position(|run| run.key == key && !run.given_up) else {
+            return Taken::Stop;
+        };
         let torrent_key = self.web[at].torrent;
         let Some(torrent) = self.torrents.get(&torrent_key) else { return Taken::Stop };
         let lengths = torrent.lengths;
@@ -238,9 +241,8 @@ impl Session {
         let Some(piece) = lengths.piece(index) else { return Taken::Stop };
         let begin = u32::try_from(offset - lengths.offset(piece)).unwrap_or(u32::MAX);
         // What is begun is finished; but the next piece the mesh may have got meanwhile, or peers be asked for.
-        let near = |peer: &Peer| {
-            peer.local && peer.ready && peer.closing.is_none() && peer.pieces.contains(index)
-        };
+        let near =
+            |peer: &Peer| peer.local && peer.ready && peer.closing.is_none() && peer.pieces.contains(index);
         let had = begin == 0
             && (torrent.have.contains(index)
                 || torrent.peers().iter().filter_map(|&peer| self.peer(peer)).any(near));
@@ -332,7 +334,13 @@ impl Session {
     }
 
     /// A file of a web seed was found elsewhere, or is not there any more.
-    pub fn web_redirected(&mut self, torrent: TorrentKey, key: PeerKey, file: u32, to: Option<(Url, IpAddr)>) {
+    pub fn web_redirected(
+        &mut self,
+        torrent: TorrentKey,
+        key: PeerKey,
+        file: u32,
+        to: Option<(Url, IpAddr)>,
+    ) {
         let fetch = self.torrents.get_mut(&torrent).and_then(|torrent| torrent.fetch.as_mut());
         if let Some(web) = fetch.and_then(|fetch| fetch.web.as_mut()) {
             web.set_redirect(key, file, to);

@@ -32,7 +32,15 @@ pub struct Fetch {
 impl Fetch {
     /// Begins.
     pub fn new(picker: Picker, now: u32) -> Fetch {
-        Fetch { picker, since: now, saved: now, unsaved: false, web: None, web_known: false, senders: Vec::new() }
+        Fetch {
+            picker,
+            since: now,
+            saved: now,
+            unsaved: false,
+            web: None,
+            web_known: false,
+            senders: Vec::new(),
+        }
     }
 
     /// A block of that peer is kept.

@@ -242,7 +242,13 @@ impl Fetching<'_> {
 
 impl Inflow<'_> {
     /// Takes `len` bytes of the body that stand `at` bytes behind the start of the place. `false` when no more is wanted.
-    fn take(&mut self, session: &mut Session, keeper: &mut Keeper<'_>, mut at: usize, mut len: usize) -> bool {
+    fn take(
+        &mut self,
+        session: &mut Session,
+        keeper: &mut Keeper<'_>,
+        mut at: usize,
+        mut len: usize,
+    ) -> bool {
         let skipped = usize::try_from(self.skip).map_or(len, |skip| skip.min(len));
         self.skip -= skipped as u64;
         (at, len) = (at + skipped, len - skipped);
