@@ -10,8 +10,14 @@ mod announcing;
 mod checking;
 #[path = "swarm/connecting.rs"]
 mod connecting;
+#[path = "swarm/content.rs"]
+mod content;
 #[path = "swarm/disk.rs"]
 mod disk;
+#[path = "swarm/net.rs"]
+mod net;
+#[path = "swarm/node.rs"]
+mod node;
 #[path = "swarm/remote.rs"]
 mod remote;
 #[path = "swarm/serving.rs"]

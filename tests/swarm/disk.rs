@@ -1,9 +1,10 @@
 //! A disk in memory with the storage thread's manners: bounded queues, one job at a time, and each takes its time.
 //!
-//! Content follows from the offset, so a torrent of a terabyte costs nothing. What a record says is kept as the
-//! resume file does it: changes are seen at once, and written by a flush.
+//! Of content it keeps which ranges are there and right, so a torrent of a terabyte costs nothing. What a record says is
+//! kept as the resume file does it: changes are seen at once, and written by a flush.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use meshseed::storage::resume::{Record, Stamp, Verified};
 use meshseed::storage::{Layout, Trouble};
 use rustix::io::Errno;
 
+use super::content::{Content, Extents};
+
 /// Bounds of the storage thread's queues.
 const URGENT: usize = 256;
 const USUAL: usize = 64;
@@ -26,24 +29,22 @@ const SLICE: Duration = Duration::from_millis(100);
 pub const PAGE: u64 = 128 * 1024;
 /// Where everything lies.
 const ROOT: &str = "/mnt/disk";
-/// Content repeats after so many bytes: a prime, so that no two pieces are alike.
-const PERIOD: u64 = 65_521;
 
 /// A torrent and its data.
 pub struct Torrent {
     pub metainfo: Metainfo,
     pub place: Place,
-    /// So many of its bytes are there, from the first on.
-    pub len: u64,
+    pub content: Content,
+    /// What of it was ever written.
+    extents: Extents,
+    /// The pieces that were found right, each when it was last hashed.
+    verified: Have,
     pub there: bool,
     pub mtime: i64,
-    /// Pieces that are not what they should be.
-    pub bad: BTreeSet<u32>,
     /// Reading its data fails.
     pub broken: bool,
     /// Looking at it fails as well.
     pub unreachable: bool,
-    shift: u64,
 }
 
 pub struct Disk {
@@ -68,7 +69,6 @@ pub struct Disk {
     busy: Option<Job>,
     opened: HashSet<(usize, u32)>,
     hot: VecDeque<(usize, u32, u64)>,
-    pattern: Vec<u8>,
     pub reads: u64,
     pub flushes: u64,
     pub records_taken: u64,
@@ -89,38 +89,61 @@ impl Torrent {
         self.metainfo.lengths
     }
 
-    fn piece_is_right(&self, index: u32) -> bool {
+    /// The bytes of a piece.
+    pub fn range(&self, index: u32) -> Range<u64> {
         let lengths = self.lengths();
         let piece = lengths.piece(index).expect("a piece that exists");
-        self.there
-            && lengths.offset(piece) + u64::from(lengths.size(piece)) <= self.len
-            && !self.bad.contains(&index)
+        lengths.offset(piece)..lengths.offset(piece) + u64::from(lengths.size(piece))
+    }
+
+    /// Whether a piece was found right when it was last hashed.
+    pub fn is_verified(&self, piece: u32) -> bool {
+        self.verified.contains(piece)
+    }
+
+    /// Whether all of it is there and right.
+    pub fn is_whole(&self) -> bool {
+        self.there && self.extents.is_right(0..self.lengths().total())
+    }
+
+    /// So many of its bytes are there, from the first on, and right.
+    pub fn hold(&mut self, len: u64) {
+        self.extents = Extents::whole(len);
+    }
+
+    /// These pieces are not what they should be, though they are there.
+    pub fn spoil(&mut self, pieces: &[u32]) {
+        for &piece in pieces {
+            let range = self.range(piece);
+            self.extents.write(range, false);
+        }
+    }
+
+    fn judge(&mut self, index: u32) -> bool {
+        let count = self.lengths().piece_count();
+        let right = self.there && self.extents.is_right(self.range(index));
+        if right {
+            self.verified.insert(index, count);
+        } else {
+            self.verified.remove(index, count);
+        }
+        right
     }
 
     fn stamps(&self) -> Box<[Stamp]> {
-        let size = |file: &metainfo::File| file.length.min(self.len);
-        self.metainfo
-            .files
-            .iter()
-            .map(|file| Stamp { size: size(file), mtime_secs: self.mtime, mtime_nanos: 0 })
-            .collect()
-    }
-
-    /// The byte range that should be there, as it should be.
-    pub fn content(&self, disk: &Disk, offset: u64, out: &mut [u8]) {
-        let (mut at, mut rest) = (usize::try_from((offset + self.shift) % PERIOD).expect("small"), out);
-        while !rest.is_empty() {
-            let n = rest.len().min(disk.pattern.len() - at);
-            let (these, others) = rest.split_at_mut(n);
-            these.copy_from_slice(&disk.pattern[at..at + n]);
-            (at, rest) = (0, others);
-        }
+        let mut start = 0;
+        let stamps = self.metainfo.files.iter().map(|file| {
+            let range = start..start + file.length;
+            start = range.end;
+            let size = self.extents.end_in(range.clone()) - range.start;
+            Stamp { size, mtime_secs: self.mtime, mtime_nanos: 0 }
+        });
+        stamps.collect()
     }
 }
 
 impl Disk {
     pub fn new() -> Disk {
-        let mut random = meshseed::random::Random::new(7);
         Disk {
             torrents: Vec::new(),
             by_path: HashMap::new(),
@@ -138,7 +161,6 @@ impl Disk {
             busy: None,
             opened: HashSet::new(),
             hot: VecDeque::new(),
-            pattern: (0..PERIOD).map(|_| random.draw().to_le_bytes()[3]).collect(),
             reads: 0,
             flushes: 0,
             records_taken: 0,
@@ -174,15 +196,15 @@ impl Disk {
         };
         self.by_path.insert(torrent, at);
         self.torrents.push(Torrent {
-            len: metainfo.lengths.total(),
+            content: Content::of(metainfo.info_hash),
+            extents: Extents::whole(metainfo.lengths.total()),
+            verified: Have::None,
             metainfo,
             place,
             there: true,
             mtime: 1_000_000,
-            bad: BTreeSet::new(),
             broken: false,
             unreachable: false,
-            shift: at as u64 * 977,
         });
         at
     }
@@ -264,7 +286,7 @@ impl Disk {
     }
 
     /// Pieces of a slice.
-    fn slice(&self, pieces: std::ops::Range<u32>, piece: u64) -> u32 {
+    fn slice(&self, pieces: Range<u32>, piece: u64) -> u32 {
         let in_time = self.speed * u64::try_from(SLICE.as_millis()).expect("small") / 1000 / piece;
         u32::try_from(in_time).unwrap_or(u32::MAX).clamp(1, pieces.end - pieces.start)
     }
@@ -349,29 +371,32 @@ impl Disk {
         (!there).then(|| Trouble::DataMissing(place.data.to_path_buf()))
     }
 
-    fn compare(&self, place: &Place, verified: Option<Verified>) -> Result<Checked, Trouble> {
-        let torrent = &self.torrents[self.at(place)?];
+    fn compare(&mut self, place: &Place, verified: Option<Verified>) -> Result<Checked, Trouble> {
+        let at = self.at(place)?;
+        let torrent = &self.torrents[at];
         if let Some(trouble) = self.missing(place) {
             return Err(trouble);
         }
         if torrent.unreachable {
             return Err(io_error(&place.data));
         }
-        let count = torrent.lengths().piece_count();
-        let piece = u64::from(torrent.lengths().piece_length());
-        let whole =
-            |index: u32| (u64::from(index) * piece + piece).min(torrent.lengths().total()) <= torrent.len;
-        let all = Have::from_fn(count, whole);
+        let is_there = |index: u32| {
+            let range = torrent.range(index);
+            torrent.extents.len_in(range.clone()) == range.end - range.start
+        };
+        let all = Have::from_fn(torrent.lengths().piece_count(), is_there);
         let stamps = torrent.stamps();
         let (have, todo) = match verified {
             Some(verified) if verified.stamps == stamps => (verified.have, verified.todo),
             _ => (Have::None, all.clone()),
         };
-        let fingerprint = torrent.len.wrapping_mul(31).wrapping_add(torrent.mtime.unsigned_abs());
+        let len = torrent.extents.end_in(0..torrent.lengths().total());
+        let fingerprint = len.wrapping_mul(31).wrapping_add(torrent.mtime.unsigned_abs());
+        self.torrents[at].verified = have.clone();
         Ok(Checked { data: place.data.clone(), kept: place.kept, have, todo, all, stamps, fingerprint })
     }
 
-    fn verify(&mut self, key: u32, place: &Place, mut pieces: std::ops::Range<u32>) -> Done {
+    fn verify(&mut self, key: u32, place: &Place, mut pieces: Range<u32>) -> Done {
         let found = match self.at(place) {
             Ok(at) if self.torrents[at].broken => Err(io_error(&place.data)),
             found => self.missing(place).map_or(found, Err),
@@ -383,12 +408,11 @@ impl Disk {
                 return Done::Verified { key, pieces, good: Vec::new(), trouble: Some(trouble) };
             }
         };
-        let torrent = &self.torrents[at];
-        let piece = u64::from(torrent.lengths().piece_length());
+        let piece = u64::from(self.torrents[at].lengths().piece_length());
         let interrupted = !self.urgent.is_empty() || !self.usual.is_empty();
         let count = if interrupted { 1 } else { self.slice(pieces.clone(), piece) };
         pieces.end = pieces.start + count;
-        let good = pieces.clone().map(|index| torrent.piece_is_right(index)).collect();
+        let good = pieces.clone().map(|index| self.torrents[at].judge(index)).collect();
         *self.hashed.entry(at).or_default() += u64::from(count) * piece;
         Done::Verified { key, pieces, good, trouble: None }
     }
@@ -447,13 +471,13 @@ impl Disk {
         let there = usize::try_from(there).expect("small");
         let of = &self.torrents[torrent];
         let start = layout.range(file).start + offset;
-        of.content(self, start, &mut out[..there]);
-        if !of.bad.is_empty() {
-            for (at, byte) in (start..).zip(&mut out[..there]) {
-                let piece = u32::try_from(at / u64::from(of.lengths().piece_length())).expect("a piece");
-                if of.bad.contains(&piece) {
-                    *byte = !*byte;
-                }
+        of.content.read(start, &mut out[..there]);
+        let range = start..start + there as u64;
+        if !of.extents.is_right(range.clone()) {
+            out[..there].iter_mut().for_each(|byte| *byte = !*byte);
+            for (part, _) in of.extents.parts(range).filter(|(_, right)| *right) {
+                let at = |offset: u64| usize::try_from(offset - start).expect("small");
+                of.content.read(part.start, &mut out[at(part.start)..at(part.end)]);
             }
         }
         there
