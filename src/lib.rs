@@ -39,6 +39,19 @@
 //! 4. The storage thread compares the files with the record (`Job::Check`) and hashes what is not on it (`Job::Verify`).
 //! 5. [`session::Session::poll`] hands out the announce; [`tracker::client::Client`] decides when and to whom.
 //!
+//! # A block is fetched
+//!
+//! 1. A check leaves pieces missing: the storage thread says whether the disk can be written to (`Job::Prepare`), and
+//!    the torrent's peers are told that we are interested.
+//! 2. When a peer's task has read, [`session::Session::refill`] asks it for as many blocks as
+//!    [`peer::requests::Requests::room`] allows and [`torrent::picker::Picker::pick`] chooses.
+//! 3. What comes is read into the [`storage::intake::Intake`], and [`peer::wire::Decoder::decode`] yields fragments of
+//!    blocks borrowed from it; [`session::Session::block`] says which are kept. None is copied.
+//! 4. [`daemon::house::House::write_out`] hands the buffer to the storage thread, with how far each piece has come
+//!    ([`session::Session::write`]). There it is written, and hashed as far as pieces have come without a gap.
+//! 5. [`session::Session::stored`] takes the verdict: a piece that is right is announced to all peers; of one that is
+//!    not the picker finds out who lied.
+//!
 //! # A block is seeded
 //!
 //! 1. The socket is readable: the peer's task reads into the shared scratch (`peer::io`), and

@@ -64,6 +64,8 @@ impl Daemon {
             peers: number(session.peers().filter(|peer| peer.ready).count()),
             up_rate: session.upload_rate(),
             up_total: session.uploaded(),
+            down_rate: session.download_rate(),
+            down_total: session.downloaded(),
             memory: resident(),
             last_error: Some(self.last_error.borrow().clone()).filter(|error| !error.is_empty()),
             ..Status::default()
@@ -121,8 +123,7 @@ impl Daemon {
         torrent: &Torrent,
         now: Instant,
     ) -> TorrentStatus {
-        let uploading: u64 =
-            torrent.peers().iter().filter_map(|&key| session.peer(key)).map(|peer| peer.uploaded).sum();
+        let (up, down) = session.moved_now(torrent);
         let trackers = session.trackers().status(key.0, now).into_iter().map(|tracker| TrackerStatus {
             url: tracker.url.to_string(),
             state: tracker.state.to_string(),
@@ -140,9 +141,9 @@ impl Daemon {
             have: torrent.have_bytes(),
             checked: torrent.checking.as_ref().map(|checking| checking.hashed),
             up_rate: torrent.swarm.as_ref().map_or(0, |swarm| swarm.rate),
-            down_rate: 0,
-            up_total: torrent.uploaded + uploading,
-            down_total: 0,
+            down_rate: torrent.swarm.as_ref().map_or(0, |swarm| swarm.down_rate),
+            up_total: torrent.uploaded + up,
+            down_total: torrent.downloaded + down,
             peers: number(torrent.peers().len()),
             trackers: trackers.collect(),
             added: torrent.added,
@@ -199,9 +200,9 @@ fn peer_status(peer: &Peer, at: u32) -> PeerStatus {
         unchoked: !peer.choked,
         connected: u64::from(at.saturating_sub(peer.since)),
         up_rate: u64::from(peer.rate),
-        down_rate: 0,
+        down_rate: u64::from(peer.down_rate),
         up_total: peer.uploaded,
-        down_total: 0,
+        down_total: peer.downloaded,
     }
 }
 
