@@ -12,8 +12,12 @@ mod checking;
 mod connecting;
 #[path = "swarm/content.rs"]
 mod content;
+#[path = "swarm/crowds.rs"]
+mod crowds;
 #[path = "swarm/disk.rs"]
 mod disk;
+#[path = "swarm/mesh.rs"]
+mod mesh;
 #[path = "swarm/net.rs"]
 mod net;
 #[path = "swarm/node.rs"]

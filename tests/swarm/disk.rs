@@ -13,9 +13,13 @@ use meshseed::have::Have;
 use meshseed::ident::Ident;
 use meshseed::metainfo::{self, InfoHash, Metainfo, maker};
 use meshseed::piece::Lengths;
-use meshseed::storage::io::{Checked, Done, Job, Loaded, Place};
+use meshseed::storage::intake::Filled;
+use meshseed::storage::io::{
+    Batch, Checked, Done, Hashed, Job, LaidOut, Loaded, Outcome, Place, Prepared, Progress, Target,
+};
 use meshseed::storage::resume::{Record, Stamp, Verified};
-use meshseed::storage::{Layout, Trouble};
+use meshseed::storage::{Layout, Room, Trouble};
+use meshseed::torrent::picker::BLOCK;
 use rustix::io::Errno;
 
 use super::content::{Content, Extents};
@@ -23,6 +27,7 @@ use super::content::{Content, Extents};
 /// Bounds of the storage thread's queues.
 const URGENT: usize = 256;
 const USUAL: usize = 64;
+const WRITES: usize = 4;
 /// A slice of hashing ends after this long.
 const SLICE: Duration = Duration::from_millis(100);
 /// What is brought into the page cache at a time.
@@ -35,10 +40,17 @@ pub struct Torrent {
     pub metainfo: Metainfo,
     pub place: Place,
     pub content: Content,
-    /// What of it was ever written.
+    /// What of it was ever written, and what of that is out of the page cache.
     extents: Extents,
+    synced: Extents,
     /// The pieces that were found right, each when it was last hashed.
     verified: Have,
+    /// Its stamps are not minded: it is being written.
+    open: bool,
+    /// Why nothing is written of it until the next look.
+    fault: Option<Trouble>,
+    /// Pieces that are hashed in part: how far, and whether all was right up to there.
+    hashing: BTreeMap<u32, (u32, bool)>,
     pub there: bool,
     pub mtime: i64,
     /// Reading its data fails.
@@ -59,13 +71,19 @@ pub struct Disk {
     pub small_cache: bool,
     /// Bytes a second.
     pub speed: u64,
+    /// Bytes that are free, and how many are to stay so.
+    pub free: u64,
+    pub floor: u64,
+    pub read_only: bool,
+    /// Far writes fill what is before them.
+    pub fat: bool,
     records: BTreeMap<InfoHash, Record>,
     /// As they are on the disk.
     pub written: BTreeMap<InfoHash, Record>,
     urgent: VecDeque<Job>,
     usual: VecDeque<Job>,
     hashing: VecDeque<Job>,
-    under_way: [usize; 2],
+    under_way: [usize; 3],
     busy: Option<Job>,
     opened: HashSet<(usize, u32)>,
     hot: VecDeque<(usize, u32, u64)>,
@@ -109,6 +127,18 @@ impl Torrent {
     /// So many of its bytes are there, from the first on, and right.
     pub fn hold(&mut self, len: u64) {
         self.extents = Extents::whole(len);
+        self.synced = self.extents.clone();
+    }
+
+    /// Nothing of it is there.
+    pub fn clear(&mut self) {
+        self.hold(0);
+        self.there = false;
+    }
+
+    /// Bytes of it that are there.
+    pub fn held(&self) -> u64 {
+        self.extents.len_in(0..self.lengths().total())
     }
 
     /// These pieces are not what they should be, though they are there.
@@ -152,12 +182,16 @@ impl Disk {
             no_descriptors: false,
             small_cache: false,
             speed: 50 << 20,
+            free: u64::MAX / 2,
+            floor: 0,
+            read_only: false,
+            fat: false,
             records: BTreeMap::new(),
             written: BTreeMap::new(),
             urgent: VecDeque::new(),
             usual: VecDeque::new(),
             hashing: VecDeque::new(),
-            under_way: [0; 2],
+            under_way: [0; 3],
             busy: None,
             opened: HashSet::new(),
             hot: VecDeque::new(),
@@ -198,7 +232,11 @@ impl Disk {
         self.torrents.push(Torrent {
             content: Content::of(metainfo.info_hash),
             extents: Extents::whole(metainfo.lengths.total()),
+            synced: Extents::whole(metainfo.lengths.total()),
             verified: Have::None,
+            open: false,
+            fault: None,
+            hashing: BTreeMap::new(),
             metainfo,
             place,
             there: true,
@@ -222,10 +260,22 @@ impl Disk {
     pub fn restart(&mut self) {
         self.records = self.written.clone();
         (self.urgent, self.usual, self.hashing) = Default::default();
-        self.under_way = [0; 2];
+        self.under_way = [0; 3];
         self.busy = None;
         self.opened.clear();
         self.hot.clear();
+        for torrent in &mut self.torrents {
+            (torrent.open, torrent.fault) = (false, None);
+            torrent.hashing.clear();
+        }
+    }
+
+    /// The machine ends: what was not synced has gone with it.
+    pub fn cut_power(&mut self) {
+        self.restart();
+        for torrent in &mut self.torrents {
+            torrent.extents = torrent.synced.clone();
+        }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -240,9 +290,11 @@ impl Disk {
     pub fn submit(&mut self, job: Job) -> Result<(), Box<Job>> {
         let (queue, bound) = match job {
             Job::Read { .. } | Job::Layout { .. } => (0, URGENT),
+            Job::Write(_) => (2, WRITES),
+            Job::Save { .. } => (1, usize::MAX),
             _ => (1, USUAL),
         };
-        if !matches!(job, Job::Record(_) | Job::Forget(_) | Job::Stop) {
+        if !matches!(job, Job::Disk(_) | Job::Record(_) | Job::Forget(_) | Job::Stop) {
             if self.under_way[queue] >= bound {
                 return Err(Box::new(job));
             }
@@ -257,6 +309,11 @@ impl Disk {
         let checks = self.usual.iter().chain(&self.busy).filter(is_check).count();
         self.most_checks = self.most_checks.max(checks);
         Ok(())
+    }
+
+    /// Writes that are not done.
+    pub fn writes_under_way(&self) -> usize {
+        self.under_way[2]
     }
 
     /// Begins the next job; says how long it takes.
@@ -276,8 +333,12 @@ impl Disk {
                 let piece = u64::from(piece);
                 u64::from(self.slice(pieces.clone(), piece)) * piece * 1_000_000 / self.speed
             }
-            Job::Flush => 20_000,
-            Job::Record(_) | Job::Forget(_) => 1,
+            Job::Write(batch) => {
+                let bytes: u64 = batch.filled.writes.iter().map(|write| u64::from(write.len)).sum();
+                bytes * 1_000_000 / self.speed
+            }
+            Job::Flush | Job::Save { .. } => 20_000,
+            Job::Disk(_) | Job::Record(_) | Job::Forget(_) => 1,
             Job::Probe(places) => 50 * places.len() as u64,
             _ => 300,
         };
@@ -304,8 +365,9 @@ impl Disk {
             Job::Check { key, info_hash, place } => {
                 self.checks.extend(self.at(&place));
                 let mut known = self.records.get(&info_hash).cloned().map(Box::new);
+                let open = known.as_ref().is_some_and(|record| record.open);
                 let verified = known.as_mut().and_then(|record| record.verified.take());
-                Done::Checked { key, known, result: self.compare(&place, verified) }
+                Done::Checked { key, known, result: self.compare(&place, verified, open) }
             }
             Job::Verify { key, place, pieces } => self.verify(key, &place, pieces),
             Job::Probe(places) => {
@@ -313,16 +375,33 @@ impl Disk {
                 Done::Lost(lost.collect())
             }
             Job::Layout { key, place } => {
-                let layout = |at: usize| Layout::new(&self.torrents[at].metainfo, place.data.clone());
+                let laid_out = |at: usize| LaidOut {
+                    layout: Layout::new(&self.torrents[at].metainfo, place.data.clone()),
+                    web_seeds: Vec::new(),
+                    http_seeds: Vec::new(),
+                };
                 let result = match self.no_descriptors {
                     true => Err(Trouble::NoDescriptors(place.torrent.to_path_buf())),
-                    false => self.at(&place).map(|at| Box::new(layout(at))),
+                    false => self.at(&place).map(|at| Box::new(laid_out(at))),
                 };
                 Done::LaidOut { key, result }
             }
             Job::Read { key, peer, place, file, path, offset, len, .. } => {
                 let result = self.fetch(&place, file, path, offset, len).map(|()| None);
                 Done::Read { key, peer, file, result }
+            }
+            Job::Prepare { key, place, .. } => Done::Prepared { key, result: self.prepare(&place) },
+            Job::Write(batch) => {
+                let Batch { filled, targets } = *batch;
+                let outcomes = targets.iter().map(|target| self.write(target, &filled)).collect();
+                Done::Wrote { bytes: filled.bytes, outcomes }
+            }
+            Job::Save { key, place, record, open } => {
+                Done::Saved { key, result: self.save(&place, *record, open) }
+            }
+            Job::Disk(disk) => {
+                self.floor = disk.free_floor;
+                return None;
             }
             Job::Flush => {
                 self.flushes += u64::from(self.written != self.records);
@@ -339,9 +418,146 @@ impl Disk {
             }
             Job::Stop => return None,
         };
-        let queue = usize::from(!matches!(done, Done::Read { .. } | Done::LaidOut { .. }));
+        let queue = match done {
+            Done::Read { .. } | Done::LaidOut { .. } => 0,
+            Done::Wrote { .. } => 2,
+            _ => 1,
+        };
         self.under_way[queue] -= 1;
         Some(done)
+    }
+
+    // Writing.
+
+    fn prepare(&mut self, place: &Place) -> Result<Prepared, Trouble> {
+        let at = self.at(place)?;
+        self.torrents[at].hashing.clear();
+        if !self.root_there {
+            return Err(Trouble::RootAbsent(place.root.to_path_buf()));
+        }
+        if self.read_only {
+            return Err(Trouble::ReadOnly(place.data.to_path_buf()));
+        }
+        self.has_room(place, 0)?;
+        (self.torrents[at].open, self.torrents[at].fault) = (true, None);
+        Ok(Prepared { window: self.fat })
+    }
+
+    fn has_room(&self, place: &Place, bytes: u64) -> Result<(), Trouble> {
+        let (free, floor) = (self.free, self.floor);
+        let path = place.data.to_path_buf();
+        if free.saturating_sub(bytes) < floor { Err(Trouble::NoRoom(Room { path, free, floor })) } else { Ok(()) }
+    }
+
+    /// Writes what is of one torrent, and hashes its pieces as far as they are received.
+    fn write(&mut self, target: &Target, filled: &Filled) -> Outcome {
+        let key = target.key;
+        let failed = |trouble| Outcome { key, trouble: Some(trouble), hashed: Vec::new() };
+        let at = match self.at(&target.place) {
+            Ok(at) => at,
+            Err(trouble) => return failed(trouble),
+        };
+        assert!(self.torrents[at].open, "written before it was asked whether that may be");
+        let its = filled.writes.iter().filter(|write| write.key == key);
+        let fault = self.torrents[at].fault.clone();
+        let done = fault.map_or(Ok(()), Err).and_then(|()| {
+            its.clone().try_for_each(|write| {
+                let bytes = &filled.bytes[write.at as usize..(write.at + write.len) as usize];
+                self.write_fragment(at, &target.place, write.piece, write.begin, bytes)
+            })
+        });
+        if let Err(trouble) = done {
+            self.torrents[at].fault = Some(trouble.clone());
+            return failed(trouble);
+        }
+        let hashed = target.pieces.iter().filter_map(|progress| self.hash_on(at, *progress));
+        Outcome { key, trouble: None, hashed: hashed.collect() }
+    }
+
+    fn write_fragment(
+        &mut self,
+        at: usize,
+        place: &Place,
+        piece: u32,
+        begin: u32,
+        bytes: &[u8],
+    ) -> Result<(), Trouble> {
+        if !self.root_there {
+            return Err(Trouble::RootAbsent(place.root.to_path_buf()));
+        }
+        if self.read_only {
+            return Err(Trouble::ReadOnly(place.data.to_path_buf()));
+        }
+        if self.torrents[at].broken {
+            return Err(io_error(&place.data));
+        }
+        let torrent = &self.torrents[at];
+        let start = torrent.range(piece).start + u64::from(begin);
+        let range = start..start + bytes.len() as u64;
+        assert!(range.end <= torrent.range(piece).end, "written beyond piece {piece}");
+        assert!(!torrent.is_verified(piece), "piece {piece} is right, and written over");
+        let hashed = torrent.hashing.get(&piece).map_or(0, |&(to, _)| to);
+        assert!(begin >= hashed, "{begin} of piece {piece} is written again: {hashed} bytes of it are hashed");
+        let new = range.end - range.start - torrent.extents.len_in(range.clone());
+        self.has_room(place, new)?;
+        self.free -= new;
+        let torrent = &mut self.torrents[at];
+        let right = torrent.content.is(start, bytes);
+        torrent.extents.write(range, right);
+        (torrent.there, torrent.mtime) = (true, torrent.mtime + 1);
+        Ok(())
+    }
+
+    /// Goes on with the hash of a piece; its verdict, when it is whole.
+    fn hash_on(&mut self, at: usize, Progress { piece, ready, digests }: Progress) -> Option<Hashed> {
+        let torrent = &mut self.torrents[at];
+        let range = torrent.range(piece);
+        let (from, right) = torrent.hashing.get(&piece).copied().unwrap_or((0, true));
+        assert!(ready >= from, "less of piece {piece} is received than was");
+        let these = range.start + u64::from(from)..range.start + u64::from(ready);
+        let there = torrent.extents.len_in(these.clone());
+        assert_eq!(there, these.end - these.start, "piece {piece} is received up to {ready} and was not written");
+        let good = right && torrent.extents.is_right(these);
+        torrent.hashing.insert(piece, (ready, good));
+        if range.start + u64::from(ready) < range.end {
+            return None;
+        }
+        torrent.hashing.remove(&piece);
+        assert_eq!(torrent.judge(piece), good, "piece {piece} is not what was hashed");
+        let mut hashed = Hashed { piece, good, digests: Box::default() };
+        if !good || digests {
+            let blocks = (range.start..range.end).step_by(BLOCK as usize);
+            let digest = |start: u64| {
+                let right = torrent.extents.is_right(start..range.end.min(start + u64::from(BLOCK)));
+                start << 1 | u64::from(right)
+            };
+            hashed.digests = blocks.map(digest).collect();
+        }
+        Some(hashed)
+    }
+
+    /// Puts a torrent on record, once all that it has is out of the page cache.
+    fn save(&mut self, place: &Place, mut record: Record, open: bool) -> Result<(), Trouble> {
+        let at = self.at(place)?;
+        if let Some(trouble) = self.missing(place) {
+            return Err(trouble);
+        }
+        let torrent = &mut self.torrents[at];
+        if torrent.broken {
+            return Err(io_error(&place.data));
+        }
+        torrent.synced = torrent.extents.clone();
+        torrent.open &= open;
+        if let Some(verified) = &mut record.verified {
+            for piece in 0..torrent.lengths().piece_count() {
+                let right = torrent.extents.is_right(torrent.range(piece));
+                assert!(right || !verified.have.contains(piece), "piece {piece} is put on record and is not right");
+            }
+            verified.stamps = torrent.stamps();
+            record.open = open;
+        }
+        self.take_record(record);
+        Ok(())
     }
 
     fn take_record(&mut self, mut record: Record) {
@@ -350,6 +566,7 @@ impl Disk {
             && let Some(old) = self.records.get(&record.info_hash)
         {
             record.verified = old.verified.clone();
+            record.open = old.open;
             record.data = record.data.or(old.data.clone());
         }
         self.records.insert(record.info_hash, record);
@@ -371,7 +588,7 @@ impl Disk {
         (!there).then(|| Trouble::DataMissing(place.data.to_path_buf()))
     }
 
-    fn compare(&mut self, place: &Place, verified: Option<Verified>) -> Result<Checked, Trouble> {
+    fn compare(&mut self, place: &Place, verified: Option<Verified>, open: bool) -> Result<Checked, Trouble> {
         let at = self.at(place)?;
         let torrent = &self.torrents[at];
         if let Some(trouble) = self.missing(place) {
@@ -388,6 +605,13 @@ impl Disk {
         let stamps = torrent.stamps();
         let (have, todo) = match verified {
             Some(verified) if verified.stamps == stamps => (verified.have, verified.todo),
+            // What is on record was synced before; of the rest something may have been written since.
+            Some(Verified { have, .. }) if open => {
+                let todo = Have::from_fn(torrent.lengths().piece_count(), |piece| {
+                    !have.contains(piece) && is_there(piece)
+                });
+                (have, todo)
+            }
             _ => (Have::None, all.clone()),
         };
         let len = torrent.extents.end_in(0..torrent.lengths().total());
@@ -435,6 +659,7 @@ impl Disk {
         }
         let recorded = self.records.get(&torrent.info_hash()).and_then(|record| record.verified.as_ref());
         if self.opened.insert((at, file))
+            && !torrent.open
             && recorded.is_some_and(|verified| verified.stamps != torrent.stamps())
         {
             return Err(Trouble::Changed(path));

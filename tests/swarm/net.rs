@@ -23,7 +23,7 @@ const WINDOW: usize = 1024 * 1024;
 const RESENT: Duration = Duration::from_millis(250);
 
 /// Somebody with an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     Node(usize),
     Remote(usize),
@@ -102,7 +102,7 @@ pub struct Half {
     /// Written, and not yet on its way.
     out: Pipe,
     /// The same, seen from the other side: come, and not yet read.
-    pub inbox: Pipe,
+    inbox: Pipe,
     travelling: usize,
     /// When the last of it arrives.
     arrives: Instant,
@@ -135,6 +135,8 @@ pub struct Net {
     pub trackers: HashMap<String, Tracker>,
     /// Who announced what to a tracker that introduces them.
     swarms: BTreeMap<InfoHash, BTreeSet<SocketAddr>>,
+    /// How often each asked for which block: piece and begin.
+    pub asked: HashMap<(End, u32, u32), u32>,
     /// Halves whose tasks were woken.
     rung: Arc<Mutex<Vec<usize>>>,
 }
@@ -180,13 +182,20 @@ impl Pipe {
 
     /// The first `most` bytes that wait.
     pub fn take(&mut self, most: usize) -> Vec<u8> {
-        let n = self.len().min(most);
-        let bytes = self.bytes[self.at..self.at + n].to_vec();
+        let mut bytes = vec![0; self.len().min(most)];
+        self.read(&mut bytes);
+        bytes
+    }
+
+    /// The first bytes that wait, as many as there is room for; their number.
+    pub fn read(&mut self, out: &mut [u8]) -> usize {
+        let n = self.len().min(out.len());
+        out[..n].copy_from_slice(&self.bytes[self.at..self.at + n]);
         self.at += n;
         if self.len() == 0 {
             *self = Pipe::default();
         }
-        bytes
+        n
     }
 }
 
@@ -203,6 +212,7 @@ impl Net {
             listeners: HashMap::new(),
             trackers: HashMap::new(),
             swarms: BTreeMap::new(),
+            asked: HashMap::new(),
             rung: Arc::default(),
         }
     }
@@ -404,14 +414,19 @@ impl Net {
         true
     }
 
-    /// Reads what has come.
-    pub fn receive(&mut self, half: usize, most: usize) -> Vec<u8> {
+    /// Reads what has come, as much as there is room for; how much that is.
+    pub fn receive(&mut self, half: usize, out: &mut [u8]) -> usize {
         let was_full = self.halves[half].inbox.len() + self.halves[half ^ 1].travelling >= WINDOW;
-        let bytes = self.halves[half].inbox.take(most);
+        let n = self.halves[half].inbox.read(out);
         if was_full {
             self.serve(self.halves[half].end, Way::Down);
         }
-        bytes
+        n
+    }
+
+    /// Bytes that have come and were not read.
+    pub fn unread(&self, half: usize) -> usize {
+        self.halves[half].inbox.len()
     }
 
     /// One side closes: the other hears of it.

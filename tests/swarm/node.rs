@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use meshseed::metainfo::InfoHash;
 use meshseed::peer::outbox::{HEADER, Part};
-use meshseed::peer::wire::{Decoder, Handshaking, Limits, Stage};
+use meshseed::peer::wire::{Decoder, Handshaking, Limits, Message, Stage};
 use meshseed::peer::{Close, PeerKey};
 use meshseed::random::Random;
 use meshseed::session::{Event as News, Happened, Job, Miss, Session, Settings, Totals, Upload};
+use meshseed::storage::intake::{Intake, Keeper};
 use meshseed::storage::io::Done;
 use meshseed::torrent::{State, Torrent, TorrentKey};
 use meshseed::tracker::Event as Told;
@@ -25,6 +26,8 @@ use super::net::{End, Event, Net, SEND_BUFFER};
 const LEAST_ROOM: u32 = 2 * 1024;
 const READ: usize = 16 * 1024;
 const PARTS: usize = 64;
+const BUFFERS: usize = 4;
+const WORTH_WRITING: usize = 64 * 1024;
 const MISSES: u8 = 3;
 const DIAL_TIME: Duration = Duration::from_secs(10);
 pub const RESCAN: Duration = Duration::from_secs(60);
@@ -72,6 +75,10 @@ pub struct Node {
     keys: BTreeMap<usize, TorrentKey>,
     tasks: BTreeMap<usize, Task>,
     at_tracker: HashSet<String>,
+    /// What came and is to be written, and the halves that wait for room there.
+    intake: Intake,
+    waiters: Vec<usize>,
+    scratch: Vec<u8>,
     random: Random,
     pub faults: Faults,
     pub announces: Vec<Announced>,
@@ -88,6 +95,57 @@ pub struct Node {
     pub sent: u64,
     /// Writes are sometimes short.
     pub short_writes: bool,
+}
+
+impl Task {
+    /// Takes all messages of a read; blocks that are kept stay where they are.
+    fn take(
+        &mut self,
+        session: &mut Session,
+        read: &[u8],
+        mut keeper: Option<Keeper<'_>>,
+        from: End,
+        net: &mut Net,
+    ) -> Result<(), Close> {
+        let (mut input, now, key) = (read, net.now, self.key);
+        session.heard(key, now);
+        if let Input::Handshake(handshaking) = &mut self.input {
+            loop {
+                match handshaking.feed(&mut input).map_err(|_| Close::Protocol("no BitTorrent handshake"))? {
+                    Stage::More => return Ok(()),
+                    Stage::InfoHash { reserved, info_hash } => {
+                        session.greeted(key, InfoHash::from_bytes(info_hash), reserved, now)?;
+                    }
+                    Stage::Complete(theirs) => {
+                        session.identified(key, theirs.peer_id, now)?;
+                        let limits = session.wire_limits(key).ok_or(Close::TorrentStopped)?;
+                        self.input = Input::Messages(Decoder::new(), limits);
+                        break;
+                    }
+                }
+            }
+        }
+        let Input::Messages(decoder, limits) = &mut self.input else { return Ok(()) };
+        while let Some(message) =
+            decoder.decode(&mut input, limits).map_err(|_| Close::Protocol("malformed message"))?
+        {
+            if let Message::Request { piece, begin, .. } = message {
+                *net.asked.entry((from, piece, begin)).or_default() += 1;
+            }
+            match (message, &mut keeper) {
+                (Message::Piece { piece, begin, data, rest }, Some(keeper)) => {
+                    let len = u32::try_from(data.len()).expect("small");
+                    if session.block(key, piece, begin, len, rest, now)? {
+                        let torrent = session.torrent_of(key).ok_or(Close::TorrentStopped)?;
+                        keeper.keep(torrent.0, piece, begin, data.as_ptr().addr() - read.as_ptr().addr(), data.len());
+                    }
+                }
+                (message, _) => session.handle(key, &message, now)?,
+            }
+        }
+        session.refill(key, now);
+        Ok(())
+    }
 }
 
 impl Node {
@@ -109,6 +167,9 @@ impl Node {
             keys: BTreeMap::new(),
             tasks: BTreeMap::new(),
             at_tracker: HashSet::new(),
+            intake: Intake::new(BUFFERS),
+            waiters: Vec::new(),
+            scratch: vec![0; READ],
             random: Random::new(seed),
             faults: Faults::default(),
             announces: Vec::new(),
@@ -207,7 +268,9 @@ impl Node {
     /// What must hold whenever all sleep.
     pub fn check(&mut self, net: &Net) {
         let (at, now) = (net.secs(), net.now);
-        assert!(self.session.poll(now).is_none(), "a job that nobody was woken for at {at} s");
+        if let Some(job) = self.session.poll(now) {
+            panic!("nobody was woken for {} at {at} s", name(&job));
+        }
         assert!(self.session.deadline().is_none_or(|at| at > now), "a timer goes off for nothing at {at} s");
         assert!(!self.session.wants_poll_before(self.asleep), "the main loop oversleeps at {at} s");
         let settings = self.session.settings();
@@ -284,7 +347,18 @@ impl Node {
                 let at = self.disk.torrents.iter().position(|torrent| torrent.place.torrent == *path);
                 self.insert(at.expect("a torrent of this disk"), net.now);
             }
-            self.session.stored(done, net.now);
+            match done {
+                Done::Wrote { bytes, outcomes } => {
+                    self.session.stored(Done::Wrote { bytes: Box::default(), outcomes }, net.now);
+                    self.intake.give_back(bytes);
+                    self.write_out(net);
+                    std::mem::take(&mut self.waiters).into_iter().for_each(|half| net.ring(half));
+                }
+                done => self.session.stored(done, net.now),
+            }
+            if !self.session.is_fetching() {
+                self.intake.rest();
+            }
             self.kick();
         }
         self.begin(net);
@@ -327,39 +401,41 @@ impl Node {
         self.kick();
     }
 
-    /// One read; whether there is more to come at once.
+    /// One read; whether there is more to come at once. Where blocks may come it goes to where they are written from.
     fn read(&mut self, half: usize, net: &mut Net) -> Result<bool, Close> {
-        let bytes = net.receive(half, READ);
-        if bytes.is_empty() {
+        let Some(task) = self.tasks.get_mut(&half) else { return Err(Close::Gone) };
+        let Node { session, intake, scratch, .. } = self;
+        let (space, keeper) = if session.expects_blocks(task.key) {
+            let Some((space, keeper)) = intake.begin() else {
+                self.waiters.push(half);
+                return Ok(false);
+            };
+            (space, Some(keeper))
+        } else {
+            (&mut scratch[..], None)
+        };
+        let n = net.receive(half, space);
+        if n == 0 {
             return if net.half(half).ended { Err(Close::Gone) } else { Ok(false) };
         }
-        let Some(task) = self.tasks.get_mut(&half) else { return Err(Close::Gone) };
-        let (mut input, now, key) = (&bytes[..], net.now, task.key);
-        self.session.heard(key, now);
-        if let Input::Handshake(handshaking) = &mut task.input {
-            loop {
-                match handshaking.feed(&mut input).map_err(|_| Close::Protocol("no BitTorrent handshake"))? {
-                    Stage::More => return Ok(true),
-                    Stage::InfoHash { reserved, info_hash } => {
-                        self.session.greeted(key, InfoHash::from_bytes(info_hash), reserved, now)?;
-                    }
-                    Stage::Complete(theirs) => {
-                        self.session.identified(key, theirs.peer_id, now)?;
-                        let limits = self.session.wire_limits(key).ok_or(Close::TorrentStopped)?;
-                        task.input = Input::Messages(Decoder::new(), limits);
-                        break;
-                    }
-                }
-            }
-        }
-        if let Input::Messages(decoder, limits) = &mut task.input {
-            while let Some(message) =
-                decoder.decode(&mut input, limits).map_err(|_| Close::Protocol("malformed message"))?
-            {
-                self.session.handle(key, &message, now)?;
-            }
-        }
+        let from = net.half(half ^ 1).end;
+        task.take(session, &space[..n], keeper, from, net)?;
+        self.write_out(net);
         Ok(true)
+    }
+
+    /// Gives the disk what has come, if it is worth it, as the daemon does.
+    fn write_out(&mut self, net: &mut Net) {
+        let pending = self.intake.pending();
+        let worth = pending >= WORTH_WRITING || self.session.wants_write();
+        let due = worth && pending > 0 && self.disk.writes_under_way() == 0;
+        if (self.intake.is_full() || due)
+            && let Some(filled) = self.intake.take()
+        {
+            let job = self.session.write(filled);
+            assert!(self.disk.submit(job).is_ok(), "more buffers than the disk takes");
+            self.begin(net);
+        }
     }
 
     fn write(&mut self, half: usize, net: &mut Net) -> Result<(), Close> {
@@ -452,5 +528,15 @@ impl Node {
     fn lies_about(&self, part: &Part) -> bool {
         let block = u64::from(part.block.piece.index()) << 32 | u64::from(part.block.begin);
         Random::new(block ^ (self.at as u64) << 48).draw() % 1000 < self.faults.lies
+    }
+}
+
+fn name(job: &Job) -> String {
+    match job {
+        Job::Storage(job) => format!("{job:?}").chars().take(60).collect(),
+        Job::Announce(request, _) => format!("an announce of {}", request.info_hash),
+        Job::Dial(_, addr) => format!("a dial of {addr}"),
+        Job::Rescan => "a rescan".into(),
+        Job::Event(news) => format!("{news:?}"),
     }
 }

@@ -52,10 +52,14 @@ pub fn settings() -> Settings {
         uploads_per_torrent: 8,
         upload: 0,
         local_upload: 0,
+        download: 0,
+        local_download: 0,
+        superseed: false,
         local: Vec::new(),
         dials_per_second: 5,
         memory: 64 << 20,
         trackers: true,
+        web_seeds: true,
         also: Vec::new(),
         static_peers: Vec::new(),
     }
@@ -387,7 +391,8 @@ impl World {
         match self.net.half(half).end {
             End::Node(_) => self.run_half(half),
             End::Remote(remote) => {
-                let bytes = self.net.receive(half, usize::MAX);
+                let mut bytes = vec![0; self.net.unread(half)];
+                self.net.receive(half, &mut bytes);
                 let at = self.secs();
                 let answer = self.remotes[remote].receive(&bytes, at);
                 self.net.send(half, &answer);
