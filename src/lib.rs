@@ -17,6 +17,7 @@
 //! | [`config`] | the configuration: every key, default and unit |
 //! | [`rate`] | token buckets and meters |
 //! | [`random`] | numbers that need not be secret |
+//! | [`clock`] | the time of day, where the clock has one |
 //! | [`http`] | heads, bodies and redirects; one client |
 //! | [`net`] | addresses, prefixes, names |
 //! | [`storage`] | where bytes lie on disk, what is known of them; the storage thread |
@@ -80,6 +81,8 @@ pub mod config;
 pub mod rate;
 
 pub mod random;
+
+pub mod clock;
 
 pub mod http;
 

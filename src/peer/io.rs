@@ -260,7 +260,10 @@ impl Connection {
             Input::Handshake(_) => 0,
         };
         let wanted = if rest < LEAST_REST { 1 } else { rest };
-        if self.reading && wanted != self.expecting && crate::sys::expect_bytes(self.stream.get_ref().as_fd(), wanted).is_ok() {
+        if self.reading
+            && wanted != self.expecting
+            && crate::sys::expect_bytes(self.stream.get_ref().as_fd(), wanted).is_ok()
+        {
             self.expecting = wanted;
         }
     }
@@ -303,7 +306,8 @@ impl Connection {
                         let len = u32::try_from(data.len()).unwrap_or(0);
                         if session.block(self.key, piece, begin, len, rest, now)? {
                             let torrent = session.torrent_of(self.key).ok_or(Close::TorrentStopped)?;
-                            keeper.keep(torrent.0, piece, begin, data);
+                            let at = read.len() - input.len() - data.len();
+                            keeper.keep(torrent.0, piece, begin, at, data.len());
                         }
                     }
                     (message, _) => session.handle(self.key, &message, now)?,

@@ -494,7 +494,8 @@ impl Session {
         let count = torrent.lengths.piece_count();
         let written = std::mem::replace(&mut torrent.written, false);
         // The storage thread knows the files that it has written to.
-        let fetched = || Verified { pieces: count, have: torrent.have.clone(), todo: Have::None, stamps: [].into() };
+        let fetched =
+            || Verified { pieces: count, have: torrent.have.clone(), todo: Have::None, stamps: [].into() };
         let verified = torrent.checking.as_ref().map(|checking| Verified {
             pieces: count,
             have: torrent.have.clone(),
@@ -512,16 +513,15 @@ impl Session {
             verified: verified.or_else(|| written.then(fetched)),
             ..Record::new(torrent.info_hash)
         });
-        let job = match &mut torrent.fetch {
-            _ if !written => StorageJob::Record(record),
-            fetch => {
-                let open = fetch.is_some();
-                if let Some(fetch) = fetch {
-                    (fetch.saved, fetch.unsaved) = (at, false);
-                    torrent.written = true;
-                }
-                StorageJob::Save { key: key.0, place: torrent.place.clone(), record, open }
+        let job = if written {
+            let open = torrent.state == State::Downloading && !self.stopping;
+            torrent.written = open;
+            if let Some(fetch) = &mut torrent.fetch {
+                (fetch.saved, fetch.unsaved) = (at, false);
             }
+            StorageJob::Save { key: key.0, place: torrent.place.clone(), record, open }
+        } else {
+            StorageJob::Record(record)
         };
         self.jobs.push_back(Job::Storage(job));
         if !self.stopping {

@@ -15,8 +15,8 @@ use crate::piece::{Block, PieceIndex};
 use crate::storage::Trouble;
 use crate::storage::intake::Filled;
 use crate::storage::io::{Batch, Hashed, Job as StorageJob, Outcome, Prepared, Progress, Target};
-use crate::torrent::picker::{BLOCK, Picker};
 use crate::torrent::fetch::Fetch;
+use crate::torrent::picker::{BLOCK, Picker};
 use crate::torrent::{State, TorrentKey};
 
 /// How often slow peers are looked at while something is fetched.
@@ -49,6 +49,7 @@ impl Session {
                     log::info!("\"{name}\" is fetched: {} of {size} bytes are missing", size - have);
                 }
                 torrent.state = State::Downloading;
+                torrent.written = true;
                 torrent.reason = "".into();
                 if std::mem::take(&mut torrent.reported) {
                     let event = event(Happened::Recovered, torrent, "".into());
@@ -95,8 +96,11 @@ impl Session {
     /// Writing did not work: what was taken and not written is lost, so it begins anew once it works again.
     pub(super) fn cannot_write(&mut self, key: TorrentKey, trouble: &Trouble, now: Instant) {
         self.end_fetch(key);
-        // What is whole is kept on record, as far as the disk allows.
-        self.record(key, now);
+        // What is whole is put on record, as far as the disk allows.
+        if let Some(torrent) = self.torrents.get_mut(&key).filter(|torrent| torrent.written) {
+            torrent.state = State::Incomplete;
+            self.record(key, now);
+        }
         let again = Rest::Prepare(key);
         match trouble {
             Trouble::TorrentChanged => self.rest(again, now + GROWING),
@@ -118,7 +122,7 @@ impl Session {
         let fetch = match &mut torrent.fetch {
             Some(fetch) => fetch,
             None => {
-                let picker = Picker::new(torrent.lengths, self.random.next());
+                let picker = Picker::new(torrent.lengths, self.random.draw());
                 if memory + picker.memory() as u64 > self.settings.memory {
                     return;
                 }
@@ -318,7 +322,6 @@ impl Session {
         for write in &filled.writes {
             let Some(torrent) = torrents.get_mut(&TorrentKey(write.key)) else { continue };
             let Some(fetch) = &torrent.fetch else { continue };
-            torrent.written = true;
             let at = targets.iter().position(|target| target.key == write.key).unwrap_or_else(|| {
                 let (key, info_hash, place) = (write.key, torrent.info_hash, torrent.place.clone());
                 targets.push(Target { key, info_hash, place, pieces: Vec::new() });
@@ -326,7 +329,8 @@ impl Session {
             });
             let pieces = &mut targets[at].pieces;
             if !pieces.iter().any(|progress| progress.piece == write.piece) {
-                let (ready, digests) = (fetch.picker.ready(write.piece), fetch.picker.wants_digests(write.piece));
+                let (ready, digests) =
+                    (fetch.picker.ready(write.piece), fetch.picker.wants_digests(write.piece));
                 pieces.push(Progress { piece: write.piece, ready, digests });
             }
         }
@@ -426,7 +430,7 @@ impl Session {
                 let Some(peer) = self.peers.get_mut(&peer_key) else { continue };
                 let Some(requests) = &mut peer.requests else { continue };
                 for block in requests.overdue(ms) {
-                    fetch.picker.release(peer_key, block);
+                    fetch.picker.late(peer_key, block);
                 }
                 again |= !requests.is_empty();
             }

@@ -487,13 +487,6 @@ impl Session {
 
     /// The next job that is due. Called until there is none.
     pub fn poll(&mut self, now: Instant) -> Option<Job> {
-        if let Some(job) = self.jobs.pop_front() {
-            if !(self.storage_full && matches!(job, Job::Storage(_))) {
-                return Some(job);
-            }
-            // Only storage jobs queue up here: the rest are handed out at once.
-            self.jobs.push_front(job);
-        }
         if self.expired(Timer::Sweep, now) {
             self.sweep(now);
         }
@@ -512,6 +505,14 @@ impl Session {
         }
         if self.expired(Timer::Rest, now) {
             self.rested(now);
+        }
+        // What the timers brought is among them.
+        if let Some(job) = self.jobs.pop_front() {
+            if !(self.storage_full && matches!(job, Job::Storage(_))) {
+                return Some(job);
+            }
+            // Only storage jobs queue up here: the rest are handed out at once.
+            self.jobs.push_front(job);
         }
         if self.may_flush() && self.expired(Timer::Flush, now) {
             self.flushing = true;

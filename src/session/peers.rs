@@ -15,9 +15,9 @@ use crate::peer::outbox::Part;
 use crate::peer::wire::{self, Handshake, Limits, Message, Reserved};
 use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
 use crate::storage::io::{Job as StorageJob, OpenFile};
-use crate::torrent::{State, TorrentKey};
 use crate::torrent::candidates::Ended;
 use crate::torrent::choker::{self, Contender, Slots};
+use crate::torrent::{State, TorrentKey};
 
 impl Session {
     // Connections come and go.
