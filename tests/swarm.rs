@@ -16,8 +16,12 @@ mod content;
 mod crowds;
 #[path = "swarm/disk.rs"]
 mod disk;
+#[path = "swarm/foes.rs"]
+mod foes;
 #[path = "swarm/mesh.rs"]
 mod mesh;
+#[path = "swarm/mirrors.rs"]
+mod mirrors;
 #[path = "swarm/net.rs"]
 mod net;
 #[path = "swarm/node.rs"]

@@ -75,7 +75,7 @@ impl Swarm {
         let number = self.nodes.len();
         let mut settings = settings();
         settings.peer_id[16..].copy_from_slice(&u32::try_from(number).expect("few").to_be_bytes());
-        (settings.peers, settings.peers_per_torrent) = (40, 40);
+        settings.peers_per_torrent = 40;
         with(&mut settings);
         let mut disk = Disk::new();
         let trackers = vec![vec!["http://tracker.example/announce".to_owned()]];

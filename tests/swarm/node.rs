@@ -12,7 +12,7 @@ use meshseed::peer::outbox::{HEADER, Part};
 use meshseed::peer::wire::{Decoder, Handshaking, Limits, Message, Stage};
 use meshseed::peer::{Close, PeerKey};
 use meshseed::random::Random;
-use meshseed::session::{Event as News, Happened, Job, Miss, Session, Settings, Totals, Upload};
+use meshseed::session::{BATCH, Event as News, Happened, Job, Miss, Session, Settings, Totals, Upload};
 use meshseed::storage::intake::{Intake, Keeper};
 use meshseed::storage::io::Done;
 use meshseed::torrent::{State, Torrent, TorrentKey};
@@ -79,6 +79,7 @@ pub struct Node {
     intake: Intake,
     waiters: Vec<usize>,
     scratch: Vec<u8>,
+    outgoing: Vec<u8>,
     random: Random,
     pub faults: Faults,
     pub announces: Vec<Announced>,
@@ -170,6 +171,7 @@ impl Node {
             intake: Intake::new(BUFFERS),
             waiters: Vec::new(),
             scratch: vec![0; READ],
+            outgoing: vec![0; BATCH as usize],
             random: Random::new(seed),
             faults: Faults::default(),
             announces: Vec::new(),
@@ -464,20 +466,22 @@ impl Node {
                 continue;
             }
             let Some(upload) = self.session.upload(key, room, &mut parts, now) else { return Ok(()) };
-            let mut out = Vec::with_capacity(SEND_BUFFER);
-            match self.fill(&upload, &parts, &mut out, self.session.misses(key)) {
-                Ok(()) => {}
+            let mut out = std::mem::take(&mut self.outgoing);
+            let filled = self.fill(&upload, &parts, &mut out, self.session.misses(key));
+            self.outgoing = out;
+            let filled = match filled {
+                Ok(filled) => filled,
                 Err(miss) => {
                     self.session.fetch(key, &upload, miss, None);
                     return Ok(());
                 }
-            }
-            self.read += out.len() as u64;
+            };
+            self.read += filled as u64;
             let short = self.short_writes && self.random.below(10) == 0;
-            let n = if short { self.random.below(out.len()) + 1 } else { out.len() };
-            net.send(half, &out[..n]);
+            let n = if short { self.random.below(filled) + 1 } else { filled };
+            net.send(half, &self.outgoing[..n]);
             // A socket that took less than it was given is full; this one takes the rest a little later.
-            net.half_mut(half).is_full = n < out.len() && net.room(half) < SEND_BUFFER;
+            net.half_mut(half).is_full = n < filled && net.room(half) < SEND_BUFFER;
             self.sent += n as u64;
             self.session.sent(key, u32::try_from(n).expect("small"), now);
         }
@@ -488,40 +492,38 @@ impl Node {
     }
 
     /// Puts the messages together; stops at the first byte that is not in memory. Nothing is sent that was not found
-    /// right.
-    fn fill(&self, upload: &Upload, parts: &[Part], out: &mut Vec<u8>, misses: u8) -> Result<(), Miss> {
+    /// right. How much may be sent.
+    fn fill(&self, upload: &Upload, parts: &[Part], out: &mut [u8], misses: u8) -> Result<usize, Miss> {
         let torrent = *self.keys.iter().find(|(_, key)| **key == upload.torrent).expect("a torrent").0;
-        let mut first_data = None;
+        let (mut at, mut first_data) = (0, None);
         for part in parts {
-            out.extend(&part.header()[part.from.min(HEADER) as usize..part.to.min(HEADER) as usize]);
+            let header = &part.header()[part.from.min(HEADER) as usize..part.to.min(HEADER) as usize];
+            out[at..at + header.len()].copy_from_slice(header);
+            at += header.len();
             let piece = part.block.piece.index();
-            assert!(
-                self.disk.torrents[torrent].is_verified(piece),
-                "piece {piece} is served and was never verified"
-            );
+            let is_verified = self.disk.torrents[torrent].is_verified(piece);
+            assert!(is_verified, "piece {piece} is served and was never verified");
             let (first, len) = part.data();
             let offset = upload.lengths.block_offset(part.block) + u64::from(first);
             let lies = self.faults.lies > 0 && self.lies_about(part);
             for span in upload.layout.spans(offset, u64::from(len)) {
-                let from = out.len();
-                let first_data = *first_data.get_or_insert(from);
+                let first_data = *first_data.get_or_insert(at);
                 let len = usize::try_from(span.len).expect("small");
-                out.resize(from + len, 0);
-                let (bytes, force) = (&mut out[from..], misses >= MISSES);
+                let (bytes, force) = (&mut out[at..at + len], misses >= MISSES);
                 let read = self.disk.read(torrent, &upload.layout, span.file, span.offset, bytes, force);
                 if lies {
                     bytes.iter_mut().for_each(|byte| *byte = !*byte);
                 }
+                at += read;
                 if read < len {
-                    out.truncate(from + read);
                     let read = read as u64;
                     let miss = Miss { file: span.file, offset: span.offset + read, len: span.len - read };
                     // A header alone is not worth a write.
-                    return if out.len() > first_data { Ok(()) } else { Err(miss) };
+                    return if at > first_data { Ok(at) } else { Err(miss) };
                 }
             }
         }
-        Ok(())
+        Ok(at)
     }
 
     /// The same of a block each time.
