@@ -102,6 +102,7 @@ impl Session {
                         swarm.layout = Some(Rc::new(laid_out.layout));
                         swarm.layout_wanted = false;
                     }
+                    self.web_seeds_known(key, &laid_out.web_seeds, &laid_out.http_seeds, now);
                     self.wake_waiting(key);
                 }
                 Err(trouble) => {

@@ -69,6 +69,28 @@ impl Session {
             self.consider(peer, now);
         }
         self.refill_all(key, now);
+        self.begin_web(key, now);
+    }
+
+    /// Makes what is kept of a torrent that is fetched, if memory allows it.
+    pub(super) fn begin_picking(&mut self, key: TorrentKey, now: Instant) -> bool {
+        let (at, memory) = (self.seconds(now), self.memory());
+        let Some(torrent) = self.torrents.get_mut(&key).filter(|t| t.state == State::Downloading) else {
+            return false;
+        };
+        if torrent.fetch.is_some() {
+            return true;
+        }
+        let mut picker = Picker::new(torrent.lengths, self.random.draw());
+        if memory + picker.memory() as u64 > self.settings.memory {
+            return false;
+        }
+        if torrent.windowed {
+            let piece = u64::from(torrent.lengths.piece_length());
+            picker.set_window(u32::try_from((WINDOW / piece).max(1)).ok());
+        }
+        torrent.fetch = Some(Box::new(Fetch::new(picker, at)));
+        true
     }
 
     /// Nothing more is fetched of a torrent. What was asked for is taken back.
@@ -77,6 +99,8 @@ impl Session {
         if torrent.fetch.take().is_none() {
             return;
         }
+        self.give_up_web(Some(key));
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
         for peer in torrent.peers() {
             let Some(peer) = self.peers.get_mut(peer) else { continue };
             peer.counted = None;
@@ -110,29 +134,16 @@ impl Session {
 
     /// A peer may have something that we want.
     pub(super) fn consider(&mut self, key: PeerKey, now: Instant) {
-        let at = self.seconds(now);
-        let memory = self.memory();
-        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.ready && peer.closing.is_none()) else {
+        let Some(peer) = self.peers.get(&key).filter(|peer| peer.ready && peer.closing.is_none()) else {
             return;
         };
-        let Some(torrent) = peer.torrent.and_then(|torrent| self.torrents.get_mut(&torrent)) else { return };
-        if torrent.state != State::Downloading || peer.pieces.is_none() {
+        let Some(torrent_key) = peer.torrent.filter(|_| !peer.pieces.is_none()) else { return };
+        if !self.begin_picking(torrent_key, now) {
             return;
         }
-        let fetch = match &mut torrent.fetch {
-            Some(fetch) => fetch,
-            None => {
-                let picker = Picker::new(torrent.lengths, self.random.draw());
-                if memory + picker.memory() as u64 > self.settings.memory {
-                    return;
-                }
-                torrent.fetch.insert(Box::new(Fetch::new(picker, at)))
-            }
-        };
-        if torrent.windowed {
-            let piece = u64::from(torrent.lengths.piece_length());
-            fetch.picker.set_window(u32::try_from((WINDOW / piece).max(1)).ok());
-        }
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
+        let Some(fetch) = &mut torrent.fetch else { return };
         if peer.counted.is_none() {
             fetch.picker.joined(&peer.pieces, peer.local);
             peer.counted = Some(peer.local);
@@ -292,18 +303,23 @@ impl Session {
         if arrived.keep {
             fetch.remember(key, peer.addr.ip());
         }
-        if arrived.block_done {
-            let mut others = std::mem::take(&mut self.others);
-            fetch.picker.others(block, key, &mut others);
-            for other in others.drain(..) {
-                if let Some(other) = self.peers.get_mut(&other) {
-                    other.cancel(block);
-                }
-            }
-            self.others = others;
-        }
         self.piece_arrived |= arrived.piece_done;
+        if arrived.block_done {
+            self.cancel_others(torrent_key, block, key);
+        }
         Ok(arrived.keep)
+    }
+
+    /// A block has come: whoever else was asked for it need not send it.
+    pub(super) fn cancel_others(&mut self, torrent: TorrentKey, block: Block, sender: PeerKey) {
+        let fetch = self.torrents.get_mut(&torrent).and_then(|torrent| torrent.fetch.as_mut());
+        let Some(fetch) = fetch else { return };
+        fetch.picker.others(block, sender, &mut self.others);
+        for other in self.others.drain(..) {
+            if let Some(other) = self.peers.get_mut(&other) {
+                other.cancel(block);
+            }
+        }
     }
 
     /// Whether a piece is whole but for the writing: that should not wait for more.
@@ -359,10 +375,9 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         let Some(fetch) = &mut torrent.fetch else { return };
         let blame = fetch.picker.verified(hashed.piece, hashed.good, &hashed.digests);
-        let liars: Vec<IpAddr> = blame.liars.iter().filter_map(|&liar| fetch.sender(liar)).collect();
-        for ip in liars {
-            self.ban(ip, now);
-        }
+        let peers: Vec<IpAddr> = blame.liars.iter().filter_map(|&liar| fetch.sender(liar)).collect();
+        peers.into_iter().for_each(|ip| self.ban(ip, now));
+        blame.liars.iter().for_each(|&liar| self.blame_web(key, liar));
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         if !hashed.good {
             log::debug!("piece {} of {} is not right: it is fetched again", hashed.piece, torrent.info_hash);
