@@ -306,6 +306,7 @@ impl Node {
             }
             Job::Rescan => self.rescans += 1,
             Job::Event(news) => self.news.push((at, news)),
+            Job::WebFetch(_) => panic!("no torrent of this world names a web seed"),
         }
     }
 
@@ -540,5 +541,6 @@ fn name(job: &Job) -> String {
         Job::Dial(_, addr) => format!("a dial of {addr}"),
         Job::Rescan => "a rescan".into(),
         Job::Event(news) => format!("{news:?}"),
+        Job::WebFetch(_) => "a web seed".into(),
     }
 }
