@@ -501,9 +501,6 @@ impl Session {
 
     /// The next job that is due. Called until there is none.
     pub fn poll(&mut self, now: Instant) -> Option<Job> {
-        if let Some(job) = self.next_job() {
-            return Some(job);
-        }
         if self.expired(Timer::Sweep, now) {
             self.sweep(now);
         }
@@ -522,6 +519,10 @@ impl Session {
         }
         if self.expired(Timer::Rest, now) {
             self.rested(now);
+        }
+        // What the timers brought is among them.
+        if let Some(job) = self.next_job() {
+            return Some(job);
         }
         if self.may_flush() && self.expired(Timer::Flush, now) {
             self.flushing = true;

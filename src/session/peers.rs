@@ -265,7 +265,9 @@ impl Session {
             // The next connection that is made or ends sets the timer again.
             return None;
         }
-        let room = self.settings.peers_per_torrent;
+        // The other half is for those who call us: where all fill up with whom they know, those who come first are left
+        // to themselves, and nobody who comes later has anyone who takes him.
+        let room = self.settings.peers_per_torrent.div_ceil(2);
         let torrents = &self.torrents;
         let next = self.candidates.next(now, |torrent| {
             torrents.get(&TorrentKey(torrent)).is_some_and(|t| t.serves() && t.peers().len() < room)

@@ -231,8 +231,7 @@ fn whoever_breaks_the_protocol_goes_alone() {
         .collect();
     world.run(0.2);
     for &remote in &remotes {
-        world.remotes[remote].bandwidth = 3000;
-        world.wake_link(remote);
+        world.set_bandwidth(remote, 3000);
     }
     world.run(30.0);
     for (n, &remote) in remotes.iter().enumerate() {
@@ -247,7 +246,7 @@ fn whoever_breaks_the_protocol_goes_alone() {
 fn one_who_wants_what_we_do_not_have_is_told_so_and_goes_in_the_end() {
     let mut world = World::new(settings());
     let torrent = world.torrent("half", 8 * MIB, 1 << 18);
-    world.disk.torrents[torrent].len = 4 * MIB;
+    world.disk.torrents[torrent].hold(4 * MIB);
     world.insert(torrent);
     world.until(60.0, |world| world.state(torrent) == State::Incomplete);
     let mut bytes = Vec::new();
