@@ -23,6 +23,7 @@
 //! | [`storage`] | where bytes lie on disk, what is known of them; the storage thread |
 //! | [`peer`] | the peer protocol: wire, extensions, one peer, its task |
 //! | [`tracker`] | announces: what is asked of whom and when |
+//! | [`webseed`] | web servers that have a torrent: which of them is asked for what |
 //! | [`torrent`] | one torrent: its record, its choker, whom it might dial |
 //! | [`session`] | all torrents, all peers and one set of clocks |
 //! | [`watch`] | the watched directories: the database |
@@ -93,6 +94,8 @@ pub mod storage;
 pub mod peer;
 
 pub mod tracker;
+
+pub mod webseed;
 
 pub mod torrent;
 

@@ -237,12 +237,18 @@ impl Default for Config {
                 dials_per_second: 5,
                 memory: 16 << 20,
             },
-            disk: Disk { free_floor: 64 << 20, preallocate: false, require_mount: RequireMount::Auto },
+            disk: Disk::default(),
             trackers: Trackers { enabled: true, also: Vec::new() },
             seed: Seed { superseed: false },
             webseeds: WebSeeds { enabled: true },
             log: Log { to: LogTo::Syslog, level: LevelFilter::Info },
         }
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Disk {
+        Disk { free_floor: 64 << 20, preallocate: false, require_mount: RequireMount::Auto }
     }
 }
 

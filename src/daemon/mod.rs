@@ -240,6 +240,9 @@ impl Daemon {
                 self.house.spawn(self.clone().announce(request, totals));
             }
             Job::Dial(key, addr) => self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr)),
+            Job::WebFetch(fetch) => {
+                self.house.spawn(crate::webseed::io::fetch(self.house.clone(), self.resolver.clone(), fetch));
+            }
             Job::Rescan => self.scan(),
             Job::Event(event) => tell(&event),
         }

@@ -260,7 +260,10 @@ impl Connection {
             Input::Handshake(_) => 0,
         };
         let wanted = if rest < LEAST_REST { 1 } else { rest };
-        if self.reading && wanted != self.expecting && crate::sys::expect_bytes(self.stream.get_ref().as_fd(), wanted).is_ok() {
+        if self.reading
+            && wanted != self.expecting
+            && crate::sys::expect_bytes(self.stream.get_ref().as_fd(), wanted).is_ok()
+        {
             self.expecting = wanted;
         }
     }

@@ -102,6 +102,7 @@ impl Session {
                         swarm.layout = Some(Rc::new(laid_out.layout));
                         swarm.layout_wanted = false;
                     }
+                    self.web_seeds_known(key, &laid_out.web_seeds, &laid_out.http_seeds, now);
                     self.wake_waiting(key);
                 }
                 Err(trouble) => {
@@ -131,11 +132,7 @@ impl Session {
                 }
             }
             Done::Flushed(_) => self.flushing = false,
-            Done::Scanned(_)
-            | Done::Loaded { .. }
-            | Done::Prepared { .. }
-            | Done::Wrote { .. }
-            | Done::Saved { .. } => {}
+            Done::Scanned(_) | Done::Loaded { .. } => {}
         }
     }
 
@@ -498,7 +495,8 @@ impl Session {
         let count = torrent.lengths.piece_count();
         let written = std::mem::replace(&mut torrent.written, false);
         // The storage thread knows the files that it has written to.
-        let fetched = || Verified { pieces: count, have: torrent.have.clone(), todo: Have::None, stamps: [].into() };
+        let fetched =
+            || Verified { pieces: count, have: torrent.have.clone(), todo: Have::None, stamps: [].into() };
         let verified = torrent.checking.as_ref().map(|checking| Verified {
             pieces: count,
             have: torrent.have.clone(),
@@ -516,16 +514,15 @@ impl Session {
             verified: verified.or_else(|| written.then(fetched)),
             ..Record::new(torrent.info_hash)
         });
-        let job = match &mut torrent.fetch {
-            _ if !written => StorageJob::Record(record),
-            fetch => {
-                let open = fetch.is_some();
-                if let Some(fetch) = fetch {
-                    (fetch.saved, fetch.unsaved) = (at, false);
-                    torrent.written = true;
-                }
-                StorageJob::Save { key: key.0, place: torrent.place.clone(), record, open }
+        let job = if written {
+            let open = torrent.state == State::Downloading && !self.stopping;
+            torrent.written = open;
+            if let Some(fetch) = &mut torrent.fetch {
+                (fetch.saved, fetch.unsaved) = (at, false);
             }
+            StorageJob::Save { key: key.0, place: torrent.place.clone(), record, open }
+        } else {
+            StorageJob::Record(record)
         };
         self.jobs.push_back(Job::Storage(job));
         if !self.stopping {

@@ -15,8 +15,8 @@ use crate::piece::{Block, PieceIndex};
 use crate::storage::Trouble;
 use crate::storage::intake::Filled;
 use crate::storage::io::{Batch, Hashed, Job as StorageJob, Outcome, Prepared, Progress, Target};
-use crate::torrent::picker::{BLOCK, Picker};
 use crate::torrent::fetch::Fetch;
+use crate::torrent::picker::{BLOCK, Picker};
 use crate::torrent::{State, TorrentKey};
 
 /// How often slow peers are looked at while something is fetched.
@@ -49,6 +49,7 @@ impl Session {
                     log::info!("\"{name}\" is fetched: {} of {size} bytes are missing", size - have);
                 }
                 torrent.state = State::Downloading;
+                torrent.written = true;
                 torrent.reason = "".into();
                 if std::mem::take(&mut torrent.reported) {
                     let event = event(Happened::Recovered, torrent, "".into());
@@ -68,6 +69,28 @@ impl Session {
             self.consider(peer, now);
         }
         self.refill_all(key, now);
+        self.begin_web(key, now);
+    }
+
+    /// Makes what is kept of a torrent that is fetched, if memory allows it.
+    pub(super) fn begin_picking(&mut self, key: TorrentKey, now: Instant) -> bool {
+        let (at, memory) = (self.seconds(now), self.memory());
+        let Some(torrent) = self.torrents.get_mut(&key).filter(|t| t.state == State::Downloading) else {
+            return false;
+        };
+        if torrent.fetch.is_some() {
+            return true;
+        }
+        let mut picker = Picker::new(torrent.lengths, self.random.draw());
+        if memory + picker.memory() as u64 > self.settings.memory {
+            return false;
+        }
+        if torrent.windowed {
+            let piece = u64::from(torrent.lengths.piece_length());
+            picker.set_window(u32::try_from((WINDOW / piece).max(1)).ok());
+        }
+        torrent.fetch = Some(Box::new(Fetch::new(picker, at)));
+        true
     }
 
     /// Nothing more is fetched of a torrent. What was asked for is taken back.
@@ -76,6 +99,8 @@ impl Session {
         if torrent.fetch.take().is_none() {
             return;
         }
+        self.give_up_web(Some(key));
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
         for peer in torrent.peers() {
             let Some(peer) = self.peers.get_mut(peer) else { continue };
             peer.counted = None;
@@ -95,8 +120,11 @@ impl Session {
     /// Writing did not work: what was taken and not written is lost, so it begins anew once it works again.
     pub(super) fn cannot_write(&mut self, key: TorrentKey, trouble: &Trouble, now: Instant) {
         self.end_fetch(key);
-        // What is whole is kept on record, as far as the disk allows.
-        self.record(key, now);
+        // What is whole is put on record, as far as the disk allows.
+        if let Some(torrent) = self.torrents.get_mut(&key).filter(|torrent| torrent.written) {
+            torrent.state = State::Incomplete;
+            self.record(key, now);
+        }
         let again = Rest::Prepare(key);
         match trouble {
             Trouble::TorrentChanged => self.rest(again, now + GROWING),
@@ -106,29 +134,16 @@ impl Session {
 
     /// A peer may have something that we want.
     pub(super) fn consider(&mut self, key: PeerKey, now: Instant) {
-        let at = self.seconds(now);
-        let memory = self.memory();
-        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.ready && peer.closing.is_none()) else {
+        let Some(peer) = self.peers.get(&key).filter(|peer| peer.ready && peer.closing.is_none()) else {
             return;
         };
-        let Some(torrent) = peer.torrent.and_then(|torrent| self.torrents.get_mut(&torrent)) else { return };
-        if torrent.state != State::Downloading || peer.pieces.is_none() {
+        let Some(torrent_key) = peer.torrent.filter(|_| !peer.pieces.is_none()) else { return };
+        if !self.begin_picking(torrent_key, now) {
             return;
         }
-        let fetch = match &mut torrent.fetch {
-            Some(fetch) => fetch,
-            None => {
-                let picker = Picker::new(torrent.lengths, self.random.draw());
-                if memory + picker.memory() as u64 > self.settings.memory {
-                    return;
-                }
-                torrent.fetch.insert(Box::new(Fetch::new(picker, at)))
-            }
-        };
-        if torrent.windowed {
-            let piece = u64::from(torrent.lengths.piece_length());
-            fetch.picker.set_window(u32::try_from((WINDOW / piece).max(1)).ok());
-        }
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
+        let Some(fetch) = &mut torrent.fetch else { return };
         if peer.counted.is_none() {
             fetch.picker.joined(&peer.pieces, peer.local);
             peer.counted = Some(peer.local);
@@ -288,18 +303,23 @@ impl Session {
         if arrived.keep {
             fetch.remember(key, peer.addr.ip());
         }
-        if arrived.block_done {
-            let mut others = std::mem::take(&mut self.others);
-            fetch.picker.others(block, key, &mut others);
-            for other in others.drain(..) {
-                if let Some(other) = self.peers.get_mut(&other) {
-                    other.cancel(block);
-                }
-            }
-            self.others = others;
-        }
         self.piece_arrived |= arrived.piece_done;
+        if arrived.block_done {
+            self.cancel_others(torrent_key, block, key);
+        }
         Ok(arrived.keep)
+    }
+
+    /// A block has come: whoever else was asked for it need not send it.
+    pub(super) fn cancel_others(&mut self, torrent: TorrentKey, block: Block, sender: PeerKey) {
+        let fetch = self.torrents.get_mut(&torrent).and_then(|torrent| torrent.fetch.as_mut());
+        let Some(fetch) = fetch else { return };
+        fetch.picker.others(block, sender, &mut self.others);
+        for other in self.others.drain(..) {
+            if let Some(other) = self.peers.get_mut(&other) {
+                other.cancel(block);
+            }
+        }
     }
 
     /// Whether a piece is whole but for the writing: that should not wait for more.
@@ -318,7 +338,6 @@ impl Session {
         for write in &filled.writes {
             let Some(torrent) = torrents.get_mut(&TorrentKey(write.key)) else { continue };
             let Some(fetch) = &torrent.fetch else { continue };
-            torrent.written = true;
             let at = targets.iter().position(|target| target.key == write.key).unwrap_or_else(|| {
                 let (key, info_hash, place) = (write.key, torrent.info_hash, torrent.place.clone());
                 targets.push(Target { key, info_hash, place, pieces: Vec::new() });
@@ -326,7 +345,8 @@ impl Session {
             });
             let pieces = &mut targets[at].pieces;
             if !pieces.iter().any(|progress| progress.piece == write.piece) {
-                let (ready, digests) = (fetch.picker.ready(write.piece), fetch.picker.wants_digests(write.piece));
+                let (ready, digests) =
+                    (fetch.picker.ready(write.piece), fetch.picker.wants_digests(write.piece));
                 pieces.push(Progress { piece: write.piece, ready, digests });
             }
         }
@@ -355,10 +375,9 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         let Some(fetch) = &mut torrent.fetch else { return };
         let blame = fetch.picker.verified(hashed.piece, hashed.good, &hashed.digests);
-        let liars: Vec<IpAddr> = blame.liars.iter().filter_map(|&liar| fetch.sender(liar)).collect();
-        for ip in liars {
-            self.ban(ip, now);
-        }
+        let peers: Vec<IpAddr> = blame.liars.iter().filter_map(|&liar| fetch.sender(liar)).collect();
+        peers.into_iter().for_each(|ip| self.ban(ip, now));
+        blame.liars.iter().for_each(|&liar| self.blame_web(key, liar));
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         if !hashed.good {
             log::debug!("piece {} of {} is not right: it is fetched again", hashed.piece, torrent.info_hash);
@@ -426,7 +445,7 @@ impl Session {
                 let Some(peer) = self.peers.get_mut(&peer_key) else { continue };
                 let Some(requests) = &mut peer.requests else { continue };
                 for block in requests.overdue(ms) {
-                    fetch.picker.release(peer_key, block);
+                    fetch.picker.late(peer_key, block);
                 }
                 again |= !requests.is_empty();
             }

@@ -2,7 +2,7 @@
 //!
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
-//! (`checks`), what is fetched of it (`fetching`), its trackers (`announces`), its connections (`peers`). Holds one box a torrent, one a
+//! (`checks`), what is fetched of it (`fetching`), its trackers (`announces`), its connections (`peers`), its web seeds (`webseeds`). Holds one box a torrent, one a
 //! peer, and one table of deadlines for all of them.
 
 mod announces;
@@ -10,6 +10,7 @@ mod checks;
 mod fetching;
 mod peers;
 mod torrents;
+mod webseeds;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -30,6 +31,8 @@ use crate::torrent::candidates::Candidates;
 use crate::torrent::choker::Choker;
 use crate::torrent::{Tiers, Torrent, TorrentKey};
 use crate::tracker::client::{Client, Request};
+use crate::webseed::WebFetch;
+use webseeds::WebRun;
 
 /// Most bytes of one write: what `preadv` and one `send` move cheapest, and what a slow peer may leave unsent.
 pub const BATCH: u32 = 128 * 1024;
@@ -122,6 +125,8 @@ pub enum Job {
     Announce(Request, Totals),
     /// Connect to a peer.
     Dial(PeerKey, SocketAddr),
+    /// Fetch from a web seed.
+    WebFetch(Box<WebFetch>),
     /// Look at the watched directories.
     Rescan,
     /// Something the user may want to know of.
@@ -209,9 +214,11 @@ enum Timer {
     Rest,
     /// When slow peers of torrents that are fetched are looked at.
     Fetch,
+    /// When web seeds may be asked.
+    Web,
 }
 
-const TIMERS: usize = 9;
+const TIMERS: usize = 10;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -256,6 +263,8 @@ pub struct Session {
     /// Kept for their room: what is asked of one peer, and who is told that a block has come.
     picked: Vec<Block>,
     others: Vec<PeerKey>,
+    /// What is being fetched from web seeds.
+    web: Vec<WebRun>,
     random: Random,
     half_open: usize,
     stopping: bool,
@@ -311,6 +320,7 @@ impl Session {
             piece_arrived: false,
             picked: Vec::new(),
             others: Vec::new(),
+            web: Vec::new(),
             half_open: 0,
             stopping: false,
             tiers: Vec::new(),
@@ -364,6 +374,10 @@ impl Session {
             peer.wake();
         }
         self.throttled.clear();
+        if !self.settings.web_seeds {
+            self.give_up_web(None);
+        }
+        self.set(Timer::Web, now);
         self.feed_hungry(now);
         self.fill_slots(now);
         self.dial_again(now);
@@ -528,6 +542,11 @@ impl Session {
         if let Some(request) = self.trackers.poll(now) {
             let totals = self.totals(TorrentKey(request.key));
             return Some(Job::Announce(request, totals));
+        }
+        if self.expired(Timer::Web, now)
+            && let Some(job) = self.next_web_fetch(now)
+        {
+            return Some(job);
         }
         if self.expired(Timer::Dial, now) && !self.stopping {
             return self.next_dial(now);

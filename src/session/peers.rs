@@ -15,9 +15,9 @@ use crate::peer::outbox::Part;
 use crate::peer::wire::{self, Handshake, Limits, Message, Reserved};
 use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
 use crate::storage::io::{Job as StorageJob, OpenFile};
-use crate::torrent::{State, TorrentKey};
 use crate::torrent::candidates::Ended;
 use crate::torrent::choker::{self, Contender, Slots};
+use crate::torrent::{State, TorrentKey};
 
 impl Session {
     // Connections come and go.
@@ -304,7 +304,7 @@ impl Session {
     /// Gives free slots to those that wait: nobody waits for the next round while there is room.
     pub(super) fn fill_slots(&mut self, now: Instant) {
         let at = self.seconds(now);
-        let mut contenders = self.contenders();
+        let mut contenders = self.contenders(now);
         self.choker.fill(&mut contenders, self.slots(), at);
         self.apply_slots(&contenders, at);
     }
@@ -312,11 +312,14 @@ impl Session {
     /// One round of the choker, and a look at the rates.
     pub(super) fn choke_round(&mut self, now: Instant) {
         let at = self.seconds(now);
-        let mut contenders = self.contenders();
+        let mut contenders = self.contenders(now);
         self.choker.tick(&mut contenders, self.slots(), at);
         self.apply_slots(&contenders, at);
         let mut active = false;
         for torrent in self.torrents.values_mut() {
+            if let Some(web) = torrent.fetch.as_mut().and_then(|fetch| fetch.web.as_mut()) {
+                web.rate = std::mem::take(&mut web.given) / choker::PERIOD;
+            }
             let Some(swarm) = &mut torrent.swarm else { continue };
             let (mut recent, mut given) = (0, 0);
             for key in &swarm.peers {
@@ -346,19 +349,24 @@ impl Session {
     }
 
     /// Those that have a slot or want one.
-    fn contenders(&self) -> Vec<Contender> {
+    fn contenders(&self, now: Instant) -> Vec<Contender> {
+        let ms = self.millis(now);
         let contenders = self.peers.iter().filter(|(_, peer)| peer.interested || !peer.choked);
         contenders
             .filter_map(|(key, peer)| {
-                let torrent = peer.torrent?;
-                let lengths = self.torrents.get(&torrent)?.lengths;
+                let key_of_torrent = peer.torrent?;
+                let torrent = self.torrents.get(&key_of_torrent)?;
                 Some(Contender {
                     peer: key.0,
-                    torrent: torrent.0,
+                    torrent: key_of_torrent.0,
+                    fetching: torrent.state == State::Downloading,
                     since: peer.turn,
+                    newcomer: peer.uploaded == 0,
                     rate: peer.rate.max(peer.recent / choker::PERIOD),
+                    given: peer.down_rate.max(peer.given / choker::PERIOD),
+                    snubs_us: peer.requests.as_ref().is_some_and(|requests| requests.is_snubbed(ms)),
                     interested: peer.interested && peer.closing.is_none(),
-                    seed: peer.is_seed(lengths),
+                    seed: peer.is_seed(torrent.lengths),
                     draining: !peer.outbox.is_empty() && peer.recent > 0,
                     unchoked: !peer.choked,
                 })

@@ -35,6 +35,10 @@ impl Session {
     pub fn remove(&mut self, info_hash: InfoHash, now: Instant) {
         let Some(key) = self.by_hash.remove(&info_hash) else { return };
         self.end_fetch(key);
+        if let Some(torrent) = self.torrents.get_mut(&key) {
+            // What is put on record now is the last.
+            torrent.state = State::Queued;
+        }
         self.record_progress(key, now);
         self.close_peers(key, &Close::TorrentStopped);
         self.trackers.remove(key.0, now);

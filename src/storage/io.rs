@@ -30,8 +30,7 @@ use smol::channel::{Receiver, Sender};
 pub use files::{Files, OpenFile, ReadMode};
 pub use hashing::{Flaw, Verdict, check};
 pub use jobs::{
-    Batch, Checked, Disk, Done, Hashed, Job, LaidOut, Loaded, Outcome, Place, Prepared, Progress,
-    RequireMount, Target,
+    Batch, Checked, Done, Hashed, Job, LaidOut, Loaded, Outcome, Place, Prepared, Progress, Target,
 };
 pub use tree::sidecar;
 

@@ -121,7 +121,7 @@ pub struct Torrent {
     pub tiers: Rc<Tiers>,
     /// All of its data was there once: what goes then is not fetched again unless the user says so.
     pub was_complete: bool,
-    /// Something was written since its record was last closed.
+    /// Its files may have been written to since its record was last closed.
     pub written: bool,
     /// It names web seeds.
     pub web_seeded: bool,

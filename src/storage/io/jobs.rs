@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::OpenFile;
+use crate::config::Disk;
 use crate::have::Have;
 use crate::ident::Ident;
 use crate::metainfo::{InfoHash, Summary};
@@ -33,29 +34,6 @@ pub struct Place {
     pub kept: bool,
     /// `data` was named by the user, beside the .torrent: the path on record is not looked at.
     pub sidecar: bool,
-}
-
-/// Whether content may be written to where it would lie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RequireMount {
-    /// Not to the file system that holds `/overlay`, a router's flash, nor to a root that is an overlay.
-    #[default]
-    Auto,
-    /// Neither to the root file system nor to memory.
-    Always,
-    /// Anywhere.
-    Never,
-}
-
-/// How content is written: `[disk]` of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Disk {
-    /// Bytes that are to stay free on each file system.
-    pub free_floor: u64,
-    /// A file's room is taken when it is first written to.
-    pub preallocate: bool,
-    /// Where nothing is written.
-    pub require_mount: RequireMount,
 }
 
 /// A buffer of received blocks, and what they belong to. Fragments of other torrents are passed over.
@@ -346,11 +324,5 @@ pub struct Checked {
 impl Job {
     pub(super) fn is_answered(&self) -> bool {
         !matches!(self, Job::Disk(_) | Job::Record(_) | Job::Forget(_) | Job::Stop)
-    }
-}
-
-impl Default for Disk {
-    fn default() -> Disk {
-        Disk { free_floor: 64 << 20, preallocate: false, require_mount: RequireMount::Auto }
     }
 }

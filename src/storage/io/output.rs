@@ -11,10 +11,10 @@ use rustix::io::{Errno, pwritev};
 
 use super::fault::attempt;
 use super::hashing::Hashing;
-use super::jobs::Disk;
 use super::prepare::{allocated, free};
 use super::tree::number;
 use super::write::Unsaved;
+use crate::config::Disk;
 use crate::metainfo::InfoHash;
 use crate::storage::{Layout, Room, Span, Trouble};
 

@@ -10,8 +10,9 @@ use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, fstat, fstatfs, f
 use rustix::io::Errno;
 
 use super::fault::attempt;
-use super::jobs::{Disk, Place, Prepared, RequireMount};
+use super::jobs::{Place, Prepared};
 use super::tree::{Tree, exists, missing, number, root_of, signed};
+use crate::config::{Disk, RequireMount};
 use crate::storage::{Layout, Room, Trouble};
 
 // The numbers of linux/magic.h.

@@ -15,10 +15,11 @@ use rustix::io::Errno;
 
 use super::fault::attempt;
 use super::hashing::{Begun, Hashing, Reader, parse_torrent};
-use super::jobs::{Disk, Hashed, Outcome, Place, Prepared, Progress, Target};
+use super::jobs::{Hashed, Outcome, Place, Prepared, Progress, Target};
 use super::output::{Outputs, Run, refused};
 use super::prepare::survey;
 use super::tree::{Tree, exists, missing, number, root_of};
+use crate::config::Disk;
 use crate::have::Have;
 use crate::metainfo::InfoHash;
 use crate::storage::intake::Write;
