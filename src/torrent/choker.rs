@@ -622,14 +622,11 @@ mod tests {
             for _ in 0..seconds {
                 self.now += 1;
                 for from in 0..self.nodes.len() {
-                    let takers: Vec<usize> = self.nodes[from]
-                        .peers
-                        .iter()
-                        .filter(|p| p.unchoked)
-                        .map(|p| p.peer as usize)
-                        .collect();
-                    for &to in &takers {
-                        let share = self.nodes[from].capacity / takers.len() as u32;
+                    let node = &self.nodes[from];
+                    let takers: Vec<Contender> = node.peers.iter().filter(|p| p.unchoked).copied().collect();
+                    let share = node.capacity / count(takers.iter()).max(1);
+                    for taker in takers {
+                        let to = taker.peer as usize;
                         self.nodes[to].came[from][0] += share;
                         self.nodes[to].got += u64::from(share);
                     }
