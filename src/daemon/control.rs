@@ -11,7 +11,7 @@ use crate::peer::Peer;
 use crate::session::Session;
 use crate::status::{
     Counts, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Progress, Refused, RefusedFiles, Reply,
-    Status, TorrentStatus, TrackerStatus, eta,
+    Status, TorrentStatus, TrackerStatus, WebSeedStatus, eta,
 };
 use crate::torrent::{State, Torrent, TorrentKey};
 
@@ -140,6 +140,13 @@ impl Daemon {
             next_announce: tracker.next_announce.map(u64::from),
             message: tracker.message.as_deref().map(crate::log::escaped),
         });
+        let web = torrent.fetch.as_ref().and_then(|fetch| fetch.web.as_ref());
+        let web_seeds = web.into_iter().flat_map(|web| web.status(now)).map(|seed| WebSeedStatus {
+            url: seed.url,
+            state: seed.state.to_owned(),
+            next_request: seed.next,
+            message: seed.trouble.as_deref().map(crate::log::escaped),
+        });
         let (size, have) = (torrent.lengths.total(), torrent.have_bytes());
         let (up_rate, down_rate) = session.torrent_rates(torrent, now);
         TorrentStatus {
@@ -159,7 +166,7 @@ impl Daemon {
             down_total: torrent.downloaded + down,
             peers: number(torrent.peers().len()),
             trackers: trackers.collect(),
-            web_seeds: Vec::new(),
+            web_seeds: web_seeds.collect(),
             added: torrent.added,
             completed: torrent.completed,
         }
