@@ -9,6 +9,7 @@ mod announces;
 mod checks;
 mod fetching;
 mod peers;
+mod rates;
 mod torrents;
 mod webseeds;
 
@@ -472,26 +473,6 @@ impl Session {
         self.peers.len()
     }
 
-    /// Bytes of content sent since the start.
-    pub fn uploaded(&self) -> u64 {
-        self.uploaded
-    }
-
-    /// Bytes of content sent a second, in the last choke round.
-    pub fn upload_rate(&self) -> u64 {
-        self.rate
-    }
-
-    /// Bytes of content that came since the start.
-    pub fn downloaded(&self) -> u64 {
-        self.downloaded
-    }
-
-    /// Bytes of content that came a second, in the last choke round.
-    pub fn download_rate(&self) -> u64 {
-        self.down_rate
-    }
-
     /// What its trackers said.
     pub fn trackers(&self) -> &Client {
         &self.trackers
@@ -604,12 +585,6 @@ impl Session {
         if torrent.unsaved || torrent.written || torrent.checking.is_some() || moved {
             self.record(key, now);
         }
-    }
-
-    /// Bytes of content that those connected have got, and given.
-    pub fn moved_now(&self, torrent: &Torrent) -> (u64, u64) {
-        let peers = torrent.peers().iter().filter_map(|&key| self.peer(key));
-        peers.fold((0, 0), |(up, down), peer| (up + peer.uploaded, down + peer.downloaded))
     }
 
     /// Whether everything that the end waits for is done.
