@@ -191,6 +191,7 @@ impl Session {
         if peer.outgoing {
             let how = match why {
                 Close::BothSeeds => Ended::Seed,
+                Close::TorrentStopped if peer.ready => Ended::Stopped,
                 _ if peer.ready => Ended::Closed,
                 _ => Ended::Failed,
             };
