@@ -135,7 +135,7 @@ impl Daemon {
             message: tracker.message.as_deref().map(crate::log::escaped),
         });
         let (size, have) = (torrent.lengths.total(), torrent.have_bytes());
-        let down_rate = torrent.swarm.as_ref().map_or(0, |swarm| swarm.down_rate);
+        let down_rate = torrent.down_rate();
         TorrentStatus {
             info_hash: torrent.info_hash,
             name: torrent.name.to_string(),

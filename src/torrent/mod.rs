@@ -291,6 +291,12 @@ impl Torrent {
         self.swarm.as_ref().map_or(&[], |swarm| &swarm.peers)
     }
 
+    /// Bytes of content that come a second, from peers and web seeds.
+    pub fn down_rate(&self) -> u64 {
+        let web = self.fetch.as_ref().and_then(|fetch| fetch.web.as_ref());
+        self.swarm.as_ref().map_or(0, |swarm| swarm.down_rate) + web.map_or(0, |web| u64::from(web.rate))
+    }
+
     /// The .torrent's path.
     pub fn file(&self) -> &Path {
         &self.place.torrent
