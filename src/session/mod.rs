@@ -378,7 +378,7 @@ impl Session {
         if !self.settings.web_seeds {
             self.give_up_web(None);
         }
-        self.set(Timer::Web, now);
+        self.look_at_web(now);
         self.feed_hungry(now);
         self.fill_slots(now);
         self.dial_again(now);
