@@ -6,6 +6,7 @@
 
 pub mod candidates;
 pub mod choker;
+pub mod superseed;
 
 use std::fmt;
 use std::ops::Range;
