@@ -104,6 +104,15 @@ impl Have {
         }
     }
 
+    /// Eight pieces at once: that byte of the bitfield. Of pieces that do not exist nothing sensible is said.
+    pub fn byte(&self, at: usize) -> u8 {
+        match self {
+            Have::All => 0xff,
+            Have::None => 0,
+            Have::Some(bits) => bits.0.get(at).copied().unwrap_or(0),
+        }
+    }
+
     /// How many pieces are there.
     pub fn count(&self, pieces: u32) -> u32 {
         match self {

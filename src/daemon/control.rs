@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::Daemon;
 use crate::metainfo::{InfoHash, hex};
@@ -14,9 +14,6 @@ use crate::status::{
     TorrentStatus, TrackerStatus,
 };
 use crate::torrent::{State, Torrent, TorrentKey};
-
-/// A clock before this has plainly not been set: 1 January 2024.
-const CLOCK_SET: u64 = 1_704_067_200;
 
 impl Daemon {
     /// Does what a method asks for.
@@ -64,6 +61,8 @@ impl Daemon {
             peers: number(session.peers().filter(|peer| peer.ready).count()),
             up_rate: session.upload_rate(),
             up_total: session.uploaded(),
+            down_rate: session.download_rate(),
+            down_total: session.downloaded(),
             memory: resident(),
             last_error: Some(self.last_error.borrow().clone()).filter(|error| !error.is_empty()),
             ..Status::default()
@@ -121,8 +120,7 @@ impl Daemon {
         torrent: &Torrent,
         now: Instant,
     ) -> TorrentStatus {
-        let uploading: u64 =
-            torrent.peers().iter().filter_map(|&key| session.peer(key)).map(|peer| peer.uploaded).sum();
+        let (up, down) = session.moved_now(torrent);
         let trackers = session.trackers().status(key.0, now).into_iter().map(|tracker| TrackerStatus {
             url: tracker.url.to_string(),
             state: tracker.state.to_string(),
@@ -139,12 +137,14 @@ impl Daemon {
             size: torrent.lengths.total(),
             have: torrent.have_bytes(),
             checked: torrent.checking.as_ref().map(|checking| checking.hashed),
+            eta: None,
             up_rate: torrent.swarm.as_ref().map_or(0, |swarm| swarm.rate),
-            down_rate: 0,
-            up_total: torrent.uploaded + uploading,
-            down_total: 0,
+            down_rate: torrent.swarm.as_ref().map_or(0, |swarm| swarm.down_rate),
+            up_total: torrent.uploaded + up,
+            down_total: torrent.downloaded + down,
             peers: number(torrent.peers().len()),
             trackers: trackers.collect(),
+            web_seeds: Vec::new(),
             added: torrent.added,
             completed: torrent.completed,
         }
@@ -197,11 +197,13 @@ fn peer_status(peer: &Peer, at: u32) -> PeerStatus {
         local: peer.local,
         interested: peer.interested,
         unchoked: !peer.choked,
+        interesting: false,
+        choking: false,
         connected: u64::from(at.saturating_sub(peer.since)),
         up_rate: u64::from(peer.rate),
-        down_rate: 0,
+        down_rate: u64::from(peer.down_rate),
         up_total: peer.uploaded,
-        down_total: 0,
+        down_total: peer.downloaded,
     }
 }
 
@@ -215,12 +217,6 @@ fn client_of(id: [u8; 20]) -> String {
 
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-/// The time of day in Unix seconds, unless the clock has plainly not been set.
-pub fn clock() -> Option<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-    (now > CLOCK_SET).then_some(now)
 }
 
 /// Bytes of memory that are resident.

@@ -15,9 +15,9 @@ use crate::peer::outbox::Part;
 use crate::peer::wire::{self, Handshake, Limits, Message, Reserved};
 use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
 use crate::storage::io::{Job as StorageJob, OpenFile};
-use crate::torrent::TorrentKey;
 use crate::torrent::candidates::Ended;
 use crate::torrent::choker::{self, Contender, Slots};
+use crate::torrent::{State, TorrentKey};
 
 impl Session {
     // Connections come and go.
@@ -26,6 +26,9 @@ impl Session {
     pub fn accept(&mut self, addr: SocketAddr, now: Instant) -> Result<PeerKey, Close> {
         if self.stopping {
             return Err(Close::Shutdown);
+        }
+        if self.candidates.is_banned(addr.ip()) {
+            return Err(Close::Liar);
         }
         let full = self.peers.len() >= self.settings.peers;
         if full && !self.drop_a_stranger(now) {
@@ -62,7 +65,9 @@ impl Session {
 
     /// What the torrents and peers are reckoned to take, in bytes.
     pub fn memory(&self) -> u64 {
-        self.torrents.len() as u64 * TORRENT_COST + self.peers.len() as u64 * PEER_COST
+        let fetches = self.torrents.values().filter_map(|torrent| torrent.fetch.as_ref());
+        let pickers: u64 = fetches.map(|fetch| fetch.picker.memory() as u64).sum();
+        self.torrents.len() as u64 * TORRENT_COST + self.peers.len() as u64 * PEER_COST + pickers
     }
 
     /// We are connected to a peer that we dialled: our handshake goes first.
@@ -109,7 +114,7 @@ impl Session {
             &torrent.view(),
             theirs.has_extension_protocol(),
             self.settings.port,
-            torrent.is_complete(),
+            torrent.state == State::Downloading,
         );
         torrent.swarm.get_or_insert_default().peers.push(key);
         Ok(())
@@ -167,6 +172,10 @@ impl Session {
         match peer.handle(message, &torrent.view())? {
             Action::None => {}
             Action::Interest => self.interest_changed(key, now),
+            Action::Gained(piece) => self.gained(key, piece, now),
+            Action::Pieces => self.consider(key, now),
+            Action::Choked(blocks) => self.refused(torrent_key, key, &blocks, now),
+            Action::Rejected(block) => self.refused(torrent_key, key, &[block], now),
         }
         Ok(())
     }
@@ -192,9 +201,13 @@ impl Session {
             }
         }
         self.dial_again(now);
+        if let Some(local) = peer.counted {
+            self.left(torrent_key, key, &peer.pieces, local, now);
+        }
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
         torrent.uploaded += peer.uploaded;
-        torrent.unsaved |= peer.uploaded > 0;
+        torrent.downloaded += peer.downloaded;
+        torrent.unsaved |= peer.uploaded + peer.downloaded > 0;
         if let Some(swarm) = &mut torrent.swarm {
             swarm.peers.retain(|&other| other != key);
             swarm.empty_since = at;
@@ -291,7 +304,7 @@ impl Session {
     /// Gives free slots to those that wait: nobody waits for the next round while there is room.
     pub(super) fn fill_slots(&mut self, now: Instant) {
         let at = self.seconds(now);
-        let mut contenders = self.contenders();
+        let mut contenders = self.contenders(now);
         self.choker.fill(&mut contenders, self.slots(), at);
         self.apply_slots(&contenders, at);
     }
@@ -299,26 +312,33 @@ impl Session {
     /// One round of the choker, and a look at the rates.
     pub(super) fn choke_round(&mut self, now: Instant) {
         let at = self.seconds(now);
-        let mut contenders = self.contenders();
+        let mut contenders = self.contenders(now);
         self.choker.tick(&mut contenders, self.slots(), at);
         self.apply_slots(&contenders, at);
         let mut active = false;
         for torrent in self.torrents.values_mut() {
+            if let Some(web) = torrent.fetch.as_mut().and_then(|fetch| fetch.web.as_mut()) {
+                web.rate = std::mem::take(&mut web.given) / choker::PERIOD;
+            }
             let Some(swarm) = &mut torrent.swarm else { continue };
-            let mut recent = 0;
+            let (mut recent, mut given) = (0, 0);
             for key in &swarm.peers {
                 if let Some(peer) = self.peers.get_mut(key) {
                     recent += u64::from(peer.recent);
+                    given += u64::from(peer.given);
                     peer.rate = peer.recent / choker::PERIOD;
-                    peer.recent = 0;
-                    active |= peer.interested;
+                    peer.down_rate = peer.given / choker::PERIOD;
+                    (peer.recent, peer.given) = (0, 0);
+                    active |= peer.interested || peer.interesting;
                 }
             }
             swarm.rate = recent / u64::from(choker::PERIOD);
+            swarm.down_rate = given / u64::from(choker::PERIOD);
         }
         self.rate = (self.uploaded - self.rated) / u64::from(choker::PERIOD);
-        self.rated = self.uploaded;
-        if active || self.rate > 0 {
+        self.down_rate = (self.downloaded - self.down_rated) / u64::from(choker::PERIOD);
+        (self.rated, self.down_rated) = (self.uploaded, self.downloaded);
+        if active || self.rate + self.down_rate > 0 {
             self.set(Timer::Choke, now + CHOKE_ROUND);
         }
     }
@@ -329,23 +349,24 @@ impl Session {
     }
 
     /// Those that have a slot or want one.
-    fn contenders(&self) -> Vec<Contender> {
+    fn contenders(&self, now: Instant) -> Vec<Contender> {
+        let ms = self.millis(now);
         let contenders = self.peers.iter().filter(|(_, peer)| peer.interested || !peer.choked);
         contenders
             .filter_map(|(key, peer)| {
-                let torrent = peer.torrent?;
-                let lengths = self.torrents.get(&torrent)?.lengths;
+                let key_of_torrent = peer.torrent?;
+                let torrent = self.torrents.get(&key_of_torrent)?;
                 Some(Contender {
                     peer: key.0,
-                    torrent: torrent.0,
-                    fetching: false,
+                    torrent: key_of_torrent.0,
+                    fetching: torrent.state == State::Downloading,
                     since: peer.turn,
                     newcomer: peer.uploaded == 0,
                     rate: peer.rate.max(peer.recent / choker::PERIOD),
-                    given: 0,
-                    snubs_us: false,
+                    given: peer.down_rate.max(peer.given / choker::PERIOD),
+                    snubs_us: peer.requests.as_ref().is_some_and(|requests| requests.is_snubbed(ms)),
                     interested: peer.interested && peer.closing.is_none(),
-                    seed: peer.is_seed(lengths),
+                    seed: peer.is_seed(torrent.lengths),
                     draining: !peer.outbox.is_empty() && peer.recent > 0,
                     unchoked: !peer.choked,
                 })

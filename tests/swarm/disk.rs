@@ -12,7 +12,7 @@ use meshseed::have::Have;
 use meshseed::ident::Ident;
 use meshseed::metainfo::{self, InfoHash, Metainfo, maker};
 use meshseed::piece::Lengths;
-use meshseed::storage::io::{Checked, Done, Job, Loaded, Place};
+use meshseed::storage::io::{Checked, Done, Job, LaidOut, Loaded, Place};
 use meshseed::storage::resume::{Record, Stamp, Verified};
 use meshseed::storage::{Layout, Trouble};
 use rustix::io::Errno;
@@ -291,10 +291,13 @@ impl Disk {
                 Done::Lost(lost.collect())
             }
             Job::Layout { key, place } => {
-                let layout = |at: usize| Layout::new(&self.torrents[at].metainfo, place.data.clone());
+                let laid_out = |at: usize| {
+                    let layout = Layout::new(&self.torrents[at].metainfo, place.data.clone());
+                    Box::new(LaidOut { layout, web_seeds: Vec::new(), http_seeds: Vec::new() })
+                };
                 let result = match self.no_descriptors {
                     true => Err(Trouble::NoDescriptors(place.torrent.to_path_buf())),
-                    false => self.at(&place).map(|at| Box::new(layout(at))),
+                    false => self.at(&place).map(laid_out),
                 };
                 Done::LaidOut { key, result }
             }
@@ -315,7 +318,8 @@ impl Disk {
                 self.records.remove(&info_hash);
                 return None;
             }
-            Job::Stop => return None,
+            // Nothing is fetched here.
+            Job::Prepare { .. } | Job::Write(_) | Job::Save { .. } | Job::Disk(_) | Job::Stop => return None,
         };
         let queue = usize::from(!matches!(done, Done::Read { .. } | Done::LaidOut { .. }));
         self.under_way[queue] -= 1;

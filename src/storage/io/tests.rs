@@ -46,7 +46,8 @@ impl Drop for Temp {
     }
 }
 
-use crate::storage::resume::Verified;
+use crate::have::Have;
+use crate::storage::resume::{Stamp, Verified};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use sha1::{Digest, Sha1};
 use std::io::IoSliceMut;
@@ -357,7 +358,7 @@ fn another_torrent_in_the_place_of_the_one_loaded_is_noticed() {
     let torrent = world.torrent("t", 10, &[("a", &[1; 60])]);
     let changed = || Err(Trouble::TorrentChanged);
     let layout = |torrent: &Torrent| match world.ask(Job::Layout { key: 1, place: torrent.place.clone() }) {
-        Done::LaidOut { result, .. } => result.map(|layout| layout.path(0)),
+        Done::LaidOut { result, .. } => result.map(|laid_out| laid_out.layout.path(0)),
         _ => panic!("another answer"),
     };
     assert_eq!(layout(&torrent), Ok(world.temp.path("root/t/a")));
