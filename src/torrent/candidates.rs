@@ -339,12 +339,6 @@ impl Candidates {
         self.due.map(|due| self.start + Duration::from_secs(u64::from(due)))
     }
 
-    /// .
-    pub fn ban(&mut self, _: IpAddr, _: Instant) {}
-    /// .
-    pub fn is_banned(&self, _: IpAddr) -> bool {
-        false
-    }
     /// Addresses known, busy ones included.
     pub fn len(&self) -> usize {
         self.entries.len()
