@@ -10,8 +10,8 @@ use crate::metainfo::{InfoHash, hex};
 use crate::peer::Peer;
 use crate::session::Session;
 use crate::status::{
-    Counts, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Refused, RefusedFiles, Reply, Status,
-    TorrentStatus, TrackerStatus,
+    Counts, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Progress, Refused, RefusedFiles, Reply,
+    Status, TorrentStatus, TrackerStatus, eta,
 };
 use crate::torrent::{State, Torrent, TorrentKey};
 
@@ -47,10 +47,17 @@ impl Daemon {
     /// The daemon as a whole.
     pub fn status(&self) -> Status {
         let session = self.house.session.borrow();
-        let mut torrents = Counts::default();
+        let (mut torrents, mut progress, mut left) = (Counts::default(), Progress::default(), 0);
         for (_, torrent) in session.torrents() {
             torrents.insert(torrent.state);
+            if matches!(torrent.state, State::Queued | State::Checking | State::Downloading) {
+                let (size, have) = (torrent.lengths.total(), torrent.have_bytes());
+                progress.size += size;
+                progress.have += have;
+                left += if torrent.state == State::Downloading { size - have } else { 0 };
+            }
         }
+        progress.eta = eta(left, session.download_rate()).filter(|_| torrents.downloading > 0);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed().as_secs(),
@@ -63,9 +70,9 @@ impl Daemon {
             up_total: session.uploaded(),
             down_rate: session.download_rate(),
             down_total: session.downloaded(),
+            progress,
             memory: resident(),
             last_error: Some(self.last_error.borrow().clone()).filter(|error| !error.is_empty()),
-            ..Status::default()
         }
     }
 
@@ -127,6 +134,8 @@ impl Daemon {
             next_announce: tracker.next_announce.map(u64::from),
             message: tracker.message.as_deref().map(crate::log::escaped),
         });
+        let (size, have) = (torrent.lengths.total(), torrent.have_bytes());
+        let down_rate = torrent.swarm.as_ref().map_or(0, |swarm| swarm.down_rate);
         TorrentStatus {
             info_hash: torrent.info_hash,
             name: torrent.name.to_string(),
@@ -134,12 +143,12 @@ impl Daemon {
             data: torrent.place.data.display().to_string(),
             state: torrent.state,
             reason: Some(torrent.reason.to_string()).filter(|reason| !reason.is_empty()),
-            size: torrent.lengths.total(),
-            have: torrent.have_bytes(),
+            size,
+            have,
             checked: torrent.checking.as_ref().map(|checking| checking.hashed),
-            eta: None,
+            eta: eta(size - have, down_rate).filter(|_| torrent.state == State::Downloading),
             up_rate: torrent.swarm.as_ref().map_or(0, |swarm| swarm.rate),
-            down_rate: torrent.swarm.as_ref().map_or(0, |swarm| swarm.down_rate),
+            down_rate,
             up_total: torrent.uploaded + up,
             down_total: torrent.downloaded + down,
             peers: number(torrent.peers().len()),
@@ -155,10 +164,12 @@ impl Daemon {
         let status = self.status();
         let counts = &status.torrents;
         log::info!(
-            "status: up {} s, {} seeding, {} checking, {} queued, {} incomplete, {} waiting, {} paused, {} in error, {} \
-             files refused, {} peers, {} bytes/s up, {} bytes sent, {} KiB of memory",
+            "status: up {} s, {} seeding, {} downloading, {} checking, {} queued, {} incomplete, {} waiting, {} paused, {} \
+             in error, {} files refused, {} peers, {} bytes/s up, {} bytes sent, {} bytes/s down, {} bytes received, {} \
+             KiB of memory",
             status.uptime,
             counts.seeding,
+            counts.downloading,
             counts.checking,
             counts.queued,
             counts.incomplete,
@@ -169,6 +180,8 @@ impl Daemon {
             status.peers,
             status.up_rate,
             status.up_total,
+            status.down_rate,
+            status.down_total,
             status.memory / 1024,
         );
         let session = self.house.session.borrow();
@@ -197,8 +210,8 @@ fn peer_status(peer: &Peer, at: u32) -> PeerStatus {
         local: peer.local,
         interested: peer.interested,
         unchoked: !peer.choked,
-        interesting: false,
-        choking: false,
+        interesting: peer.interesting,
+        choking: peer.choking,
         connected: u64::from(at.saturating_sub(peer.since)),
         up_rate: u64::from(peer.rate),
         down_rate: u64::from(peer.down_rate),

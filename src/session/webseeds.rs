@@ -75,14 +75,15 @@ impl Session {
         }
         for key in keys {
             let fetch = self.torrents.get(&key).and_then(|torrent| torrent.fetch.as_ref());
-            let rested = match fetch.and_then(|fetch| fetch.web.as_ref()) {
+            let again = match fetch.and_then(|fetch| fetch.web.as_ref()) {
+                // Until one has rested, or one that is asked has ended.
                 Some(web) if web.next(now).is_none() => web.deadline(),
                 None if fetch.is_some_and(|fetch| fetch.web_known) => None,
-                _ => Some(now),
+                // By then peers may have slowed down, or left something.
+                _ => Some(now + CHOKE_ROUND),
             };
-            if let Some(rested) = rested {
-                // By then peers may have come to rest too.
-                self.set_by(Timer::Web, rested.max(now + CHOKE_ROUND));
+            if let Some(again) = again {
+                self.set_by(Timer::Web, again);
             }
         }
         None

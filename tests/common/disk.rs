@@ -9,20 +9,20 @@ use super::{PATIENCE, python, run, wait};
 
 /// A mounted file system; unmounted when dropped, even while in use.
 #[derive(Debug)]
-pub struct Mount<'path>(&'path Path);
+pub struct Mount(PathBuf);
 
-impl<'path> Mount<'path> {
+impl Mount {
     /// A disk in memory of so many mebibytes.
-    pub fn tmpfs(path: &'path Path, mebibytes: u32) -> Self {
+    pub fn tmpfs(path: &Path, mebibytes: u32) -> Self {
         let size = format!("size={mebibytes}m");
         run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path));
-        Self(path)
+        Self(path.to_owned())
     }
 
     /// Takes it off its place once nobody holds anything open there any more.
     pub fn unmount(self) {
         wait("nobody uses the disk", PATIENCE, || {
-            let out = Command::new("umount").arg(self.0).output().expect("it is installed");
+            let out = Command::new("umount").arg(&self.0).output().expect("it is installed");
             out.status.success().then_some(())
         });
         std::mem::forget(self);
@@ -30,7 +30,7 @@ impl<'path> Mount<'path> {
 
     /// The disk reports an error, as a worn one does: from now on it can be read only.
     pub fn spoil(&self) {
-        let device = run(Command::new("findmnt").args(["-no", "SOURCE"]).arg(self.0));
+        let device = run(Command::new("findmnt").args(["-no", "SOURCE"]).arg(&self.0));
         let name = device.trim().trim_start_matches("/dev/");
         std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "1").expect("it is ext4");
     }
@@ -40,13 +40,13 @@ impl<'path> Mount<'path> {
         let shut_down = "import fcntl, os, struct, sys
 EXT4_IOC_SHUTDOWN, NOLOGFLUSH = 0x8004587D, 2
 fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), EXT4_IOC_SHUTDOWN, struct.pack('I', NOLOGFLUSH))";
-        run(Command::new(python()).args(["-c", shut_down]).arg(self.0));
+        run(Command::new(python()).args(["-c", shut_down]).arg(&self.0));
     }
 }
 
-impl Drop for Mount<'_> {
+impl Drop for Mount {
     fn drop(&mut self) {
-        run(Command::new("umount").arg("--lazy").arg(self.0));
+        run(Command::new("umount").arg("--lazy").arg(&self.0));
     }
 }
 
@@ -63,9 +63,9 @@ impl Image {
         Self(path)
     }
 
-    pub fn mount<'path>(&self, at: &'path Path, options: &str) -> Mount<'path> {
-        run(Command::new("mount").args(["-o", &format!("loop,{options}")]).args([&self.0, at]));
-        Mount(at)
+    pub fn mount(&self, at: &Path, options: &str) -> Mount {
+        run(Command::new("mount").args(["-o", &format!("loop,{options}")]).args([self.0.as_path(), at]));
+        Mount(at.to_owned())
     }
 
     /// What its owner does before a spoilt disk is mounted again.

@@ -79,11 +79,6 @@ impl Seed {
         Self { address, shared }
     }
 
-    /// Where it is, as the daemon's configuration has it.
-    pub fn peers(&self) -> serde_json::Value {
-        serde_json::json!([self.address])
-    }
-
     /// From now on it has these pieces too, and says so.
     pub fn gains(&self, torrent: &Torrent, pieces: Range<u32>) {
         let mut shared = lock(&self.shared);
@@ -206,9 +201,9 @@ fn answer(
 /// Waits until so many bytes may go.
 fn pace(shared: &Mutex<Shared>, length: u64) {
     let mut shared = lock(shared);
-    if shared.rate > 0 {
+    if let Some(nanos) = (length * 1_000_000_000).checked_div(shared.rate) {
         let at = shared.next.max(Instant::now());
-        shared.next = at + Duration::from_nanos(length * 1_000_000_000 / shared.rate);
+        shared.next = at + Duration::from_nanos(nanos);
         drop(shared);
         std::thread::sleep(at.saturating_duration_since(Instant::now()));
     }
@@ -230,7 +225,7 @@ fn block(
     served.sent[piece as usize] += u64::from(length);
     let (torrent, lies) = (Arc::clone(&served.torrent), served.lies);
     drop(shared);
-    let mut bytes = torrent.piece(piece).get(begin as usize..)?.get(..length as usize)?.to_vec();
+    let mut bytes = torrent.block(piece, begin, length)?;
     if lies {
         bytes.iter_mut().for_each(|byte| *byte = !*byte);
     }

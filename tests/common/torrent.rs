@@ -145,9 +145,16 @@ impl Torrent {
         at..self.size().min(at + self.piece_length as u64)
     }
 
-    /// The bytes of a piece.
-    pub fn piece(&self, piece: u32) -> Vec<u8> {
-        self.read(self.range(piece))
+    /// The bytes in these pieces.
+    pub fn bytes_in(&self, pieces: Range<u32>) -> u64 {
+        pieces.map(|piece| self.range(piece)).map(|range| range.end - range.start).sum()
+    }
+
+    /// A block, where it has one.
+    pub fn block(&self, piece: u32, begin: u32, length: u32) -> Option<Vec<u8>> {
+        let range = (piece < self.pieces()).then(|| self.range(piece))?;
+        let at = range.start + u64::from(begin);
+        (at + u64::from(length) <= range.end).then(|| self.read(at..at + u64::from(length)))
     }
 
     /// The bytes of all files, padding too.
@@ -338,7 +345,7 @@ pub fn dictionary(pairs: &[(&str, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// Bytes without a pattern that depend on the name alone (xorshift64*).
-fn noise(name: &str, length: usize) -> Vec<u8> {
+pub fn noise(name: &str, length: usize) -> Vec<u8> {
     let mut state = name.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |state, byte| {
         (state ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     }) | 1;

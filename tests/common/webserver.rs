@@ -144,6 +144,11 @@ impl WebServer {
         numbers.len()
     }
 
+    /// Connections that are open.
+    pub fn open(&self) -> u32 {
+        self.open[0].load(Ordering::Relaxed)
+    }
+
     /// The most connections that were open at a time.
     pub fn most_open(&self) -> u32 {
         self.open[1].load(Ordering::Relaxed)
@@ -239,7 +244,7 @@ impl Site {
         }
         let place = |at: u64| usize::try_from(at).expect("it fits in memory");
         let mut body = whole[place(first)..=place(last)].to_vec();
-        let said = if matches!(answer, Answer::Elsewhere) { (first + 1, last + 1) } else { (first, last) };
+        let said = if matches!(answer, Answer::Elsewhere) { (first + 1, last) } else { (first, last) };
         let (status, ranges) = match range {
             Some(_) if !matches!(answer, Answer::Whole) => {
                 (206, format!("Content-Range: bytes {}-{}/{total}\r\n", said.0, said.1))

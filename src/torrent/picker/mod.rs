@@ -292,9 +292,7 @@ impl Picker {
     /// the block still to come.
     pub fn arrived(&mut self, from: PeerKey, piece: u32, begin: u32, len: u32, rest: u32) -> Arrived {
         let waste = Arrived::default();
-        if self.lengths.block(piece, begin, len).is_none() {
-            return waste;
-        }
+        let Some(end) = self.lengths.block(piece, begin, len) else { return waste };
         if let Some(source) = self.sources.get_mut(&from) {
             source.heard = self.now;
         }
@@ -307,6 +305,10 @@ impl Picker {
         let fragment = begun.arrived(from, begin, len, rest);
         let (is_open, piece_done) = (begun.is_open(), begun.is_whole());
         if fragment == Fragment::Waste {
+            if rest == 0 {
+                // Another took the block over: this one has done with it all the same.
+                self.release(from, end);
+            }
             return waste;
         }
         if was_open && !is_open {

@@ -109,7 +109,7 @@ fn the_first_pieces_are_taken_by_chance() {
 
 #[test]
 fn peers_that_know_nothing_of_each_other_spread_over_pieces_that_are_equally_rare() {
-    let mut chosen = std::collections::BTreeSet::new();
+    let mut chosen = BTreeSet::new();
     for seed in 0..100 {
         let mut bed = Bed::of(lengths(1000, 4), seed);
         bed.ours = Have::from_fn(1000, |piece| piece % 100 == 0);
@@ -252,10 +252,25 @@ fn a_second_source_takes_a_block_over_and_the_first_ones_rest_is_waste() {
     bed.now = 10;
     assert_eq!(bed.all(B, 1), [block]);
     assert!(bed.picker.arrived(B, 0, 0, 100, BLOCK - 100).keep);
-    assert!(!bed.picker.arrived(A, 0, 10_000, BLOCK - 10_000, 0).keep);
+    assert!(!bed.picker.arrived(A, 0, 10_000, 100, BLOCK - 10_100).keep);
     assert!(bed.picker.arrived(B, 0, 100, BLOCK - 100, 0).piece_done);
     assert_eq!(bed.others(block, B), [A]);
     assert_eq!(bed.others(block, B), []);
+}
+
+#[test]
+fn a_block_that_was_taken_over_and_then_given_up_is_asked_for_again() {
+    let mut bed = Bed::new(1, 1);
+    bed.picker.joined(&Have::All, false);
+    let block = bed.all(A, 1)[0];
+    bed.now = 10;
+    assert_eq!(bed.all(B, 1), [block]);
+    assert!(bed.picker.arrived(A, 0, 0, 10_000, BLOCK - 10_000).keep);
+    assert!(bed.picker.arrived(B, 0, 0, 100, BLOCK - 100).keep);
+    // A has sent all it was asked for, in vain, and B goes before the end.
+    assert!(!bed.picker.arrived(A, 0, 10_000, BLOCK - 10_000, 0).keep);
+    bed.picker.left(B, &Have::None, false);
+    assert_eq!(bed.all(A, 1), [block]);
 }
 
 // Losing.
@@ -642,12 +657,22 @@ fn a_piece_may_be_larger_than_all_that_should_be_in_work() {
 /// Somebody who sends blocks, as the random swarms have him.
 struct Sender {
     has: Have,
-    /// Blocks that he was asked for and has not sent, and how far he is with the first.
+    /// Blocks that he was asked for and has not sent.
     queue: VecDeque<Block>,
-    part: u32,
-    lies: bool,
+    /// What he sends, how far he is with it, and whether it is still wanted of him.
+    sends: Option<(Block, u32, bool)>,
     /// Blocks he was late with: he may send them all the same.
     late: Vec<Block>,
+}
+
+impl Sender {
+    fn is_asked(&self, block: Block) -> bool {
+        self.queue.contains(&block) || self.sends.is_some_and(|(sends, _, wanted)| wanted && sends == block)
+    }
+
+    fn forget(&mut self) {
+        (self.queue, self.sends, self.late) = (VecDeque::new(), None, Vec::new());
+    }
 }
 
 /// A random swarm, with what the picker must not know: what was really sent.
@@ -689,7 +714,7 @@ impl Swarm {
         let key = PeerKey(self.next);
         self.next += 1;
         self.bed.picker.joined(&has, false);
-        self.peers.insert(key, Sender { has, queue: VecDeque::new(), part: 0, lies, late: Vec::new() });
+        self.peers.insert(key, Sender { has, queue: VecDeque::new(), sends: None, late: Vec::new() });
         if lies {
             self.liars.push(key);
         }
@@ -707,7 +732,7 @@ impl Swarm {
     }
 
     fn askers(&self, block: Block) -> usize {
-        self.peers.values().filter(|peer| peer.queue.contains(&block)).count()
+        self.peers.values().filter(|peer| peer.is_asked(block)).count()
     }
 
     /// Whether there is a block that nobody is asked for, though somebody has it.
@@ -733,41 +758,40 @@ impl Swarm {
     fn pick(&mut self, key: PeerKey) {
         let most = self.random.below(40);
         let rate = [0, 1000, 30_000, 1_000_000][self.random.below(4)];
-        let mut had_free = self.has_free();
         let blocks = self.bed.pick(key, rate, &self.peers[&key].has, most);
         assert!(blocks.len() <= most);
+        let mut again = None;
         for &block in &blocks {
             let piece = block.piece.index();
             assert!(self.peers[&key].has.contains(piece) && !self.bed.ours.contains(piece));
-            assert!(!self.peers[&key].queue.contains(&block), "{key:?} is asked twice for {block:?}");
+            assert!(!self.peers[&key].is_asked(block), "{key:?} is asked twice for {block:?}");
             let askers = self.askers(block);
             assert!(askers < 2);
-            if askers == 0 {
-                assert!(self.peers.get_mut(&key).is_some());
-            }
+            again = again.or((askers > 0).then_some(block));
             self.peers.get_mut(&key).unwrap().queue.push_back(block);
-            if askers > 0 {
-                // All that was free has been given to this one before.
-                had_free = had_free && self.has_free();
-                assert!(!had_free, "{block:?} is asked of two though others are free");
-            }
+        }
+        if let Some(block) = again {
+            assert!(!self.has_free(), "{block:?} is asked of two though others are free");
         }
     }
 
     /// The next fragment of what a peer was asked for, or of what it is late with.
     fn send(&mut self, key: PeerKey) {
         let peer = self.peers.get_mut(&key).unwrap();
-        if peer.part == 0 && !peer.late.is_empty() && self.random.below(3) == 0 {
-            let block = peer.late.remove(0);
-            peer.queue.push_front(block);
+        if peer.sends.is_none() {
+            peer.sends = match peer.late.pop().filter(|_| self.random.below(3) == 0) {
+                Some(block) => Some((block, 0, false)),
+                None => peer.queue.pop_front().map(|block| (block, 0, true)),
+            };
         }
-        let Some(&block) = peer.queue.front() else { return };
-        let len = (1 + self.random.up_to(BLOCK)).min(block.len - peer.part);
-        let (begin, rest) = (block.begin + peer.part, block.len - peer.part - len);
-        peer.part += len;
-        if rest == 0 {
-            peer.queue.pop_front();
-            peer.part = 0;
+        let Some((block, part, wanted)) = peer.sends.take() else { return };
+        let len = (1 + self.random.up_to(BLOCK)).min(block.len - part);
+        let (begin, rest) = (block.begin + part, block.len - part - len);
+        if rest > 0 {
+            peer.sends = Some((block, part + len, wanted));
+        } else if let Some(at) = peer.queue.iter().position(|&queued| queued == block) {
+            // Asked for once more meanwhile: the first that comes is the one that was wanted.
+            peer.late.extend(peer.queue.remove(at));
         }
         self.fragment(key, block.piece.index(), begin, len, rest);
     }
@@ -795,11 +819,11 @@ impl Swarm {
             for other in self.bed.others(block, key) {
                 assert_ne!(other, key);
                 if let Some(other) = self.peers.get_mut(&other) {
-                    let sending = other.part > 0 && other.queue.front() == Some(&block);
-                    if !sending {
-                        other.queue.retain(|&queued| queued != block);
-                    }
+                    other.queue.retain(|&queued| queued != block);
                     other.late.retain(|&late| late != block);
+                    if let Some((sends, _, wanted)) = &mut other.sends {
+                        *wanted &= *sends != block;
+                    }
                 }
             }
         }
@@ -833,7 +857,9 @@ impl Swarm {
         };
         for liar in liars {
             assert!(self.liars.contains(&liar), "{liar:?} is blamed and did not lie");
-            self.banned.push(liar);
+            if !self.banned.contains(&liar) {
+                self.banned.push(liar);
+            }
             self.leave(liar);
             if self.seed.is_some_and(|(seed, ..)| seed == liar) {
                 self.bed.picker.unclaim(liar);
@@ -900,21 +926,18 @@ impl Swarm {
                 }
             }
             10..12 => {
-                let peer = self.peers.get_mut(&key).unwrap();
-                (peer.queue, peer.part, peer.late) = (VecDeque::new(), 0, Vec::new());
+                self.peers.get_mut(&key).unwrap().forget();
                 self.bed.picker.release_all(key);
             }
             12..15 => {
                 let peer = self.peers.get_mut(&key).unwrap();
-                if let Some(block) = peer.queue.back().copied().filter(|_| peer.queue.len() > 1) {
-                    peer.queue.pop_back();
+                if let Some(block) = peer.queue.pop_back() {
                     self.bed.picker.release(key, block);
                 }
             }
             15..18 => {
                 let peer = self.peers.get_mut(&key).unwrap();
-                if let Some(block) = peer.queue.back().copied().filter(|_| peer.queue.len() > 1) {
-                    peer.queue.pop_back();
+                if let Some(block) = peer.queue.pop_back() {
                     peer.late.push(block);
                     self.bed.picker.late(key, block);
                 }
