@@ -84,6 +84,11 @@ impl Superseed {
         self.is_over
     }
 
+    /// Bytes of memory, about.
+    pub fn memory(&self) -> usize {
+        self.counts.len() * size_of::<Count>() + self.peers.capacity() * size_of::<Taker>()
+    }
+
     /// A peer came, of whose pieces nothing is known.
     pub fn joined(&mut self, key: PeerKey, now: u32) {
         if !self.is_over && self.at(key).is_none() {
@@ -194,7 +199,8 @@ impl Superseed {
         Some((pieces, peers))
     }
 
-    fn end(&mut self) {
+    /// Serves all as any seed does.
+    pub fn end(&mut self) {
         if !self.is_over {
             self.is_over = true;
             self.cursor = 0;
