@@ -508,12 +508,8 @@ impl Session {
 
     /// The next job that is due. Called until there is none.
     pub fn poll(&mut self, now: Instant) -> Option<Job> {
-        if let Some(job) = self.jobs.pop_front() {
-            if !(self.storage_full && matches!(job, Job::Storage(_))) {
-                return Some(job);
-            }
-            // Only storage jobs queue up here: the rest are handed out at once.
-            self.jobs.push_front(job);
+        if let Some(job) = self.next_job() {
+            return Some(job);
         }
         if self.expired(Timer::Sweep, now) {
             self.sweep(now);
@@ -555,10 +551,20 @@ impl Session {
         {
             return Some(job);
         }
-        if self.expired(Timer::Dial, now) && !self.stopping {
-            return self.next_dial(now);
+        if self.expired(Timer::Dial, now)
+            && !self.stopping
+            && let Some(job) = self.next_dial(now)
+        {
+            return Some(job);
         }
-        None
+        // What was looked at may have led to something.
+        self.next_job()
+    }
+
+    fn next_job(&mut self) -> Option<Job> {
+        // Only storage jobs queue up: the rest are handed out at once.
+        let held = self.storage_full && matches!(self.jobs.front(), Some(Job::Storage(_)));
+        if held { None } else { self.jobs.pop_front() }
     }
 
     /// When [`Session::poll`] wants to be called again, if nothing comes in.

@@ -123,6 +123,13 @@ impl Facts {
 }
 
 impl Ground {
+    /// A directory as if it were on a file system of that kind.
+    #[cfg(test)]
+    pub(super) fn of(directory: &Path, kind: u32) -> Ground {
+        let directory = openat(CWD, directory, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        Ground { directory, kind }
+    }
+
     /// Whether a torrent's files fit there.
     pub(super) fn takes(&self, layout: &Layout, tree: &Tree, disk: &Disk) -> Result<Prepared, Trouble> {
         let largest = if self.kind == FAT { FAT_LARGEST } else { u64::MAX };
