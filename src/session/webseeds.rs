@@ -614,7 +614,8 @@ mod tests {
         let start = fetch.bytes.start;
         assert_eq!(rig.comes(&fetch, start + 1_500_000).0, 1_500_000);
         assert!(rig.after(10).is_empty());
-        assert_eq!(rig.session.torrent(rig.key).unwrap().down_rate(), 150_000);
+        let torrent = rig.session.torrent(rig.key).unwrap();
+        assert_eq!(rig.session.torrent_rates(torrent, rig.now).1, 150_000);
         rig.seed("10.0.0.9:5");
         let rest = WebFetch { bytes: start + 1_500_000..fetch.bytes.end, ..fetch.clone() };
         let (taken, pieces) = rig.comes(&rest, fetch.bytes.end);
