@@ -2,13 +2,16 @@
 //!
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
-//! (`checks`), what is fetched of it (`fetching`), its trackers (`announces`), its connections (`peers`), its web seeds (`webseeds`). Holds one box a torrent, one a
-//! peer, and one table of deadlines for all of them.
+//! (`checks`), what is fetched of it (`fetching`), its trackers (`announces`), its connections (`peers`), how the only
+//! seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one box a torrent, one a peer, and one table of
+//! deadlines for all of them.
 
 mod announces;
 mod checks;
 mod fetching;
 mod peers;
+mod rates;
+mod superseeding;
 mod torrents;
 mod webseeds;
 
@@ -352,6 +355,7 @@ impl Session {
         let other_trackers = settings.trackers != self.settings.trackers
             || settings.also != self.settings.also
             || settings.port != self.settings.port;
+        let other_seeding = settings.superseed != self.settings.superseed;
         let other_links = settings.local != self.settings.local;
         self.settings = settings;
         if other_links {
@@ -374,10 +378,13 @@ impl Session {
             peer.wake();
         }
         self.throttled.clear();
+        if other_seeding {
+            self.set_by(Timer::Sweep, now);
+        }
         if !self.settings.web_seeds {
             self.give_up_web(None);
         }
-        self.set(Timer::Web, now);
+        self.look_at_web(now);
         self.feed_hungry(now);
         self.fill_slots(now);
         self.dial_again(now);
@@ -388,6 +395,7 @@ impl Session {
     pub fn set_static_peers(&mut self, peers: Vec<SocketAddr>, now: Instant) {
         if peers != self.settings.static_peers {
             self.settings.static_peers = peers;
+            self.candidates.forget_static();
             self.serving().into_iter().for_each(|key| self.announce(key, now));
         }
     }
@@ -472,26 +480,6 @@ impl Session {
         self.peers.len()
     }
 
-    /// Bytes of content sent since the start.
-    pub fn uploaded(&self) -> u64 {
-        self.uploaded
-    }
-
-    /// Bytes of content sent a second, in the last choke round.
-    pub fn upload_rate(&self) -> u64 {
-        self.rate
-    }
-
-    /// Bytes of content that came since the start.
-    pub fn downloaded(&self) -> u64 {
-        self.downloaded
-    }
-
-    /// Bytes of content that came a second, in the last choke round.
-    pub fn download_rate(&self) -> u64 {
-        self.down_rate
-    }
-
     /// What its trackers said.
     pub fn trackers(&self) -> &Client {
         &self.trackers
@@ -521,12 +509,8 @@ impl Session {
             self.rested(now);
         }
         // What the timers brought is among them.
-        if let Some(job) = self.jobs.pop_front() {
-            if !(self.storage_full && matches!(job, Job::Storage(_))) {
-                return Some(job);
-            }
-            // Only storage jobs queue up here: the rest are handed out at once.
-            self.jobs.push_front(job);
+        if let Some(job) = self.next_job() {
+            return Some(job);
         }
         if self.may_flush() && self.expired(Timer::Flush, now) {
             self.flushing = true;
@@ -549,10 +533,20 @@ impl Session {
         {
             return Some(job);
         }
-        if self.expired(Timer::Dial, now) && !self.stopping {
-            return self.next_dial(now);
+        if self.expired(Timer::Dial, now)
+            && !self.stopping
+            && let Some(job) = self.next_dial(now)
+        {
+            return Some(job);
         }
-        None
+        // What was looked at may have led to something.
+        self.next_job()
+    }
+
+    fn next_job(&mut self) -> Option<Job> {
+        // Only storage jobs queue up: the rest are handed out at once.
+        let held = self.storage_full && matches!(self.jobs.front(), Some(Job::Storage(_)));
+        if held { None } else { self.jobs.pop_front() }
     }
 
     /// When [`Session::poll`] wants to be called again, if nothing comes in.
@@ -598,12 +592,6 @@ impl Session {
         if torrent.unsaved || torrent.written || torrent.checking.is_some() || moved {
             self.record(key, now);
         }
-    }
-
-    /// Bytes of content that those connected have got, and given.
-    pub fn moved_now(&self, torrent: &Torrent) -> (u64, u64) {
-        let peers = torrent.peers().iter().filter_map(|&key| self.peer(key));
-        peers.fold((0, 0), |(up, down), peer| (up + peer.uploaded, down + peer.downloaded))
     }
 
     /// Whether everything that the end waits for is done.

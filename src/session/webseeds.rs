@@ -56,14 +56,25 @@ impl Session {
         self.set_by(Timer::Web, now + grace);
     }
 
+    /// Web seeds may be asked at that time, if there is a torrent that has some.
+    pub(super) fn look_at_web(&mut self, at: Instant) {
+        if self.settings.web_seeds && self.web_seeded().next().is_some() {
+            self.set_by(Timer::Web, at);
+        }
+    }
+
+    fn web_seeded(&self) -> impl Iterator<Item = TorrentKey> {
+        let torrents = self.torrents.iter();
+        torrents.filter(|(_, t)| t.state == State::Downloading && t.web_seeded).map(|(&key, _)| key)
+    }
+
     /// The next fetch from a web seed, if one is due.
     pub(super) fn next_web_fetch(&mut self, now: Instant) -> Option<Job> {
         // When one of them ends it is looked again.
         if self.stopping || !self.settings.web_seeds || self.web.len() >= MAX_FETCHES {
             return None;
         }
-        let wanted = self.torrents.iter().filter(|(_, t)| t.state == State::Downloading && t.web_seeded);
-        let keys: Vec<TorrentKey> = wanted.map(|(&key, _)| key).collect();
+        let keys: Vec<TorrentKey> = self.web_seeded().collect();
         for &key in &keys {
             if self.may_ask_web(key)
                 && let Some(fetch) = self.claim_for_web(key, None, now)
@@ -290,7 +301,7 @@ impl Session {
         }
         // Others may be asked for what is left; but not before something has changed if nothing was wanted of it.
         let futile = *how == Ended::Stopped && !run.got;
-        self.set_by(Timer::Web, if futile { now + CHOKE_ROUND } else { now });
+        self.look_at_web(if futile { now + CHOKE_ROUND } else { now });
         let goes_on = matches!(how, Ended::Done | Ended::Stopped) && !futile && !run.given_up;
         if !goes_on || self.stopping || !self.settings.web_seeds || !self.may_ask_web(run.torrent) {
             return None;
@@ -346,5 +357,373 @@ impl Session {
         if let Some(web) = fetch.and_then(|fetch| fetch.web.as_mut()) {
             web.set_redirect(key, file, to);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::num::NonZeroU32;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+    use crate::have::Have;
+    use crate::ident::Ident;
+    use crate::metainfo::{InfoHash, Summary};
+    use crate::peer::Close;
+    use crate::peer::wire::{Message, Reserved};
+    use crate::piece::Lengths;
+    use crate::session::Settings;
+    use crate::storage::io::{Checked, Done, Hashed, LaidOut, Outcome, Place, Prepared};
+    use crate::storage::tests::metainfo;
+
+    const PIECE: u32 = 1 << 20;
+    const PIECES: u32 = 64;
+
+    /// A session with a torrent of 64 pieces that lacks everything, and a disk that does as it is told.
+    struct Rig {
+        session: Session,
+        now: Instant,
+        key: TorrentKey,
+        urls: Vec<String>,
+    }
+
+    struct Bell(AtomicBool);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Bell>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    impl Rig {
+        fn new(urls: &[&str], trackers: &[&str]) -> Rig {
+            Rig::with(urls, trackers, |_| {})
+        }
+
+        fn with(urls: &[&str], trackers: &[&str], change: impl FnOnce(&mut Settings)) -> Rig {
+            #[expect(clippy::disallowed_methods, reason = "the only way to make an instant")]
+            let now = Instant::now();
+            let mut settings = Settings {
+                peer_id: [1; 20],
+                port: 1,
+                peers: 10,
+                peers_per_torrent: 10,
+                uploads: 4,
+                uploads_per_torrent: 4,
+                upload: 0,
+                local_upload: 0,
+                download: 0,
+                local_download: 0,
+                local: vec!["10.0.0.0/8".parse().unwrap()],
+                dials_per_second: 5,
+                memory: 64 << 20,
+                trackers: true,
+                web_seeds: true,
+                superseed: false,
+                also: Vec::new(),
+                static_peers: Vec::new(),
+            };
+            change(&mut settings);
+            let mut session = Session::new(settings, Duration::from_secs(3600), 5, now);
+            let path: Arc<Path> = Path::new("/srv/name").into();
+            let ident = Ident { inode: 1, size: 1, mtime_secs: 1, mtime_nanos: 0, ctime: 1 };
+            let place = Place {
+                torrent: path.clone(),
+                ident,
+                data: path.clone(),
+                other: None,
+                root: path,
+                kept: false,
+                sidecar: false,
+            };
+            let total = u64::from(PIECE) * u64::from(PIECES);
+            let summary = Summary {
+                info_hash: InfoHash::from_bytes([7; 20]),
+                name: "name".into(),
+                lengths: Lengths::new(total, NonZeroU32::new(PIECE).unwrap()).unwrap(),
+                hashes_at: 0,
+                private: false,
+                multi_file: false,
+                trackers: trackers.iter().map(|url| vec![url.to_string()]).collect(),
+                web_seeded: !urls.is_empty(),
+            };
+            let key = session.insert(summary, place, now).unwrap();
+            Rig { session, now, key, urls: urls.iter().map(|url| url.to_string()).collect() }
+        }
+
+        /// All that is due now; what is to be fetched from web seeds is returned.
+        fn run(&mut self) -> Vec<WebFetch> {
+            let mut fetches = Vec::new();
+            while let Some(job) = self.session.poll(self.now) {
+                let done = match job {
+                    Job::WebFetch(fetch) => {
+                        fetches.push(*fetch);
+                        continue;
+                    }
+                    Job::Storage(StorageJob::Check { key, place, .. }) => {
+                        let checked = Checked {
+                            data: place.data,
+                            kept: false,
+                            have: Have::None,
+                            todo: Have::None,
+                            all: Have::None,
+                            stamps: [].into(),
+                            fingerprint: 0,
+                        };
+                        Done::Checked { key, known: None, result: Ok(checked) }
+                    }
+                    Job::Storage(StorageJob::Prepare { key, .. }) => {
+                        Done::Prepared { key, result: Ok(Prepared { window: false }) }
+                    }
+                    Job::Storage(StorageJob::Layout { key, place }) => {
+                        let layout =
+                            Layout::new(&metainfo(PIECE, &[("", u64::from(PIECE * PIECES))]), place.data);
+                        let (web_seeds, http_seeds) = (self.urls.clone(), Vec::new());
+                        Done::LaidOut { key, result: Ok(Box::new(LaidOut { layout, web_seeds, http_seeds })) }
+                    }
+                    Job::Storage(StorageJob::Flush) => Done::Flushed(Ok(())),
+                    _ => continue,
+                };
+                self.session.stored(done, self.now);
+            }
+            fetches
+        }
+
+        /// The same so many seconds later, and whenever something is due before.
+        fn after(&mut self, seconds: u64) -> Vec<WebFetch> {
+            let end = self.now + Duration::from_secs(seconds);
+            let mut fetches = Vec::new();
+            while let Some(due) = self.session.deadline().filter(|&due| due < end) {
+                self.now = due.max(self.now);
+                fetches.extend(self.run());
+            }
+            self.now = end;
+            fetches.extend(self.run());
+            fetches
+        }
+
+        /// Bytes of a fetch come up to `end`. How many were taken, and the pieces that are whole by that.
+        fn comes(&mut self, fetch: &WebFetch, end: u64) -> (u64, Vec<u32>) {
+            let (mut at, mut pieces) = (fetch.bytes.start, Vec::new());
+            while at < end {
+                let most = usize::try_from(end - at).unwrap().min(10_000);
+                match self.session.web_block(fetch.key, at, most) {
+                    Taken::Keep { len, .. } | Taken::Skip(len) => at += u64::from(len),
+                    Taken::Stop => break,
+                }
+                if at % u64::from(PIECE) == 0 {
+                    pieces.push(u32::try_from(at / u64::from(PIECE) - 1).unwrap());
+                }
+            }
+            (at - fetch.bytes.start, pieces)
+        }
+
+        /// The verdict on pieces.
+        fn verdict(&mut self, pieces: &[u32], good: bool) {
+            let hashed = |&piece: &u32| Hashed { piece, good, digests: vec![1; 64].into() };
+            let hashed = pieces.iter().map(hashed).collect();
+            let outcomes = vec![Outcome { key: self.key.0, trouble: None, hashed }];
+            self.session.stored(Done::Wrote { bytes: Box::default(), outcomes }, self.now);
+        }
+
+        /// A peer connects that has everything.
+        fn seed(&mut self, addr: &str) -> PeerKey {
+            let (session, now) = (&mut self.session, self.now);
+            let addr: SocketAddr = addr.parse().unwrap();
+            let key = session.accept(addr, now).unwrap();
+            session.greeted(key, InfoHash::from_bytes([7; 20]), Reserved::OURS, now).unwrap();
+            let mut id = [2; 20];
+            id[0] = u8::try_from(key.0).unwrap();
+            session.identified(key, id, now).unwrap();
+            session.handle(key, &Message::HaveAll, now).unwrap();
+            session.handle(key, &Message::Unchoke, now).unwrap();
+            key
+        }
+
+        fn state(&self) -> State {
+            self.session.torrent(self.key).unwrap().state
+        }
+    }
+
+    fn unreached() -> Ended {
+        Ended::Unreached("gone".into())
+    }
+
+    #[test]
+    fn a_torrent_that_knows_nobody_asks_at_once_and_gets_whole() {
+        let mut rig = Rig::new(&["http://a/", "http://b/", "http://c/"], &[]);
+        let mut fetches = rig.run();
+        assert_eq!(fetches.len(), 2, "two of them at a time");
+        assert!(fetches[0].key != fetches[1].key && fetches[0].url != fetches[1].url);
+        let lengths: Vec<u64> = fetches.iter().map(|fetch| fetch.bytes.end - fetch.bytes.start).collect();
+        assert!(lengths.iter().all(|&length| (1..=8).contains(&(length >> 20))), "{lengths:?}");
+        let mut requests = 0;
+        while let Some(fetch) = fetches.pop() {
+            requests += 1;
+            let (taken, pieces) = rig.comes(&fetch, fetch.bytes.end);
+            assert_eq!(taken, fetch.bytes.end - fetch.bytes.start);
+            rig.verdict(&pieces, true);
+            fetches.extend(rig.session.web_ended(fetch.key, &Ended::Done, rig.now).map(|next| *next));
+            fetches.extend(rig.run());
+            assert!(fetches.len() <= 2 && requests < 64);
+        }
+        assert_eq!(rig.state(), State::Seeding);
+        assert_eq!(rig.session.downloaded(), 64 << 20, "nothing came twice");
+        assert_eq!(rig.session.torrent(rig.key).unwrap().downloaded, 64 << 20);
+        assert!(rig.session.web.is_empty() && rig.after(600).is_empty());
+    }
+
+    #[test]
+    fn where_there_may_be_peers_they_are_waited_for() {
+        let mut rig = Rig::new(&["http://a/"], &["http://tracker/announce"]);
+        assert!(rig.run().is_empty());
+        assert!(rig.after(2).is_empty());
+        assert_eq!(rig.after(1).len(), 1);
+        let mut rig =
+            Rig::with(&["http://a/"], &["http://tracker/announce"], |settings| settings.trackers = false);
+        assert_eq!(rig.run().len(), 1);
+        let mut rig = Rig::with(&["http://a/"], &[], |settings| settings.web_seeds = false);
+        assert!(rig.after(100).is_empty());
+    }
+
+    #[test]
+    fn what_a_neighbour_has_is_left_to_it_and_asked_for_when_it_goes() {
+        let mut rig = Rig::new(&["http://a/"], &["http://tracker/announce"]);
+        rig.run();
+        let seed = rig.seed("10.0.0.9:5");
+        assert!(rig.after(60).is_empty());
+        rig.session.disconnected(seed, &Close::Gone, rig.now);
+        assert_eq!(rig.after(12).len(), 1);
+    }
+
+    #[test]
+    fn a_neighbour_that_comes_is_left_all_but_the_piece_under_way() {
+        let mut rig = Rig::new(&["http://a/"], &[]);
+        let fetch = rig.run().remove(0);
+        let start = fetch.bytes.start;
+        assert_eq!(rig.comes(&fetch, start + 1_500_000).0, 1_500_000);
+        assert!(rig.after(10).is_empty());
+        let torrent = rig.session.torrent(rig.key).unwrap();
+        assert_eq!(rig.session.torrent_rates(torrent, rig.now).1, 150_000);
+        rig.seed("10.0.0.9:5");
+        let rest = WebFetch { bytes: start + 1_500_000..fetch.bytes.end, ..fetch.clone() };
+        let (taken, pieces) = rig.comes(&rest, fetch.bytes.end);
+        assert_eq!((1_500_000 + taken, pieces.len()), (2 << 20, 1));
+        assert!(rig.session.web_ended(fetch.key, &Ended::Stopped, rig.now).is_none());
+        assert!(rig.after(60).is_empty());
+    }
+
+    #[test]
+    fn slow_peers_elsewhere_are_helped_and_fast_ones_are_left_alone() {
+        for (bytes, helped) in [(100_000, true), (1 << 20, false)] {
+            let mut rig = Rig::new(&["http://a/"], &["http://tracker/announce"]);
+            rig.run();
+            let seed = rig.seed("192.0.2.1:5");
+            rig.session.refill(seed, rig.now);
+            rig.session.peers.get_mut(&seed).unwrap().given = bytes;
+            assert_eq!(!rig.after(3).is_empty(), helped, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn one_that_fails_rests_and_one_that_lies_is_never_asked_again() {
+        let mut rig = Rig::new(&["http://a/"], &[]);
+        let fetch = rig.run().remove(0);
+        assert!(rig.session.web_ended(fetch.key, &unreached(), rig.now).is_none());
+        assert!(rig.after(29).is_empty());
+        let fetch = rig.after(10).remove(0);
+        let (_, pieces) = rig.comes(&fetch, fetch.bytes.start + u64::from(PIECE));
+        let bell = Arc::new(Bell(AtomicBool::new(false)));
+        assert!(!rig.session.is_web_given_up(fetch.key, &bell.clone().into()));
+        rig.verdict(&pieces, false);
+        assert!(bell.0.load(Ordering::Relaxed), "its task is woken");
+        assert!(rig.session.is_web_given_up(fetch.key, &bell.into()));
+        assert_eq!(rig.session.web_block(fetch.key, fetch.bytes.start, 1), Taken::Stop);
+        assert!(rig.session.web_ended(fetch.key, &Ended::Stopped, rig.now).is_none());
+        assert!(rig.after(10_000).is_empty());
+        assert_eq!(rig.state(), State::Downloading);
+    }
+
+    #[test]
+    fn after_a_broken_connection_it_goes_on_where_it_was() {
+        let mut rig = Rig::new(&["http://a/"], &[]);
+        let fetch = rig.run().remove(0);
+        // All but the middle of the first piece is there then.
+        assert_eq!(rig.comes(&fetch, fetch.bytes.start + 500_000).0, 500_000);
+        rig.session.web_ended(fetch.key, &unreached(), rig.now);
+        let mut starts = Vec::new();
+        let mut fetches = rig.after(7);
+        while let Some(fetch) = fetches.pop() {
+            starts.push(fetch.bytes.start % u64::from(PIECE));
+            let (_, pieces) = rig.comes(&fetch, fetch.bytes.end);
+            rig.verdict(&pieces, true);
+            fetches.extend(rig.session.web_ended(fetch.key, &Ended::Done, rig.now).map(|next| *next));
+        }
+        assert_eq!(rig.state(), State::Seeding);
+        let begun: Vec<u64> = starts.into_iter().filter(|&start| start > 0).collect();
+        assert_eq!(begun, [500_000 - 500_000 % u64::from(BLOCK)]);
+        assert!(rig.session.downloaded() < (64 << 20) + u64::from(BLOCK), "what came is not fetched again");
+    }
+
+    #[test]
+    fn a_torrent_that_is_paused_gives_up_what_is_under_way() {
+        let mut rig = Rig::new(&["http://a/"], &[]);
+        let fetch = rig.run().remove(0);
+        rig.comes(&fetch, fetch.bytes.start + 100_000);
+        let bell = Arc::new(Bell(AtomicBool::new(false)));
+        assert!(!rig.session.is_web_given_up(fetch.key, &bell.clone().into()));
+        rig.session.pause(InfoHash::from_bytes([7; 20]), rig.now);
+        assert!(bell.0.load(Ordering::Relaxed));
+        assert_eq!(rig.session.web_block(fetch.key, fetch.bytes.start + 100_000, 1), Taken::Stop);
+        assert!(rig.session.web_ended(fetch.key, &Ended::Stopped, rig.now).is_none());
+        assert!(rig.after(100).is_empty());
+        rig.session.resume(InfoHash::from_bytes([7; 20]), rig.now);
+        assert_eq!(rig.run().len(), 1);
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_not_taken() {
+        let mut rig = Rig::new(&["http://a/"], &[]);
+        let fetch = rig.run().remove(0);
+        for offset in [fetch.bytes.end, 64 << 20, u64::MAX] {
+            assert_eq!(rig.session.web_block(fetch.key, offset, 10), Taken::Stop, "{offset}");
+        }
+        assert_eq!(rig.session.web_block(PeerKey(999), fetch.bytes.start, 10), Taken::Stop);
+        assert!(rig.session.web_ended(PeerKey(999), &Ended::Done, rig.now).is_none());
+    }
+
+    #[test]
+    fn no_more_is_read_than_the_download_rate_allows() {
+        let mut rig = Rig::with(&["http://a/"], &[], |settings| settings.download = 100_000);
+        let (far, near) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([10, 0, 0, 1]));
+        let most = rig.session.web_allowance(far, rig.now).unwrap();
+        rig.session.web_read(far, most, rig.now);
+        let at = rig.session.web_allowance(far, rig.now).unwrap_err();
+        assert!(rig.session.web_allowance(far, at).unwrap() >= BLOCK as usize);
+        assert_eq!(at - rig.now, Duration::from_nanos(163_840_000));
+        assert_eq!(
+            rig.session.web_allowance(near, rig.now),
+            Ok(usize::MAX),
+            "on our own links is another rate"
+        );
+    }
+
+    #[test]
+    fn redirects_are_kept_with_the_torrent_and_go_with_it() {
+        let mut rig = Rig::new(&["http://a/"], &[]);
+        let fetch = rig.run().remove(0);
+        let (key, from) = (rig.key, IpAddr::from([192, 0, 2, 1]));
+        let to = Url::parse("http://mirror/x").unwrap();
+        rig.session.web_redirected(key, fetch.key, 0, Some((to.clone(), from)));
+        assert_eq!(rig.session.web_redirect(key, fetch.key, 0), Some((to, from)));
+        rig.session.web_redirected(key, fetch.key, 0, None);
+        assert_eq!(rig.session.web_redirect(key, fetch.key, 0), None);
+        rig.session.remove(InfoHash::from_bytes([7; 20]), rig.now);
+        rig.session.web_redirected(key, fetch.key, 0, None);
+        assert_eq!(rig.session.web_redirect(key, fetch.key, 0), None);
     }
 }

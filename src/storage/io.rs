@@ -301,12 +301,11 @@ impl Worker {
     }
 
     fn prepare(&mut self, info_hash: &InfoHash, place: &Place) -> Result<Prepared, Trouble> {
-        let Worker { desk, writer, .. } = self;
-        let known = desk.records.had_data(info_hash);
-        let result = writer.prepare(info_hash, place, known, &mut desk.buffer, Instant::now());
-        desk.trim();
+        let known = self.desk.records.had_data(info_hash);
+        let result = self.writer.prepare(info_hash, place, known, &mut self.buffer, Instant::now());
+        self.trim();
         if result.is_ok() {
-            desk.written.insert(*info_hash);
+            self.desk.written.insert(*info_hash);
         }
         result
     }
@@ -318,22 +317,17 @@ impl Worker {
         writes.sort_unstable_by_key(|write| write.key);
         let mut outcomes = Vec::with_capacity(targets.len());
         for target in &targets {
-            let (info_hash, place) = (&target.info_hash, &target.place);
-            let (known, now) = (|| desk.records.had_data(info_hash), Instant::now());
-            let ready = writer.ensure_ready(info_hash, place, known, &mut desk.buffer, now);
-            desk.trim();
-            outcomes.push(match ready {
-                Ok(()) => {
-                    desk.written.insert(*info_hash);
-                    let from = writes.partition_point(|write| write.key < target.key);
-                    let to = writes.partition_point(|write| write.key <= target.key);
-                    let mut between = || peers_first(shared, desk);
-                    let mut reader = Reader { buffer, between: &mut between };
-                    writer.write(target, &mut writes[from..to], &bytes, &mut reader, now)
-                }
-                Err(trouble) => Outcome { key: target.key, trouble: Some(trouble), hashed: Vec::new() },
-            });
+            let from = writes.partition_point(|write| write.key < target.key);
+            let to = writes.partition_point(|write| write.key <= target.key);
+            let known = !writer.is_ready(&target.info_hash, &target.place)
+                && desk.records.had_data(&target.info_hash);
+            desk.written.insert(target.info_hash);
+            let mut between = || peers_first(shared, desk);
+            let mut reader = Reader { buffer, between: &mut between };
+            let writes = &mut writes[from..to];
+            outcomes.push(writer.write(target, writes, &bytes, known, &mut reader, Instant::now()));
         }
+        self.trim();
         Done::Wrote { bytes, outcomes }
     }
 
@@ -344,13 +338,18 @@ impl Worker {
         let mut between = || peers_first(shared, desk);
         let mut reader = Reader { buffer, between: &mut between };
         let result = writer.save(place, &mut record, &old, open, &mut reader);
-        if buffer.capacity() > CHUNK {
-            *buffer = Vec::new();
-        }
+        self.trim();
         if !open {
-            desk.written.remove(&record.info_hash);
+            self.desk.written.remove(&record.info_hash);
         }
-        result.map(|()| desk.records.insert(record))
+        result.map(|()| self.desk.records.insert(record))
+    }
+
+    /// The buffer has held a .torrent, too: a huge one is not kept.
+    fn trim(&mut self) {
+        if self.buffer.capacity() > CHUNK {
+            self.buffer = Vec::new();
+        }
     }
 
     /// Hashes the first of some pieces: at least one, and more until somebody else waits or the slice is over.

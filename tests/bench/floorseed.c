@@ -184,22 +184,31 @@ static int pump(Peer *peer) {
     }
 }
 
-// Answers the handshake with a whole bitfield and an unchoke.
+// Answers the handshake with a whole bitfield and an unchoke; whoever speaks the extension protocol (BEP 10) is told how
+// long the queue is, as some ask for little otherwise.
 static int shake_hands(Peer *peer) {
-    if (memcmp(peer->in + 28, info_hash, 20)) return -1;
-    size_t bits = (pieces + 7) / 8;
-    uint8_t *out = calloc(1, HANDSHAKE + 5 + bits + 5);
+    struct sockaddr_in here = {0};
+    socklen_t here_size = sizeof here;
+    char id[21];
+    if (memcmp(peer->in + 28, info_hash, 20) || getsockname(peer->fd, (void *)&here, &here_size)) return -1;
+    // At each address that it is reached by it is another peer.
+    snprintf(id, sizeof id, "-FS0001-%012x", ntohl(here.sin_addr.s_addr));
+    static const uint8_t unchoke_extended[] = "\0\0\0\1\1" "\0\0\0\25\24\0d1:mde4:reqqi1000ee";
+    int extended = peer->in[25] & 0x10;
+    size_t bits = (pieces + 7) / 8, last = extended ? sizeof unchoke_extended - 1 : 5;
+    uint8_t *out = calloc(1, HANDSHAKE + 5 + bits + last);
     memcpy(out, peer->in, HANDSHAKE);
     memset(out + 20, 0, 8);
-    memcpy(out + 48, "-FS0001-abcdefghijkl", 20);
+    out[25] = extended;
+    memcpy(out + 48, id, 20);
     uint32_t length = htonl(1 + bits);
     memcpy(out + HANDSHAKE, &length, 4);
     out[HANDSHAKE + 4] = 5;
     memset(out + HANDSHAKE + 5, 0xff, bits);
     if (pieces % 8) out[HANDSHAKE + 5 + bits - 1] = 0xff << (8 - pieces % 8);
-    memcpy(out + HANDSHAKE + 5 + bits, "\0\0\0\1\1", 5);
+    memcpy(out + HANDSHAKE + 5 + bits, unchoke_extended, last);
     peer->rest = out;
-    peer->rest_size = HANDSHAKE + 5 + bits + 5;
+    peer->rest_size = HANDSHAKE + 5 + bits + last;
     peer->shaken = 1;
     return 0;
 }

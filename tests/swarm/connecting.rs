@@ -327,5 +327,5 @@ fn a_thousand_connections_that_come_and_go_leave_nothing_behind() {
     world.run(400.0);
     assert_eq!(world.session.peer_count(), 0);
     assert!(world.session.torrents().all(|(_, torrent)| torrent.swarm.is_none()));
-    assert!(world.session.upload_rate() == 0);
+    assert_eq!(world.session.rates(world.net.now), (0, 0));
 }

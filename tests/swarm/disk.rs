@@ -456,7 +456,11 @@ impl Disk {
     fn has_room(&self, place: &Place, bytes: u64) -> Result<(), Trouble> {
         let (free, floor) = (self.free, self.floor);
         let path = place.data.to_path_buf();
-        if free.saturating_sub(bytes) < floor { Err(Trouble::NoRoom(Room { path, free, floor })) } else { Ok(()) }
+        if free.saturating_sub(bytes) < floor {
+            Err(Trouble::NoRoom(Room { path, free, floor }))
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes what is of one torrent, and hashes its pieces as far as they are received.
@@ -507,7 +511,10 @@ impl Disk {
         assert!(range.end <= torrent.range(piece).end, "written beyond piece {piece}");
         assert!(!torrent.is_verified(piece), "piece {piece} is right, and written over");
         let hashed = torrent.hashing.get(&piece).map_or(0, |&(to, _)| to);
-        assert!(begin >= hashed, "{begin} of piece {piece} is written again: {hashed} bytes of it are hashed");
+        assert!(
+            begin >= hashed,
+            "{begin} of piece {piece} is written again: {hashed} bytes of it are hashed"
+        );
         let new = range.end - range.start - torrent.extents.len_in(range.clone());
         self.has_room(place, new)?;
         self.free -= new;
@@ -526,7 +533,11 @@ impl Disk {
         assert!(ready >= from, "less of piece {piece} is received than was");
         let these = range.start + u64::from(from)..range.start + u64::from(ready);
         let there = torrent.extents.len_in(these.clone());
-        assert_eq!(there, these.end - these.start, "piece {piece} is received up to {ready} and was not written");
+        assert_eq!(
+            there,
+            these.end - these.start,
+            "piece {piece} is received up to {ready} and was not written"
+        );
         let good = right && torrent.extents.is_right(these);
         torrent.hashing.insert(piece, (ready, good));
         if range.start + u64::from(ready) < range.end {
@@ -561,7 +572,10 @@ impl Disk {
         if let Some(verified) = &mut record.verified {
             for piece in 0..torrent.lengths().piece_count() {
                 let right = torrent.extents.is_right(torrent.range(piece));
-                assert!(right || !verified.have.contains(piece), "piece {piece} is put on record and is not right");
+                assert!(
+                    right || !verified.have.contains(piece),
+                    "piece {piece} is put on record and is not right"
+                );
             }
             verified.stamps = torrent.stamps();
             record.open = open;

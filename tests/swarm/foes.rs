@@ -138,6 +138,9 @@ fn of_thirty_nodes_that_lie_vanish_or_stall_in_part_the_others_receive_little_in
     swarm.finish(1800.0, good);
     let last = good.iter().map(|&node| swarm.done_at(node)).fold(0.0, f64::max);
     let cost = swarm.cost(good);
-    println!("the last after {last:.0} s, {cost:?}: {:.2} % beyond the content", 100.0 * (cost.received - 1.0));
+    println!(
+        "the last after {last:.0} s, {cost:?}: {:.2} % beyond the content",
+        100.0 * (cost.received - 1.0)
+    );
     assert!(cost.received <= 1.015, "{cost:?}");
 }

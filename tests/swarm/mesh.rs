@@ -97,7 +97,8 @@ impl Swarm {
     /// A node is gone without a word: its lines are dead.
     pub fn vanish(&mut self, node: usize) {
         let line = self.net.line(End::Node(node));
-        self.net.set_line(End::Node(node), Line { part: u32::MAX - u32::try_from(node).expect("few"), ..line });
+        self.net
+            .set_line(End::Node(node), Line { part: u32::MAX - u32::try_from(node).expect("few"), ..line });
     }
 
     /// A node moves to that part of the network.

@@ -138,7 +138,13 @@ impl Task {
                     let len = u32::try_from(data.len()).expect("small");
                     if session.block(key, piece, begin, len, rest, now)? {
                         let torrent = session.torrent_of(key).ok_or(Close::TorrentStopped)?;
-                        keeper.keep(torrent.0, piece, begin, data.as_ptr().addr() - read.as_ptr().addr(), data.len());
+                        keeper.keep(
+                            torrent.0,
+                            piece,
+                            begin,
+                            data.as_ptr().addr() - read.as_ptr().addr(),
+                            data.len(),
+                        );
                     }
                 }
                 (message, _) => session.handle(key, &message, now)?,

@@ -42,7 +42,7 @@ pub(super) struct Run<'a> {
 /// The files that are open for writing, the one used last at the end.
 #[derive(Default)]
 pub(super) struct Outputs {
-    pub(super) disk: Disk,
+    disk: Disk,
     open: Vec<Output>,
     /// By device number, bytes that may be written before it is asked again.
     rooms: Vec<(u64, u64)>,
@@ -77,6 +77,12 @@ impl<'a> Run<'a> {
 }
 
 impl Outputs {
+    /// How to write from now on.
+    pub(super) fn set_disk(&mut self, disk: Disk) {
+        self.disk = disk;
+        self.rooms.clear();
+    }
+
     /// Writes a run, opening its file if need be.
     pub(super) fn write(
         &mut self,
@@ -109,9 +115,20 @@ impl Outputs {
         Ok(())
     }
 
+    /// How it is written.
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
     /// A file that is open.
     pub(super) fn find(&self, info_hash: &InfoHash, file: u32) -> Option<&OwnedFd> {
         self.position(info_hash, file).and_then(|at| self.open.get(at)).map(|output| &output.fd)
+    }
+
+    /// Files that are open.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
     }
 
     /// Closes the files of a torrent, and asks anew how much room there is.

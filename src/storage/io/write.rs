@@ -76,7 +76,7 @@ pub(super) struct Unsaved {
 impl Writer {
     /// How to write from now on.
     pub(super) fn set_disk(&mut self, disk: Disk) {
-        self.outputs.disk = disk;
+        self.outputs.set_disk(disk);
     }
 
     /// Makes a torrent ready, forgetting what went wrong with it. `known`: some of its data was there.
@@ -97,74 +97,68 @@ impl Writer {
         prepared
     }
 
-    /// Makes sure that a torrent is ready; `known` as above, asked for only where it has to be opened.
-    pub(super) fn ensure_ready(
-        &mut self,
-        info_hash: &InfoHash,
-        place: &Place,
-        known: impl FnOnce() -> bool,
-        buffer: &mut Vec<u8>,
-        now: Instant,
-    ) -> Result<(), Trouble> {
-        if let Some(refused) = self.unsaved_mut(info_hash).and_then(|unsaved| unsaved.refused.clone()) {
-            return Err(refused);
-        }
-        if let Some(at) = self.position(info_hash) {
-            if self.ready[at].hashing.is_at(place) {
-                self.ready[at..].rotate_left(1);
-                return Ok(());
-            }
-            self.close(info_hash);
-        }
-        // Its disk may be another one by now.
-        let some = self.unsaved_mut(info_hash).is_some_and(|unsaved| unsaved.some);
-        let opened = match exists(&place.data) {
-            Ok(false) if some => Err(missing(place, true)),
-            _ => self.open(info_hash, place, known(), buffer, now).map(|_| ()),
-        };
-        opened.map_err(|trouble| self.refuse(info_hash, trouble))
+    /// Whether a torrent is ready at that place.
+    pub(super) fn is_ready(&self, info_hash: &InfoHash, place: &Place) -> bool {
+        self.position(info_hash).is_some_and(|at| self.ready[at].hashing.is_at(place))
     }
 
-    /// Writes the blocks of a torrent that is ready, and hashes its pieces on. `writes` are those of the target.
+    /// Writes the blocks of a torrent, and hashes its pieces on. `writes` are those of the target; `known` as above, for
+    /// a torrent that is not ready.
     pub(super) fn write(
         &mut self,
         target: &Target,
         writes: &mut [Write],
         bytes: &[u8],
+        known: bool,
         reader: &mut Reader<'_>,
         now: Instant,
     ) -> Outcome {
         let mut hashed = Vec::new();
-        let trouble = match self.try_write(target, writes, bytes, reader, &mut hashed, now) {
-            Ok(()) => None,
-            Err(trouble) => Some(self.refuse(&target.info_hash, trouble)),
-        };
+        let written = self.make_ready(target, known, reader.buffer, now).and_then(|made_ready| {
+            let (ready, unsaved, outputs) = made_ready;
+            let written = put(outputs, ready, unsaved, writes, bytes).and_then(|memory| {
+                target.pieces.iter().try_for_each(|progress| {
+                    hashed.extend(ready.advance(progress, memory, bytes, reader)?);
+                    Ok(())
+                })
+            });
+            written.map_err(|trouble| unsaved.blame(trouble, &target.place))
+        });
+        let trouble = written.err().map(|trouble| self.refuse(&target.info_hash, trouble));
         Outcome { key: target.key, trouble, hashed }
     }
 
-    fn try_write(
+    /// A torrent that is ready, with what belongs to it.
+    fn make_ready(
         &mut self,
         target: &Target,
-        writes: &mut [Write],
-        bytes: &[u8],
-        reader: &mut Reader<'_>,
-        hashed: &mut Vec<Hashed>,
+        known: bool,
+        buffer: &mut Vec<u8>,
         now: Instant,
-    ) -> Result<(), Trouble> {
-        let Writer { ready, outputs, unsaved } = self;
-        let of_target = |other: &InfoHash| *other == target.info_hash;
-        let Some(ready) = ready.last_mut().filter(|ready| of_target(&ready.info_hash)) else { return Ok(()) };
-        let Some(unsaved) = unsaved.iter_mut().find(|unsaved| of_target(&unsaved.info_hash)) else {
-            return Ok(());
-        };
-        ready.used = now;
-        let memory = put(outputs, ready, unsaved, writes, bytes)
-            .map_err(|trouble| unsaved.blame(trouble, &target.place))?;
-        for progress in &target.pieces {
-            let verdict = ready.advance(progress, memory, bytes, reader);
-            hashed.extend(verdict.map_err(|trouble| unsaved.blame(trouble, &target.place))?);
+    ) -> Result<(&mut Ready, &mut Unsaved, &mut Outputs), Trouble> {
+        let (info_hash, place) = (&target.info_hash, &target.place);
+        if let Some(unsaved) = self.unsaved_mut(info_hash)
+            && let Some(refused) = &unsaved.refused
+        {
+            return Err(refused.clone());
         }
-        Ok(())
+        if !self.is_ready(info_hash, place) {
+            self.close(info_hash);
+            // Its disk may be another one by now.
+            let some = self.unsaved_mut(info_hash).is_some_and(|unsaved| unsaved.some);
+            if some && exists(&place.data) == Ok(false) {
+                return Err(missing(place, true));
+            }
+            self.open(info_hash, place, known, buffer, now)?;
+        }
+        let Writer { ready, outputs, unsaved } = self;
+        let at = ready.iter().position(|ready| ready.info_hash == *info_hash);
+        let unsaved = unsaved.iter_mut().find(|unsaved| unsaved.info_hash == *info_hash);
+        let (Some(at), Some(unsaved)) = (at, unsaved) else { return Err(Trouble::TorrentChanged) };
+        ready[at..].rotate_left(1);
+        let ready = ready.last_mut().ok_or(Trouble::TorrentChanged)?;
+        ready.used = now;
+        Ok((ready, unsaved, outputs))
     }
 
     /// Syncs what was written of a torrent and fills in its record; unless it stays open, it is closed whatever comes of
@@ -285,7 +279,7 @@ impl Writer {
         buffer: &mut Vec<u8>,
         now: Instant,
     ) -> Result<Prepared, Trouble> {
-        let ground = survey(place, known, &self.outputs.disk)?;
+        let ground = survey(place, known, self.outputs.disk())?;
         let (torrent, metainfo) = parse_torrent(place, buffer)?;
         if metainfo.info_hash != *info_hash {
             return Err(Trouble::TorrentChanged);
@@ -293,7 +287,7 @@ impl Writer {
         let (hashes_at, layout) = (metainfo.hashes_at, Layout::new(&metainfo, place.data.clone()));
         drop(metainfo);
         let tree = Tree::make(place, layout.is_multi_file())?;
-        let prepared = ground.takes(&layout, &tree, &self.outputs.disk)?;
+        let prepared = ground.takes(&layout, &tree, self.outputs.disk())?;
         if self.ready.len() >= TORRENTS {
             let oldest = self.ready[0].info_hash;
             self.close(&oldest);
@@ -464,7 +458,7 @@ fn sync(
                 // The system takes what it could not write for written: asked again it would say that all is well, and
                 // show it until it has forgotten it.
                 let _ = fadvise(fd, 0, None, Advice::DontNeed);
-                let trouble = refused(layout, file, fd, &outputs.disk, error);
+                let trouble = refused(layout, file, fd, outputs.disk(), error);
                 unsaved.lost = Some(trouble.clone());
                 return Err(trouble);
             }
@@ -510,3 +504,6 @@ fn stamps(
     }
     Ok(stamps.into())
 }
+
+#[cfg(test)]
+mod tests;
