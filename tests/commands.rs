@@ -16,7 +16,7 @@ use common::Need::Program;
 use common::daemon::Home;
 use common::peer::RawPeer;
 use common::torrent::Torrent;
-use common::{Folder, PATIENCE, able, meshseed, run, wait};
+use common::{Folder, PATIENCE, able, meshseed, run, wait, wait_value};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -177,6 +177,43 @@ fn status_tells_what_the_daemon_does() {
     let nobody = output(command(&["status", "--control"]).arg(&home.control));
     assert_eq!(nobody.status.code(), Some(1));
     assert!(!nobody.stderr.is_empty(), "it says why");
+}
+
+#[test]
+fn status_tells_how_far_a_download_is_and_how_long_it_takes() {
+    let (home, mirror) = (Home::new(), Home::new());
+    let torrent = Torrent::single("on its way", 4_000_000, 64 * 1024);
+    torrent.add_to(&home);
+    let seed = home.start();
+    seed.wait_seeding(&torrent);
+    mirror.set("", "peers", json!([seed.address().to_string()]));
+    let limit = |rate: &str| {
+        ["download", "local-download"].iter().for_each(|key| mirror.set("limits", key, json!(rate)));
+    };
+    limit("50k");
+    torrent.drop_into(&mirror.torrents);
+    let daemon = mirror.start();
+    let comes = |said: &Value| said["state"] == "downloading" && said["eta"].as_u64().is_some();
+    let said = wait_value("it comes", PATIENCE, || daemon.torrent(&torrent), comes);
+    let whole = daemon.ask("status", Value::Null);
+    let ask = |words: &[&str]| run(command(&["status", "--control"]).arg(&mirror.control).args(words));
+    let (table, one) = (ask(&[]), ask(&[&torrent.hex()]));
+    assert!(said["down_rate"].as_u64() > Some(0), "{said}");
+    assert!(said["have"].as_u64() < Some(4_000_000) && said["down_total"].as_u64() > Some(0), "{said}");
+    assert_eq!(
+        (&whole["torrents"]["downloading"], &whole["progress"]["size"]),
+        (&json!(1), &json!(4_000_000)),
+        "{whole}"
+    );
+    assert!(table.contains("LEFT") && table.contains("downloading") && table.contains(" kB/s"), "{table}");
+    assert!(one.contains("downloading, ") && one.contains(" left\n"), "{one}");
+    limit("0");
+    mirror.configure();
+    daemon.signal(Signal::SIGHUP);
+    let said = daemon.wait_seeding(&torrent);
+    assert_eq!((&said["eta"], said["completed"].is_u64()), (&Value::Null, true), "{said}");
+    assert!(!ask(&[]).contains("LEFT"));
+    assert_eq!(fs::read(mirror.data.join("on its way")).unwrap(), torrent.content());
 }
 
 #[test]

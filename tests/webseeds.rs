@@ -248,7 +248,7 @@ fn a_file_that_a_mirror_lacks_comes_from_another_one() {
 
 /// A daemon for whom this machine is a neighbour, with this peer.
 fn near(home: &Home, peer: &Seed, local: bool) {
-    home.set("", "peers", peer.peers());
+    home.set("", "peers", json!([peer.address]));
     home.set("limits", "local", json!(if local { vec!["127.0.0.0/8"] } else { vec![] }));
 }
 

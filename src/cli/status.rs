@@ -294,7 +294,7 @@ fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
     if !torrent.web_seeds.is_empty() {
         text.push_str("\nweb seeds:\n");
         for seed in &torrent.web_seeds {
-            source(&mut text, &seed.url, &seed.state, None, seed.message.as_ref());
+            source(&mut text, &seed.url, &seed.state, seed.next_request, seed.message.as_ref());
         }
     }
     if !peers.peers.is_empty() {
@@ -400,6 +400,7 @@ mod tests {
             web_seeds: vec![WebSeedStatus {
                 url: "http://w/a".to_owned(),
                 state: "rests".to_owned(),
+                next_request: Some(90),
                 message: Some("503 Service Unavailable".to_owned()),
             }],
             added: None,
@@ -496,7 +497,7 @@ mod tests {
             "state      downloading, 1:02:03 left",
             "have       477 MiB (33 %)",
             "down       269 kB/s (572 MiB in all)",
-            "  http://w/a: rests",
+            "  http://w/a: rests, next in 1 min",
             "    503 Service Unavailable",
         ] {
             assert!(text.lines().any(|found| found == line), "{line:?} in {text}");

@@ -11,7 +11,7 @@ use crate::peer::Peer;
 use crate::session::Session;
 use crate::status::{
     Counts, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Progress, Refused, RefusedFiles, Reply,
-    Status, TorrentStatus, TrackerStatus, eta,
+    Status, TorrentStatus, TrackerStatus, WebSeedStatus, eta,
 };
 use crate::torrent::{State, Torrent, TorrentKey};
 
@@ -46,6 +46,7 @@ impl Daemon {
 
     /// The daemon as a whole.
     pub fn status(&self) -> Status {
+        let now = Instant::now();
         let session = self.house.session.borrow();
         let (mut torrents, mut progress, mut left) = (Counts::default(), Progress::default(), 0);
         for (_, torrent) in session.torrents() {
@@ -57,7 +58,8 @@ impl Daemon {
                 left += if torrent.state == State::Downloading { size - have } else { 0 };
             }
         }
-        progress.eta = eta(left, session.download_rate()).filter(|_| torrents.downloading > 0);
+        let (up_rate, down_rate) = session.rates(now);
+        progress.eta = eta(left, down_rate).filter(|_| torrents.downloading > 0);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed().as_secs(),
@@ -66,9 +68,9 @@ impl Daemon {
             torrents,
             refused: number(self.watch.borrow().refused().count()),
             peers: number(session.peers().filter(|peer| peer.ready).count()),
-            up_rate: session.upload_rate(),
+            up_rate,
             up_total: session.uploaded(),
-            down_rate: session.download_rate(),
+            down_rate,
             down_total: session.downloaded(),
             progress,
             memory: resident(),
@@ -104,7 +106,11 @@ impl Daemon {
             torrent.peers().iter().filter_map(|&key| session.peer(key)).filter(|p| p.ready).collect();
         Ok(Reply::Peers(Peers {
             total: number(ready.len()),
-            peers: ready.iter().take(MAX_LIST as usize).map(|peer| peer_status(peer, at)).collect(),
+            peers: ready
+                .iter()
+                .take(MAX_LIST as usize)
+                .map(|peer| peer_status(peer, session.peer_rates(peer, now), at))
+                .collect(),
         }))
     }
 
@@ -134,8 +140,15 @@ impl Daemon {
             next_announce: tracker.next_announce.map(u64::from),
             message: tracker.message.as_deref().map(crate::log::escaped),
         });
+        let web = torrent.fetch.as_ref().and_then(|fetch| fetch.web.as_ref());
+        let web_seeds = web.into_iter().flat_map(|web| web.status(now)).map(|seed| WebSeedStatus {
+            url: seed.url,
+            state: seed.state.to_owned(),
+            next_request: seed.next,
+            message: seed.trouble.as_deref().map(crate::log::escaped),
+        });
         let (size, have) = (torrent.lengths.total(), torrent.have_bytes());
-        let down_rate = torrent.swarm.as_ref().map_or(0, |swarm| swarm.down_rate);
+        let (up_rate, down_rate) = session.torrent_rates(torrent, now);
         TorrentStatus {
             info_hash: torrent.info_hash,
             name: torrent.name.to_string(),
@@ -147,13 +160,13 @@ impl Daemon {
             have,
             checked: torrent.checking.as_ref().map(|checking| checking.hashed),
             eta: eta(size - have, down_rate).filter(|_| torrent.state == State::Downloading),
-            up_rate: torrent.swarm.as_ref().map_or(0, |swarm| swarm.rate),
+            up_rate,
             down_rate,
             up_total: torrent.uploaded + up,
             down_total: torrent.downloaded + down,
             peers: number(torrent.peers().len()),
             trackers: trackers.collect(),
-            web_seeds: Vec::new(),
+            web_seeds: web_seeds.collect(),
             added: torrent.added,
             completed: torrent.completed,
         }
@@ -202,7 +215,7 @@ impl Daemon {
     }
 }
 
-fn peer_status(peer: &Peer, at: u32) -> PeerStatus {
+fn peer_status(peer: &Peer, (up_rate, down_rate): (u64, u64), at: u32) -> PeerStatus {
     PeerStatus {
         address: peer.addr.to_string(),
         client: if peer.client.is_empty() { client_of(peer.id) } else { peer.client.to_string() },
@@ -213,8 +226,8 @@ fn peer_status(peer: &Peer, at: u32) -> PeerStatus {
         interesting: peer.interesting,
         choking: peer.choking,
         connected: u64::from(at.saturating_sub(peer.since)),
-        up_rate: u64::from(peer.rate),
-        down_rate: u64::from(peer.down_rate),
+        up_rate,
+        down_rate,
         up_total: peer.uploaded,
         down_total: peer.downloaded,
     }

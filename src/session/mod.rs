@@ -10,6 +10,7 @@ mod announces;
 mod checks;
 mod fetching;
 mod peers;
+mod rates;
 mod superseeding;
 mod torrents;
 mod webseeds;
@@ -383,7 +384,7 @@ impl Session {
         if !self.settings.web_seeds {
             self.give_up_web(None);
         }
-        self.set(Timer::Web, now);
+        self.look_at_web(now);
         self.feed_hungry(now);
         self.fill_slots(now);
         self.dial_again(now);
@@ -479,26 +480,6 @@ impl Session {
         self.peers.len()
     }
 
-    /// Bytes of content sent since the start.
-    pub fn uploaded(&self) -> u64 {
-        self.uploaded
-    }
-
-    /// Bytes of content sent a second, in the last choke round.
-    pub fn upload_rate(&self) -> u64 {
-        self.rate
-    }
-
-    /// Bytes of content that came since the start.
-    pub fn downloaded(&self) -> u64 {
-        self.downloaded
-    }
-
-    /// Bytes of content that came a second, in the last choke round.
-    pub fn download_rate(&self) -> u64 {
-        self.down_rate
-    }
-
     /// What its trackers said.
     pub fn trackers(&self) -> &Client {
         &self.trackers
@@ -508,9 +489,6 @@ impl Session {
 
     /// The next job that is due. Called until there is none.
     pub fn poll(&mut self, now: Instant) -> Option<Job> {
-        if let Some(job) = self.next_job() {
-            return Some(job);
-        }
         if self.expired(Timer::Sweep, now) {
             self.sweep(now);
         }
@@ -529,6 +507,10 @@ impl Session {
         }
         if self.expired(Timer::Rest, now) {
             self.rested(now);
+        }
+        // What the timers brought is among them.
+        if let Some(job) = self.next_job() {
+            return Some(job);
         }
         if self.may_flush() && self.expired(Timer::Flush, now) {
             self.flushing = true;
@@ -610,12 +592,6 @@ impl Session {
         if torrent.unsaved || torrent.written || torrent.checking.is_some() || moved {
             self.record(key, now);
         }
-    }
-
-    /// Bytes of content that those connected have got, and given.
-    pub fn moved_now(&self, torrent: &Torrent) -> (u64, u64) {
-        let peers = torrent.peers().iter().filter_map(|&key| self.peer(key));
-        peers.fold((0, 0), |(up, down), peer| (up + peer.uploaded, down + peer.downloaded))
     }
 
     /// Whether everything that the end waits for is done.

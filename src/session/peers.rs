@@ -202,6 +202,7 @@ impl Session {
         if peer.outgoing {
             let how = match why {
                 Close::BothSeeds => Ended::Seed,
+                Close::TorrentStopped if peer.ready => Ended::Stopped,
                 Close::Liar => Ended::Liar,
                 _ if peer.ready => Ended::Closed,
                 _ => Ended::Failed,
@@ -278,7 +279,9 @@ impl Session {
             // The next connection that is made or ends sets the timer again.
             return None;
         }
-        let room = self.settings.peers_per_torrent;
+        // The other half is for those who call us: where all fill up with whom they know, those who come first are left
+        // to themselves, and nobody who comes later has anyone who takes him.
+        let room = self.settings.peers_per_torrent.div_ceil(2);
         let torrents = &self.torrents;
         let next = self.candidates.next(now, |torrent| {
             torrents.get(&TorrentKey(torrent)).is_some_and(|t| t.serves() && t.peers().len() < room)
@@ -328,30 +331,7 @@ impl Session {
         let mut contenders = self.contenders(now);
         self.choker.tick(&mut contenders, self.slots(), at);
         self.apply_slots(&contenders, at);
-        let mut active = false;
-        for torrent in self.torrents.values_mut() {
-            if let Some(web) = torrent.fetch.as_mut().and_then(|fetch| fetch.web.as_mut()) {
-                web.rate = std::mem::take(&mut web.given) / choker::PERIOD;
-            }
-            let Some(swarm) = &mut torrent.swarm else { continue };
-            let (mut recent, mut given) = (0, 0);
-            for key in &swarm.peers {
-                if let Some(peer) = self.peers.get_mut(key) {
-                    recent += u64::from(peer.recent);
-                    given += u64::from(peer.given);
-                    peer.rate = peer.recent / choker::PERIOD;
-                    peer.down_rate = peer.given / choker::PERIOD;
-                    (peer.recent, peer.given) = (0, 0);
-                    active |= peer.interested || peer.interesting;
-                }
-            }
-            swarm.rate = recent / u64::from(choker::PERIOD);
-            swarm.down_rate = given / u64::from(choker::PERIOD);
-        }
-        self.rate = (self.uploaded - self.rated) / u64::from(choker::PERIOD);
-        self.down_rate = (self.downloaded - self.down_rated) / u64::from(choker::PERIOD);
-        (self.rated, self.down_rated) = (self.uploaded, self.downloaded);
-        if active || self.rate + self.down_rate > 0 {
+        if self.measure() {
             self.set(Timer::Choke, now + CHOKE_ROUND);
         }
     }

@@ -215,7 +215,7 @@ pub struct TorrentStatus {
     pub peers: u32,
     /// In the order they are asked.
     pub trackers: Vec<TrackerStatus>,
-    /// Web servers that have its content.
+    /// While it is fetched: web servers that have its content.
     pub web_seeds: Vec<WebSeedStatus>,
     /// When it was first seen.
     pub added: Option<u64>,
@@ -243,6 +243,8 @@ pub struct WebSeedStatus {
     pub url: String,
     /// A word or two.
     pub state: String,
+    /// Until it is asked again, seconds.
+    pub next_request: Option<u64>,
     /// The last failure.
     pub message: Option<String>,
 }
@@ -576,7 +578,8 @@ mod tests {
             }],
             web_seeds: vec![WebSeedStatus {
                 url: "http://w/".to_owned(),
-                state: "waiting".to_owned(),
+                state: "rests".to_owned(),
+                next_request: Some(60),
                 message: Some("503".to_owned()),
             }],
             added: None,
@@ -667,7 +670,7 @@ mod tests {
                 r#""reason":"no disk","size":18446744073709551615,"have":1,"checked":null,"eta":9,"up_rate":2,"#,
                 r#""down_rate":3,"up_total":4,"down_total":5,"peers":6,"trackers":[{"url":"http://t/announce","#,
                 r#""state":"working","next_announce":7,"message":null}],"#,
-                r#""web_seeds":[{"url":"http://w/","state":"waiting","message":"503"}],"#,
+                r#""web_seeds":[{"url":"http://w/","state":"rests","next_request":60,"message":"503"}],"#,
                 r#""added":null,"completed":8}}"#,
                 "\n"
             )

@@ -109,6 +109,10 @@ pub struct Room {
     pub floor: u64,
 }
 
+/// Bytes above the floor that must be free before a torrent that was stopped for want of room goes on, if it lacks that
+/// much: it would stop again at once.
+const LEAST_ROOM: u64 = 4 << 20;
+
 impl Layout {
     /// The files of `metainfo`, with `data` as the torrent's own path.
     pub fn new(metainfo: &Metainfo, data: impl Into<Arc<Path>>) -> Layout {
@@ -304,10 +308,10 @@ impl fmt::Display for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: u64 = 1 << 20;
         let (path, free, floor) = (self.path.display(), self.free / MIB, self.floor.div_ceil(MIB));
-        if self.free > self.floor {
+        if self.free > self.floor.saturating_add(LEAST_ROOM) {
             return write!(f, "{path}: no room though {free} MiB are free: a quota, or too many files");
         }
-        write!(f, "{path}: no room: {free} MiB are free, and {floor} MiB are to stay free")
+        write!(f, "{path}: no room for more: {free} MiB are free, and {floor} MiB are to stay free")
     }
 }
 

@@ -491,12 +491,12 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_served_what_there_is_and_nothing_of_nothing() {
+    fn peers_are_welcome_where_there_is_something_to_give_or_to_fetch() {
         let mut torrent = torrent();
         for state in State::ALL {
             torrent.state = state;
             torrent.have = Have::None;
-            assert!(!torrent.serves(), "{state}");
+            assert_eq!(torrent.serves(), state == State::Downloading, "{state}");
             torrent.have = bits(&[3]);
             assert_eq!(torrent.serves(), state.serves(), "{state}");
         }

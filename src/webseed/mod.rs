@@ -143,6 +143,21 @@ pub struct WebSeed {
     failures: u8,
     wrong: u8,
     absent: Vec<u32>,
+    /// What was wrong last.
+    trouble: Option<Box<str>>,
+}
+
+/// What is told of a web seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeedStatus {
+    /// As the .torrent has it.
+    pub url: String,
+    /// A word or two.
+    pub state: &'static str,
+    /// Until it is asked again, seconds.
+    pub next: Option<u64>,
+    /// What was wrong last.
+    pub trouble: Option<Box<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +210,7 @@ impl WebSeeds {
                 failures: 0,
                 wrong: 0,
                 absent: Vec::new(),
+                trouble: None,
             })
             .collect();
         let redirects = VecDeque::new();
@@ -244,6 +260,10 @@ impl WebSeeds {
         if got {
             seed.failures = 0;
         }
+        seed.trouble = match how {
+            Ended::Done | Ended::Stopped => None,
+            how => Some(how.to_string().into()),
+        };
         let mut failures = seed.failures;
         let range = match how {
             Ended::Done | Ended::Stopped => {
@@ -286,7 +306,21 @@ impl WebSeeds {
         self.redirects.retain(|redirect| redirect.key != key);
         let seed = self.seed_mut(key).filter(|seed| seed.state != State::Banned)?;
         seed.state = State::Banned;
+        seed.trouble = Some("it sends wrong data".into());
         Some(format!("web seed {}: it sends wrong data; it is not asked again", seed.url))
+    }
+
+    /// What is told of each.
+    pub fn status(&self, now: Instant) -> impl Iterator<Item = SeedStatus> {
+        self.seeds.iter().map(move |seed| {
+            let (state, next) = match seed.state {
+                State::Idle => ("at hand", None),
+                State::Busy => ("asked", None),
+                State::Resting(until) => ("rests", Some(until.saturating_duration_since(now).as_secs())),
+                State::Banned => ("given up", None),
+            };
+            SeedStatus { url: seed.url.to_string(), state, next, trouble: seed.trouble.clone() }
+        })
     }
 
     /// Where a redirect led for that file, and who said so.

@@ -2,8 +2,9 @@
 
 use super::super::fault::tests::Faults;
 use super::super::tests::{Temp, Torrent, World, numbers, piece_hashes, touch};
-use super::super::{Batch, Done, Job, RequireMount, Storage};
+use super::super::{Batch, Done, Job, Storage};
 use super::*;
+use crate::config::RequireMount;
 use crate::have::Have;
 use crate::storage::intake::{Filled, Intake};
 use crate::storage::resume::Verified;
