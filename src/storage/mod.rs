@@ -105,7 +105,7 @@ pub struct Room {
     pub path: PathBuf,
     /// Bytes that are free where it lies.
     pub free: u64,
-    /// Bytes that are to stay free there.
+    /// Bytes that are to stay free there; 0 where it was the system that refused.
     pub floor: u64,
 }
 
@@ -304,10 +304,11 @@ impl fmt::Display for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: u64 = 1 << 20;
         let (path, free, floor) = (self.path.display(), self.free / MIB, self.floor.div_ceil(MIB));
-        if self.free > self.floor {
-            return write!(f, "{path}: no room though {free} MiB are free: a quota, or too many files");
+        match (self.floor, free) {
+            (0, 0) => write!(f, "{path}: no room is left"),
+            (0, _) => write!(f, "{path}: no room though {free} MiB are free: a quota, or too many files"),
+            _ => write!(f, "{path}: no room: {free} MiB are free, and {floor} MiB are to stay free"),
         }
-        write!(f, "{path}: no room: {free} MiB are free, and {floor} MiB are to stay free")
     }
 }
 
