@@ -48,7 +48,8 @@
 //! 2. When a peer's task has read, [`session::Session::refill`] asks it for as many blocks as
 //!    [`peer::requests::Requests::room`] allows and [`torrent::picker::Picker::pick`] chooses.
 //! 3. What comes is read into the [`storage::intake::Intake`], and [`peer::wire::Decoder::decode`] yields fragments of
-//!    blocks borrowed from it; [`session::Session::block`] says which are kept. None is copied.
+//!    blocks borrowed from it; [`session::Session::block`] says which are kept. None is copied. A web seed's body
+//!    comes the same way ([`webseed::io::fetch`], [`session::Session::web_block`]).
 //! 4. [`daemon::house::House::write_out`] hands the buffer to the storage thread, with how far each piece has come
 //!    ([`session::Session::write`]). There it is written, and hashed as far as pieces have come without a gap.
 //! 5. [`session::Session::stored`] takes the verdict: a piece that is right is announced to all peers; of one that is

@@ -269,6 +269,8 @@ fn what_was_complete_is_never_fetched_again_by_itself() {
     let torrent = Torrent::multi("once", &[("a", 300_000), ("b", 200_000)], 32 * 1024);
     let seed = Seed::of(&[&torrent]);
     let home = knowing(&seed);
+    // Where nothing else lies the disk itself would seem to be away.
+    Torrent::single("another", 20_000, 16 * 1024).add_to(&home);
     torrent.drop_into(&home.torrents);
     let daemon = home.start();
     daemon.wait_seeding(&torrent);

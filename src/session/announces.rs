@@ -27,7 +27,7 @@ impl Session {
             );
         }
         if !torrent.private && torrent.serves() {
-            self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Loopback, now);
+            self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Static, now);
             self.dial_again(now);
         }
     }

@@ -260,6 +260,8 @@ impl Session {
         let at = self.seconds(now);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         if torrent.state == State::Paused {
+            // So much can be told of it. It is looked at anew when it goes on.
+            torrent.have = checked.have;
             return;
         }
         if torrent.place.data != checked.data {

@@ -90,6 +90,10 @@ impl Session {
             picker.set_window(u32::try_from((WINDOW / piece).max(1)).ok());
         }
         torrent.fetch = Some(Box::new(Fetch::new(picker, at)));
+        // Before anything is written: what is on record is trusted by its record alone from now on, for its files change.
+        torrent.written = true;
+        self.record(key, now);
+        self.set(Timer::Flush, now);
         true
     }
 

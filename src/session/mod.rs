@@ -2,14 +2,16 @@
 //!
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
-//! (`checks`), what is fetched of it (`fetching`), its trackers (`announces`), its connections (`peers`), its web seeds (`webseeds`). Holds one box a torrent, one a
-//! peer, and one table of deadlines for all of them.
+//! (`checks`), what is fetched of it (`fetching`), its trackers (`announces`), its connections (`peers`), how the only
+//! seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one box a torrent, one a peer, and one table of
+//! deadlines for all of them.
 
 mod announces;
 mod checks;
 mod fetching;
 mod peers;
 mod rates;
+mod superseeding;
 mod torrents;
 mod webseeds;
 
@@ -353,6 +355,7 @@ impl Session {
         let other_trackers = settings.trackers != self.settings.trackers
             || settings.also != self.settings.also
             || settings.port != self.settings.port;
+        let other_seeding = settings.superseed != self.settings.superseed;
         let other_links = settings.local != self.settings.local;
         self.settings = settings;
         if other_links {
@@ -375,10 +378,13 @@ impl Session {
             peer.wake();
         }
         self.throttled.clear();
+        if other_seeding {
+            self.set_by(Timer::Sweep, now);
+        }
         if !self.settings.web_seeds {
             self.give_up_web(None);
         }
-        self.set(Timer::Web, now);
+        self.look_at_web(now);
         self.feed_hungry(now);
         self.fill_slots(now);
         self.dial_again(now);
@@ -389,6 +395,7 @@ impl Session {
     pub fn set_static_peers(&mut self, peers: Vec<SocketAddr>, now: Instant) {
         if peers != self.settings.static_peers {
             self.settings.static_peers = peers;
+            self.candidates.forget_static();
             self.serving().into_iter().for_each(|key| self.announce(key, now));
         }
     }

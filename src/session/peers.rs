@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::superseeding::view;
 use super::{
     AHEAD, BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
     PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, WRITES_PER_SECOND,
@@ -67,7 +68,10 @@ impl Session {
     pub fn memory(&self) -> u64 {
         let fetches = self.torrents.values().filter_map(|torrent| torrent.fetch.as_ref());
         let pickers: u64 = fetches.map(|fetch| fetch.picker.memory() as u64).sum();
-        self.torrents.len() as u64 * TORRENT_COST + self.peers.len() as u64 * PEER_COST + pickers
+        let superseeds = self.torrents.values().filter_map(|torrent| torrent.superseed());
+        let superseeds: u64 = superseeds.map(|superseed| superseed.memory() as u64).sum();
+        let (torrents, peers) = (self.torrents.len() as u64, self.peers.len() as u64);
+        torrents * TORRENT_COST + peers * PEER_COST + pickers + superseeds
     }
 
     /// We are connected to a peer that we dialled: our handshake goes first.
@@ -90,6 +94,7 @@ impl Session {
         let at = self.seconds(now);
         let Some(&torrent_key) = self.by_hash.get(&info_hash) else { return Err(Close::UnknownTorrent) };
         let memory = self.memory();
+        self.begin_superseed(torrent_key);
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return Err(Close::UnknownTorrent) };
         let Some(peer) = self.peers.get_mut(&key) else { return Err(Close::Gone) };
         if !torrent.serves() {
@@ -114,7 +119,7 @@ impl Session {
             &torrent.view(),
             theirs.has_extension_protocol(),
             self.settings.port,
-            torrent.state == State::Downloading,
+            torrent.state == State::Downloading || torrent.is_hidden(),
         );
         torrent.swarm.get_or_insert_default().peers.push(key);
         Ok(())
@@ -169,7 +174,9 @@ impl Session {
         let Some(peer) = self.peers.get_mut(&key) else { return Err(Close::Gone) };
         let torrent_key = peer.torrent.ok_or(Close::UnknownTorrent)?;
         let Some(torrent) = self.torrents.get(&torrent_key) else { return Err(Close::TorrentStopped) };
-        match peer.handle(message, &torrent.view())? {
+        let action = peer.handle(message, &view(torrent, key, message))?;
+        self.superseed(key, &action, now);
+        match action {
             Action::None => {}
             Action::Interest => self.interest_changed(key, now),
             Action::Gained(piece) => self.gained(key, piece, now),
@@ -191,6 +198,8 @@ impl Session {
         if peer.outgoing {
             let how = match why {
                 Close::BothSeeds => Ended::Seed,
+                Close::TorrentStopped if peer.ready => Ended::Stopped,
+                Close::Liar => Ended::Liar,
                 _ if peer.ready => Ended::Closed,
                 _ => Ended::Failed,
             };
@@ -204,6 +213,7 @@ impl Session {
         if let Some(local) = peer.counted {
             self.left(torrent_key, key, &peer.pieces, local, now);
         }
+        self.left_superseed(torrent_key, key, &peer.pieces, now);
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
         torrent.uploaded += peer.uploaded;
         torrent.downloaded += peer.downloaded;
@@ -534,8 +544,9 @@ impl Session {
                 }
             }
         }
+        let soon = self.look_at_superseeds(now);
         self.set_dial(now);
-        if self.half_open > 0 {
+        if self.half_open > 0 || soon {
             self.set(Timer::Sweep, now + SWEEP_HANDSHAKES);
         } else if !self.peers.is_empty() || layouts {
             self.set(Timer::Sweep, now + SWEEP);

@@ -56,14 +56,25 @@ impl Session {
         self.set_by(Timer::Web, now + grace);
     }
 
+    /// Web seeds may be asked at that time, if there is a torrent that has some.
+    pub(super) fn look_at_web(&mut self, at: Instant) {
+        if self.settings.web_seeds && self.web_seeded().next().is_some() {
+            self.set_by(Timer::Web, at);
+        }
+    }
+
+    fn web_seeded(&self) -> impl Iterator<Item = TorrentKey> {
+        let torrents = self.torrents.iter();
+        torrents.filter(|(_, t)| t.state == State::Downloading && t.web_seeded).map(|(&key, _)| key)
+    }
+
     /// The next fetch from a web seed, if one is due.
     pub(super) fn next_web_fetch(&mut self, now: Instant) -> Option<Job> {
         // When one of them ends it is looked again.
         if self.stopping || !self.settings.web_seeds || self.web.len() >= MAX_FETCHES {
             return None;
         }
-        let wanted = self.torrents.iter().filter(|(_, t)| t.state == State::Downloading && t.web_seeded);
-        let keys: Vec<TorrentKey> = wanted.map(|(&key, _)| key).collect();
+        let keys: Vec<TorrentKey> = self.web_seeded().collect();
         for &key in &keys {
             if self.may_ask_web(key)
                 && let Some(fetch) = self.claim_for_web(key, None, now)
@@ -290,7 +301,7 @@ impl Session {
         }
         // Others may be asked for what is left; but not before something has changed if nothing was wanted of it.
         let futile = *how == Ended::Stopped && !run.got;
-        self.set_by(Timer::Web, if futile { now + CHOKE_ROUND } else { now });
+        self.look_at_web(if futile { now + CHOKE_ROUND } else { now });
         let goes_on = matches!(how, Ended::Done | Ended::Stopped) && !futile && !run.given_up;
         if !goes_on || self.stopping || !self.settings.web_seeds || !self.may_ask_web(run.torrent) {
             return None;
@@ -445,12 +456,12 @@ mod tests {
         }
 
         /// All that is due now; what is to be fetched from web seeds is returned.
-        fn run(&mut self) -> Vec<Box<WebFetch>> {
+        fn run(&mut self) -> Vec<WebFetch> {
             let mut fetches = Vec::new();
             while let Some(job) = self.session.poll(self.now) {
                 let done = match job {
                     Job::WebFetch(fetch) => {
-                        fetches.push(fetch);
+                        fetches.push(*fetch);
                         continue;
                     }
                     Job::Storage(StorageJob::Check { key, place, .. }) => {
@@ -483,7 +494,7 @@ mod tests {
         }
 
         /// The same so many seconds later, and whenever something is due before.
-        fn after(&mut self, seconds: u64) -> Vec<Box<WebFetch>> {
+        fn after(&mut self, seconds: u64) -> Vec<WebFetch> {
             let end = self.now + Duration::from_secs(seconds);
             let mut fetches = Vec::new();
             while let Some(due) = self.session.deadline().filter(|&due| due < end) {
@@ -556,12 +567,13 @@ mod tests {
             let (taken, pieces) = rig.comes(&fetch, fetch.bytes.end);
             assert_eq!(taken, fetch.bytes.end - fetch.bytes.start);
             rig.verdict(&pieces, true);
-            fetches.extend(rig.session.web_ended(fetch.key, &Ended::Done, rig.now));
+            fetches.extend(rig.session.web_ended(fetch.key, &Ended::Done, rig.now).map(|next| *next));
             fetches.extend(rig.run());
             assert!(fetches.len() <= 2 && requests < 64);
         }
         assert_eq!(rig.state(), State::Seeding);
         assert_eq!(rig.session.downloaded(), 64 << 20, "nothing came twice");
+        assert_eq!(rig.session.torrent(rig.key).unwrap().downloaded, 64 << 20);
         assert!(rig.session.web.is_empty() && rig.after(600).is_empty());
     }
 
@@ -594,8 +606,11 @@ mod tests {
         let fetch = rig.run().remove(0);
         let start = fetch.bytes.start;
         assert_eq!(rig.comes(&fetch, start + 1_500_000).0, 1_500_000);
+        assert!(rig.after(10).is_empty());
+        let torrent = rig.session.torrent(rig.key).unwrap();
+        assert_eq!(rig.session.torrent_rates(torrent, rig.now).1, 150_000);
         rig.seed("10.0.0.9:5");
-        let rest = WebFetch { bytes: start + 1_500_000..fetch.bytes.end, ..(*fetch).clone() };
+        let rest = WebFetch { bytes: start + 1_500_000..fetch.bytes.end, ..fetch.clone() };
         let (taken, pieces) = rig.comes(&rest, fetch.bytes.end);
         assert_eq!((1_500_000 + taken, pieces.len()), (2 << 20, 1));
         assert!(rig.session.web_ended(fetch.key, &Ended::Stopped, rig.now).is_none());
@@ -646,7 +661,7 @@ mod tests {
             starts.push(fetch.bytes.start % u64::from(PIECE));
             let (_, pieces) = rig.comes(&fetch, fetch.bytes.end);
             rig.verdict(&pieces, true);
-            fetches.extend(rig.session.web_ended(fetch.key, &Ended::Done, rig.now));
+            fetches.extend(rig.session.web_ended(fetch.key, &Ended::Done, rig.now).map(|next| *next));
         }
         assert_eq!(rig.state(), State::Seeding);
         let begun: Vec<u64> = starts.into_iter().filter(|&start| start > 0).collect();

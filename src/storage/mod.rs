@@ -105,9 +105,13 @@ pub struct Room {
     pub path: PathBuf,
     /// Bytes that are free where it lies.
     pub free: u64,
-    /// Bytes that are to stay free there; 0 where it was the system that refused.
+    /// Bytes that are to stay free there.
     pub floor: u64,
 }
+
+/// Bytes above the floor that must be free before a torrent that was stopped for want of room goes on, if it lacks that
+/// much: it would stop again at once.
+const LEAST_ROOM: u64 = 4 << 20;
 
 impl Layout {
     /// The files of `metainfo`, with `data` as the torrent's own path.
@@ -304,11 +308,10 @@ impl fmt::Display for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: u64 = 1 << 20;
         let (path, free, floor) = (self.path.display(), self.free / MIB, self.floor.div_ceil(MIB));
-        match (self.floor, free) {
-            (0, 0) => write!(f, "{path}: no room is left"),
-            (0, _) => write!(f, "{path}: no room though {free} MiB are free: a quota, or too many files"),
-            _ => write!(f, "{path}: no room: {free} MiB are free, and {floor} MiB are to stay free"),
+        if self.free > self.floor.saturating_add(LEAST_ROOM) {
+            return write!(f, "{path}: no room though {free} MiB are free: a quota, or too many files");
         }
+        write!(f, "{path}: no room for more: {free} MiB are free, and {floor} MiB are to stay free")
     }
 }
 

@@ -50,6 +50,9 @@ const FIRST_RETRY: u32 = 60;
 /// Seconds before somebody is dialled again who was connected and left.
 const AGAIN: u32 = 300;
 
+/// Seconds before somebody is whom we had to part from.
+const SOON: u32 = 5;
+
 /// Seconds before a seed is: it may have taken on a torrent anew, but hardly.
 const SEED_AGAIN: u32 = 2 * 3600;
 
@@ -72,6 +75,8 @@ pub enum Ended {
     Failed,
     /// It was a peer, and the connection was closed, by whomever.
     Closed,
+    /// It was a peer, and we closed: our torrent was stopped, or had lost pieces that we had told of.
+    Stopped,
     /// It has everything already.
     Seed,
     /// It sent what was not right: nobody at its address is dealt with any more.
@@ -303,6 +308,10 @@ impl Candidates {
             Ended::Closed | Ended::Liar => {
                 entry.failures = 0;
                 AGAIN
+            }
+            Ended::Stopped => {
+                entry.failures = 0;
+                SOON
             }
             Ended::Seed => {
                 // The first to go when room is needed.
@@ -674,7 +683,7 @@ mod tests {
     #[test]
     fn who_left_is_dialled_again_after_a_while_and_a_seed_much_later() {
         let start = some_instant();
-        for (how, least) in [(Ended::Closed, AGAIN), (Ended::Seed, SEED_AGAIN)] {
+        for (how, least) in [(Ended::Stopped, SOON), (Ended::Closed, AGAIN), (Ended::Seed, SEED_AGAIN)] {
             let mut pool = Candidates::new(7, start);
             pool.insert(1, [nth(1)], Source::Remote, start);
             pool.next(start, |_| true).unwrap();

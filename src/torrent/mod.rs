@@ -8,6 +8,7 @@ pub mod candidates;
 pub mod choker;
 pub mod fetch;
 pub mod picker;
+pub mod superseed;
 
 use std::fmt;
 use std::ops::Range;
@@ -25,6 +26,7 @@ use crate::storage::io::Place;
 use crate::storage::resume::{Record, Stamp};
 use crate::storage::{Layout, Trouble};
 use fetch::Fetch;
+use superseed::Superseed;
 
 /// The reason of a pause.
 pub const PAUSED: &str = "paused by the user";
@@ -208,6 +210,8 @@ pub struct Swarm {
     pub rate: u64,
     /// Bytes of content that came a second in the last choke round.
     pub down_rate: u64,
+    /// It is given piece by piece, or was.
+    pub superseed: Option<Box<Superseed>>,
 }
 
 impl Torrent {
@@ -250,9 +254,20 @@ impl Torrent {
         }
     }
 
-    /// What the messages of its peers are judged against.
+    /// What its peers are shown, and their messages are judged against.
     pub fn view(&self) -> View<'_> {
-        View { lengths: self.lengths, have: &self.have }
+        let have = if self.is_hidden() { &Have::None } else { &self.have };
+        View { lengths: self.lengths, have }
+    }
+
+    /// How it is given piece by piece, if it is, or was.
+    pub fn superseed(&self) -> Option<&Superseed> {
+        self.swarm.as_ref()?.superseed.as_deref()
+    }
+
+    /// Whether its peers are not to know what we have (BEP 16).
+    pub fn is_hidden(&self) -> bool {
+        self.superseed().is_some_and(|superseed| !superseed.is_over())
     }
 
     /// Bytes of the pieces that we have.
@@ -473,12 +488,12 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_served_what_there_is_and_nothing_of_nothing() {
+    fn peers_are_welcome_where_there_is_something_to_give_or_to_fetch() {
         let mut torrent = torrent();
         for state in State::ALL {
             torrent.state = state;
             torrent.have = Have::None;
-            assert!(!torrent.serves(), "{state}");
+            assert_eq!(torrent.serves(), state == State::Downloading, "{state}");
             torrent.have = bits(&[3]);
             assert_eq!(torrent.serves(), state.serves(), "{state}");
         }

@@ -109,24 +109,25 @@ impl Fetching<'_> {
     /// What lies nowhere comes from nowhere.
     async fn pad(&self, part: &Part) -> Result<u64, Ended> {
         let mut inflow = self.inflow(part);
-        while inflow.left > 0 {
-            let mut intake = self.house.intake.borrow_mut();
-            if let Some((space, mut keeper)) = intake.begin() {
-                let n = usize::try_from(inflow.left).map_or(space.len(), |left| left.min(space.len()));
-                space[..n].fill(0);
-                inflow.take(&mut self.house.session.borrow_mut(), &mut keeper, 0, n);
-                drop(keeper);
-                drop(intake);
-                self.house.write_out();
-                if let Some(end) = inflow.end.take() {
-                    return Err(end);
-                }
-            } else {
-                drop(intake);
+        while inflow.left > 0 && inflow.end.is_none() {
+            if !self.put_zeros(&mut inflow) {
                 self.house.intake_free().await;
             }
         }
-        Ok(part.len)
+        inflow.end.map_or(Ok(part.len), Err)
+    }
+
+    /// Zeros as far as there is room; `false` where there is none.
+    fn put_zeros(&self, inflow: &mut Inflow<'_>) -> bool {
+        {
+            let mut intake = self.house.intake.borrow_mut();
+            let Some((space, mut keeper)) = intake.begin() else { return false };
+            let n = usize::try_from(inflow.left).map_or(space.len(), |left| left.min(space.len()));
+            space[..n].fill(0);
+            inflow.take(&mut self.house.session.borrow_mut(), &mut keeper, 0, n);
+        }
+        self.house.write_out();
+        true
     }
 
     /// One request, and as much of its answer as is wanted: at least a byte.
@@ -177,25 +178,24 @@ impl Fetching<'_> {
 
     /// One read, as far as there is room, tokens and something to read.
     fn read(&self, stream: &mut Stream, inflow: &mut Inflow<'_>, pace: &mut Pace) -> Result<Step, Ended> {
-        let now = Instant::now();
-        let remote = stream.remote();
-        let mut intake = self.house.intake.borrow_mut();
-        let Some((space, mut keeper)) = intake.begin() else { return Ok(Step::Full) };
-        let mut session = self.house.session.borrow_mut();
-        let most = match session.web_allowance(remote, now) {
-            Ok(most) => most.min(space.len()),
-            Err(at) => return Ok(Step::Later(at)),
+        let progress = {
+            let (now, remote) = (Instant::now(), stream.remote());
+            let mut intake = self.house.intake.borrow_mut();
+            let Some((space, mut keeper)) = intake.begin() else { return Ok(Step::Full) };
+            let mut session = self.house.session.borrow_mut();
+            let most = match session.web_allowance(remote, now) {
+                Ok(most) => most.min(space.len()),
+                Err(at) => return Ok(Step::Later(at)),
+            };
+            let mut came = 0;
+            let progress = stream.read(&mut space[..most], |at, part| {
+                came += part.len();
+                inflow.take(&mut session, &mut keeper, at, part.len())
+            });
+            session.web_read(remote, came, now);
+            pace.came(came as u64, Duration::ZERO);
+            progress
         };
-        let mut came = 0;
-        let progress = stream.read(&mut space[..most], |at, part| {
-            came += part.len();
-            inflow.take(&mut session, &mut keeper, at, part.len())
-        });
-        session.web_read(remote, came, now);
-        pace.came(came as u64, Duration::ZERO);
-        drop(session);
-        drop(keeper);
-        drop(intake);
         self.house.write_out();
         progress.map(Step::Read).map_err(ended)
     }

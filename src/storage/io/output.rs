@@ -103,13 +103,13 @@ impl Outputs {
         let (mut parts, mut offset) = (&mut run.parts[..run.count], run.offset);
         while !parts.is_empty() {
             match attempt().and_then(|()| pwritev(&output.fd, parts, offset)) {
-                Ok(0) => return Err(refused(layout, run.file, &output.fd, Errno::IO)),
+                Ok(0) => return Err(refused(layout, run.file, &output.fd, disk, Errno::IO)),
                 Ok(written) => {
                     offset += written as u64;
                     IoSlice::advance_slices(&mut parts, written);
                 }
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(refused(layout, run.file, &output.fd, error)),
+                Err(error) => return Err(refused(layout, run.file, &output.fd, disk, error)),
             }
         }
         Ok(())
@@ -206,7 +206,7 @@ impl Outputs {
                 Err(Errno::INTR) => continue,
                 // Not every file system can: such a file stays sparse.
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
-                Err(error) => return Err(refused(layout, output.file, &output.fd, error)),
+                Err(error) => return Err(refused(layout, output.file, &output.fd, &self.disk, error)),
             }
             return Ok(());
         }
@@ -243,10 +243,12 @@ fn take_room(
 }
 
 /// What an error of a call that takes room means.
-pub(super) fn refused(layout: &Layout, file: u32, fd: &OwnedFd, error: Errno) -> Trouble {
+pub(super) fn refused(layout: &Layout, file: u32, fd: &OwnedFd, disk: &Disk, error: Errno) -> Trouble {
     let path = layout.path(file);
     match error {
-        Errno::NOSPC | Errno::DQUOT => Trouble::NoRoom(Room { path, free: free(fd).unwrap_or(0), floor: 0 }),
+        Errno::NOSPC | Errno::DQUOT => {
+            Trouble::NoRoom(Room { path, free: free(fd).unwrap_or(0), floor: disk.free_floor })
+        }
         error => Trouble::of(&path, error),
     }
 }

@@ -13,7 +13,7 @@ use super::fault::attempt;
 use super::jobs::{Place, Prepared};
 use super::tree::{Tree, exists, missing, number, root_of, signed};
 use crate::config::{Disk, RequireMount};
-use crate::storage::{Layout, Room, Trouble};
+use crate::storage::{LEAST_ROOM, Layout, Room, Trouble};
 
 // The numbers of linux/magic.h.
 const TMPFS: u32 = 0x0102_1994;
@@ -24,10 +24,6 @@ const EXFAT: u32 = 0x2011_bab0;
 
 /// Bytes of the largest file on FAT.
 const FAT_LARGEST: u64 = (4 << 30) - 1;
-
-/// Bytes above the floor that must be free before a torrent that was stopped for want of room goes on, if it lacks that
-/// much: it would stop again at once.
-const LEAST_ROOM: u64 = 4 << 20;
 
 /// On which file systems the data would lie, and the system lies.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +103,18 @@ pub(super) fn survey(place: &Place, known: bool, disk: &Disk) -> Result<Ground, 
     attempt()
         .and_then(|()| accessat(CWD, target, access, AtFlags::empty()))
         .map_err(|error| Trouble::of(target, error))?;
+    takes_writes(&directory).map_err(|error| Trouble::of(deepest, error))?;
     Ok(Ground { directory, kind: facts.kind })
+}
+
+/// A file system that has stopped taking writes after an error says so only when something is written: a file without a
+/// name, where it knows such files.
+fn takes_writes(directory: &OwnedFd) -> Result<(), Errno> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match attempt().and_then(|()| openat(directory, ".", flags, Mode::RUSR | Mode::WUSR)) {
+        Err(error @ (Errno::ROFS | Errno::IO)) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 impl Facts {

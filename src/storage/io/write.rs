@@ -458,7 +458,7 @@ fn sync(
                 // The system takes what it could not write for written: asked again it would say that all is well, and
                 // show it until it has forgotten it.
                 let _ = fadvise(fd, 0, None, Advice::DontNeed);
-                let trouble = refused(layout, file, fd, error);
+                let trouble = refused(layout, file, fd, outputs.disk(), error);
                 unsaved.lost = Some(trouble.clone());
                 return Err(trouble);
             }
