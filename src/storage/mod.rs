@@ -304,7 +304,7 @@ impl fmt::Display for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: u64 = 1 << 20;
         let (path, free, floor) = (self.path.display(), self.free / MIB, self.floor.div_ceil(MIB));
-        if self.free > self.floor {
+        if free > floor.saturating_add(64) {
             return write!(f, "{path}: no room though {free} MiB are free: a quota, or too many files");
         }
         write!(f, "{path}: no room: {free} MiB are free, and {floor} MiB are to stay free")

@@ -361,6 +361,8 @@ fn after_a_crash_only_what_was_not_on_record_is_hashed_again() {
     let checked = checked.unwrap();
     assert!(known.unwrap().open);
     assert_eq!(checked.have, have);
+    let part = world.read(&swarm.torrent, "part", 1, 2 * PIECE as u64, 2 * PIECE as u64);
+    assert!(part.is_ok(), "it is served before it is written again: {part:?}");
     let todo = numbers(&checked.todo, 11);
     // What is beyond the end of a file, or in a file that is not there, is not hashed; nor is a hole.
     world.temp.sparse("probe", 1 << 20, &[]);
