@@ -17,11 +17,13 @@
 //! | [`config`] | the configuration: every key, default and unit |
 //! | [`rate`] | token buckets and meters |
 //! | [`random`] | numbers that need not be secret |
+//! | [`clock`] | the time of day, where the clock has one |
 //! | [`http`] | heads, bodies and redirects; one client |
 //! | [`net`] | addresses, prefixes, names |
 //! | [`storage`] | where bytes lie on disk, what is known of them; the storage thread |
 //! | [`peer`] | the peer protocol: wire, extensions, one peer, its task |
 //! | [`tracker`] | announces: what is asked of whom and when |
+//! | [`webseed`] | web servers that have a torrent: which of them is asked for what |
 //! | [`torrent`] | one torrent: its record, its choker, whom it might dial |
 //! | [`session`] | all torrents, all peers and one set of clocks |
 //! | [`watch`] | the watched directories: the database |
@@ -38,6 +40,20 @@
 //! 3. [`watch::Watch::loaded`] says what it means; [`session::Session::insert`] makes it a torrent.
 //! 4. The storage thread compares the files with the record (`Job::Check`) and hashes what is not on it (`Job::Verify`).
 //! 5. [`session::Session::poll`] hands out the announce; [`tracker::client::Client`] decides when and to whom.
+//!
+//! # A block is fetched
+//!
+//! 1. A check leaves pieces missing: the storage thread says whether the disk can be written to (`Job::Prepare`), and
+//!    the torrent's peers are told that we are interested.
+//! 2. When a peer's task has read, [`session::Session::refill`] asks it for as many blocks as
+//!    [`peer::requests::Requests::room`] allows and [`torrent::picker::Picker::pick`] chooses.
+//! 3. What comes is read into the [`storage::intake::Intake`], and [`peer::wire::Decoder::decode`] yields fragments of
+//!    blocks borrowed from it; [`session::Session::block`] says which are kept. None is copied. A web seed's body
+//!    comes the same way ([`webseed::io::fetch`], [`session::Session::web_block`]).
+//! 4. [`daemon::house::House::write_out`] hands the buffer to the storage thread, with how far each piece has come
+//!    ([`session::Session::write`]). There it is written, and hashed as far as pieces have come without a gap.
+//! 5. [`session::Session::stored`] takes the verdict: a piece that is right is announced to all peers; of one that is
+//!    not the picker finds out who lied.
 //!
 //! # A block is seeded
 //!
@@ -68,6 +84,8 @@ pub mod rate;
 
 pub mod random;
 
+pub mod clock;
+
 pub mod http;
 
 pub mod net;
@@ -77,6 +95,8 @@ pub mod storage;
 pub mod peer;
 
 pub mod tracker;
+
+pub mod webseed;
 
 pub mod torrent;
 

@@ -9,6 +9,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -30,6 +31,9 @@ const FACILITY: u8 = 3;
 
 static LOGGER: Logger = Logger(Mutex::new(Sink::Stderr));
 
+/// On standard error stands a line that is written over itself.
+static LIVE_LINE: AtomicBool = AtomicBool::new(false);
+
 /// Begins logging, or goes on elsewhere.
 pub fn init(to: LogTo, level: LevelFilter) {
     let sink = match to {
@@ -40,6 +44,11 @@ pub fn init(to: LogTo, level: LevelFilter) {
     // Fails the second time, when it already is ours.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(level);
+}
+
+/// Log lines on standard error take the place of what stands in its last line from now on; who wrote that does so again.
+pub fn give_way() {
+    LIVE_LINE.store(true, Ordering::Relaxed);
 }
 
 /// A peer's, tracker's or file's text as a log line may quote it: one line, no control characters, at most 256 bytes.
@@ -137,6 +146,9 @@ impl Syslog {
 
 fn to_stderr(level: Level, message: &[u8]) {
     let mut line: Line<{ MAX_MESSAGE + 16 }> = Line::new();
+    if LIVE_LINE.load(Ordering::Relaxed) {
+        line.append(b"\r\x1b[K");
+    }
     line.append(match level {
         Level::Error => b"error: ",
         Level::Warn => b"warning: ",

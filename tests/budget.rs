@@ -54,7 +54,7 @@ fn a_thousand_idle_torrents_fit() {
             Torrent::sparse(&name, 4096 * 128, 128, &[])
         };
         let torrent = torrent.announce(&tracker.url());
-        torrent.write_sparse(&home.data);
+        torrent.write_data(&home.data);
         torrent.drop_into(&home.torrents);
     }
     let daemon = home.start();

@@ -16,7 +16,7 @@ use common::Need::Program;
 use common::daemon::Home;
 use common::peer::RawPeer;
 use common::torrent::Torrent;
-use common::{Folder, PATIENCE, able, meshseed, run, wait};
+use common::{Folder, PATIENCE, able, meshseed, run, wait, wait_value};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -58,6 +58,30 @@ fn share_seeds_a_folder_until_it_is_interrupted() {
         2,
         "nothing was put beside the content"
     );
+}
+
+#[test]
+fn share_reads_the_content_once() {
+    let folder = Folder::new();
+    let content = Torrent::multi("read once", &[("a", 5_000_000), ("empty", 0), ("z", 3_000_000)], 16 * 1024);
+    content.write_data(folder.path());
+    let errors = folder.path().join("errors");
+    let share = Killed(
+        command(&["share", "--listen", "127.0.0.1:0", "--control"])
+            .arg(folder.path().join("none.sock"))
+            .arg(folder.path().join("read once"))
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&errors).unwrap())
+            .spawn()
+            .unwrap(),
+    );
+    wait("it is seeded", PATIENCE, || {
+        fs::read_to_string(&errors).unwrap().contains("is complete and seeded").then_some(())
+    });
+    let counters = fs::read_to_string(format!("/proc/{}/io", share.0.id())).unwrap();
+    let read: u64 =
+        counters.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).expect("bytes read");
+    assert!((8_000_000..9_000_000).contains(&read), "{read} bytes read for 8 MB of content");
 }
 
 #[test]
@@ -136,10 +160,60 @@ fn status_tells_what_the_daemon_does() {
     assert!(one.contains(&home.torrents.join("told about.torrent").display().to_string()), "{one}");
     let all: Value = serde_json::from_str(&ask(&["--json"])).unwrap();
     assert_eq!(all["torrents"]["seeding"], 1);
+    let answers = home.folder.path().join("answers");
+    let mut watching = Killed(
+        command(&["status", "--watch", "--control"])
+            .arg(&home.control)
+            .stdout(fs::File::create(&answers).unwrap())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let told = || fs::read_to_string(&answers).unwrap().matches("told about").count();
+    wait("it is told again and again", PATIENCE, || (told() > 2).then_some(()));
     drop(daemon);
+    let ended = wait("with the daemon the watch ends", PATIENCE, || watching.0.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(1));
     let nobody = output(command(&["status", "--control"]).arg(&home.control));
     assert_eq!(nobody.status.code(), Some(1));
     assert!(!nobody.stderr.is_empty(), "it says why");
+}
+
+#[test]
+fn status_tells_how_far_a_download_is_and_how_long_it_takes() {
+    let (home, mirror) = (Home::new(), Home::new());
+    let torrent = Torrent::single("on its way", 4_000_000, 64 * 1024);
+    torrent.add_to(&home);
+    let seed = home.start();
+    seed.wait_seeding(&torrent);
+    mirror.set("", "peers", json!([seed.address().to_string()]));
+    let limit = |rate: &str| {
+        ["download", "local-download"].iter().for_each(|key| mirror.set("limits", key, json!(rate)));
+    };
+    limit("50k");
+    torrent.drop_into(&mirror.torrents);
+    let daemon = mirror.start();
+    let comes = |said: &Value| said["state"] == "downloading" && said["eta"].as_u64().is_some();
+    let said = wait_value("it comes", PATIENCE, || daemon.torrent(&torrent), comes);
+    let whole = daemon.ask("status", Value::Null);
+    let ask = |words: &[&str]| run(command(&["status", "--control"]).arg(&mirror.control).args(words));
+    let (table, one) = (ask(&[]), ask(&[&torrent.hex()]));
+    assert!(said["down_rate"].as_u64() > Some(0), "{said}");
+    assert!(said["have"].as_u64() < Some(4_000_000) && said["down_total"].as_u64() > Some(0), "{said}");
+    assert_eq!(
+        (&whole["torrents"]["downloading"], &whole["progress"]["size"]),
+        (&json!(1), &json!(4_000_000)),
+        "{whole}"
+    );
+    assert!(table.contains("LEFT") && table.contains("downloading") && table.contains(" kB/s"), "{table}");
+    assert!(one.contains("downloading, ") && one.contains(" left\n"), "{one}");
+    limit("0");
+    mirror.configure();
+    daemon.signal(Signal::SIGHUP);
+    let said = daemon.wait_seeding(&torrent);
+    assert_eq!((&said["eta"], said["completed"].is_u64()), (&Value::Null, true), "{said}");
+    assert!(!ask(&[]).contains("LEFT"));
+    assert_eq!(fs::read(mirror.data.join("on its way")).unwrap(), torrent.content());
 }
 
 #[test]
@@ -168,20 +242,27 @@ fn a_pause_outlives_a_restart() {
     torrent.add_to(&home);
     let daemon = home.start();
     daemon.wait_seeding(&torrent);
-    daemon.ask("pause", json!({"info_hash": torrent.hex()}));
+    let tell = |word: &str| run(command(&[word, &torrent.hex(), "--control"]).arg(&home.control));
+    tell("pause");
     daemon.wait_state(&torrent, &["paused"]);
     assert!(RawPeer::connect(daemon.address(), &torrent.info_hash).is_err());
     assert!(daemon.terminate().0.success());
     let daemon = home.start();
     daemon.wait_state(&torrent, &["paused"]);
-    daemon.ask("resume", json!({"info_hash": torrent.hex()}));
+    tell("resume");
     daemon.wait_seeding(&torrent);
     daemon.assert_serves(&torrent);
+    let unknown = "ab".repeat(20);
+    let done = output(command(&["verify", &unknown, "-c"]).arg(&home.config));
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    assert!(String::from_utf8_lossy(&done.stderr).contains(&unknown), "it says which: {done:?}");
 }
 
 #[test]
 fn wrong_words_end_with_two_and_a_wrong_configuration_is_explained() {
-    for words in [["dance"].as_slice(), &["create"], &["show", "--dance", "x"], &["daemon", "--dance"]] {
+    for words in
+        [["dance"].as_slice(), &["pause"], &["create"], &["show", "--dance", "x"], &["daemon", "--dance"]]
+    {
         let done = output(&mut command(words));
         assert_eq!(done.status.code(), Some(2), "{words:?}: {done:?}");
         assert!(!done.stderr.is_empty(), "{words:?}");

@@ -10,15 +10,15 @@
 mod common;
 
 use std::fs;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use common::Need::Root;
 use common::daemon::Home;
+use common::disk::{Mount, overwrite, tamper};
 use common::peer::{BLOCK, RawPeer};
 use common::torrent::Torrent;
 use common::tracker::{Answer, Tracker};
@@ -326,7 +326,7 @@ fn an_unmounted_disk_is_waited_for() {
     }
     let home = Home::new();
     let torrent = Torrent::single("mounted", 300_000, 32 * 1024);
-    let disk = Mount::tmpfs(&home.data);
+    let disk = Mount::tmpfs(&home.data, 16);
     torrent.add_to(&home);
     let daemon = home.start();
     daemon.wait_seeding(&torrent);
@@ -338,7 +338,7 @@ fn an_unmounted_disk_is_waited_for() {
     let said = daemon.wait_state(&torrent, &WAITING);
     assert!(said["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{said}");
     assert_eq!(fs::read_dir(&home.data).unwrap().count(), 0, "nothing is made on the empty mount point");
-    let _disk = Mount::tmpfs(&home.data);
+    let _disk = Mount::tmpfs(&home.data, 16);
     fs::copy(&kept, home.data.join("mounted")).unwrap();
     fs::File::open(home.data.join("mounted")).unwrap().set_modified(time).unwrap();
     daemon.wait_seeding(&torrent);
@@ -352,7 +352,7 @@ fn data_on_a_read_only_disk_is_seeded() {
     }
     let home = Home::new();
     let torrent = Torrent::single("read only", 300_000, 32 * 1024);
-    let disk = Mount::tmpfs(&home.data);
+    let disk = Mount::tmpfs(&home.data, 16);
     torrent.add_to(&home);
     run(Command::new("mount").args(["-o", "remount,ro"]).arg(&home.data));
     let daemon = home.start();
@@ -558,35 +558,4 @@ fn two_daemons_share_a_port_range_and_not_a_control_socket() {
     assert_eq!(ended.code(), Some(1));
     assert!(three.log().contains("control.sock"), "{}", three.log());
     assert_eq!(first.ask("status", Value::Null)["listen"][0], json!(first.address().to_string()));
-}
-
-/// A tmpfs that stands for a disk, unmounted (even while in use) when dropped.
-struct Mount<'path>(&'path Path);
-
-impl<'path> Mount<'path> {
-    fn tmpfs(path: &'path Path) -> Self {
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(path));
-        Self(path)
-    }
-}
-
-impl Drop for Mount<'_> {
-    fn drop(&mut self) {
-        run(Command::new("umount").arg("--lazy").arg(self.0));
-    }
-}
-
-/// Changes a byte as a user's editor would: the time of change moves on.
-fn overwrite(path: &Path, offset: u64) {
-    let mut file = fs::File::options().read(true).write(true).open(path).unwrap();
-    file.seek(SeekFrom::Start(offset)).unwrap();
-    let byte = fs::read(path).unwrap()[usize::try_from(offset).unwrap()];
-    file.write_all(&[!byte]).unwrap();
-}
-
-/// Changes a byte behind everybody's back: size and time stay. Who hashes finds it; who trusts the record does not.
-fn tamper(path: &Path, offset: u64) {
-    let time = fs::metadata(path).unwrap().modified().unwrap();
-    overwrite(path, offset);
-    fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
 }

@@ -1,5 +1,5 @@
-//! Real clients with their own default settings download from us, found through a real tracker, each in a network
-//! namespace of its own. Needs root and the clients' packages; `tests/run` installs them.
+//! Real clients with their own default settings download from us and we from them, found through a real tracker, each in
+//! a network namespace of its own. Needs root and the clients' packages; `tests/run` installs them.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -11,22 +11,22 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::Need::{Program, Python, Root, Shared};
-use common::daemon::Home;
+use common::daemon::{Daemon, Home};
 use common::torrent::{Torrent, with_tracker};
 use common::tracker::{Opentracker, Tracker};
 use common::world::{Namespace, World};
-use common::{Folder, able, python, run, sha256, shared, wait};
+use common::{Folder, Running, able, python, run, sha256, shared, wait, wait_value};
 use serde_json::json;
 
 /// What a client may take for a few megabytes: some try uTP, encryption or other addresses first, and their own
 /// rounds of choking and announcing pass meanwhile.
 const DOWNLOAD: Duration = Duration::from_secs(150);
 
-/// How a client is told to download every .torrent of the folder `torrents` into `out`.
+/// How a client is told to download every .torrent of the folder `torrents` into `out`, and to seed what is there.
 type Client = fn(&Namespace, &Path, &Path) -> Running;
 
 /// Who is in the swarm when the other comes.
@@ -34,16 +34,6 @@ type Client = fn(&Namespace, &Path, &Path) -> Running;
 enum Order {
     SeedFirst,
     ClientFirst,
-}
-
-/// A foreign process, ended with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
 }
 
 #[test]
@@ -81,6 +71,65 @@ fn ctorrent_downloads_from_us() {
     if able(&[Root, Program("ctorrent"), Program("opentracker")]) {
         downloads(ctorrent, Order::SeedFirst);
     }
+}
+
+#[test]
+fn we_download_from_transmission() {
+    if able(&[Root, Program("transmission-daemon"), Program("aria2c"), Program("opentracker")]) {
+        mirrors(transmission);
+    }
+}
+
+#[test]
+fn we_download_from_aria2() {
+    if able(&[Root, Program("aria2c"), Program("opentracker")]) {
+        mirrors(aria2);
+    }
+}
+
+#[test]
+fn we_download_from_libtorrent() {
+    if able(&[Root, Python("libtorrent"), Program("aria2c"), Program("opentracker")]) {
+        mirrors(libtorrent);
+    }
+}
+
+#[test]
+fn we_download_from_rtorrent() {
+    if able(&[Root, Program("rtorrent"), Program("aria2c"), Program("opentracker")]) {
+        mirrors(rtorrent);
+    }
+}
+
+/// One seed, four that come after it, and all of them end with all of it.
+#[test]
+fn a_mixed_swarm_ends_complete() {
+    let programs = ["transmission-daemon", "aria2c", "rtorrent", "opentracker"].map(Program);
+    if !able(&programs) || !able(&[Root, Python("libtorrent")]) {
+        return;
+    }
+    let world = World::new::<6>();
+    let [ours, middle, first, others @ ..] = world.spaces::<6>();
+    let torrent = Torrent::single("mixed.bin", 24_000_001, 128 * 1024);
+    let tracker = Opentracker::start(middle, &[torrent.hex()]);
+    let torrent = torrent.announce(&tracker.url());
+    let watched = Folder::new();
+    torrent.drop_into(watched.path());
+    let whole = Folder::new();
+    torrent.write_data(whole.path());
+    let _seed = transmission(first, watched.path(), whole.path());
+    tracker.wait_counts(middle, &torrent.info_hash, "8:completei1e");
+    let home = Home::inside(ours);
+    let daemon = home.start();
+    torrent.drop_into(&home.torrents);
+    let clients: [Client; 3] = [aria2, libtorrent, rtorrent];
+    let outs = clients.map(|client| (client, Folder::new()));
+    let running =
+        others.iter().zip(&outs).map(|(space, (client, out))| client(space, watched.path(), out.path()));
+    let _running: Vec<_> = running.collect();
+    wait_whole(&daemon, &torrent);
+    torrent.assert_lies_in(&home.data);
+    outs.iter().for_each(|(_, out)| wait_same(whole.path(), out.path(), &torrent));
 }
 
 #[test]
@@ -187,11 +236,8 @@ fn the_shared_content_is_seeded_from_where_it_lies() {
     assert_eq!(listing(&shared), before, "nothing was written there");
 }
 
-/// Two torrents (one file; a folder of odd sizes with an empty file and a name beyond ASCII) reach the client whole.
-fn downloads(client: Client, order: Order) {
-    let world = World::new::<3>();
-    let [seed, middle, leech] = world.spaces();
-    let home = Home::inside(seed);
+/// One file, and a folder of odd sizes with an empty file and a name beyond ASCII, told to a tracker that is started.
+fn two_torrents(middle: &Namespace) -> ([Torrent; 2], Opentracker) {
     let files = [
         ("empty", 0),
         ("one byte", 1),
@@ -202,7 +248,47 @@ fn downloads(client: Client, order: Order) {
     let torrents =
         [Torrent::single("single.bin", 5_000_003, 64 * 1024), Torrent::multi("folder", &files, 32 * 1024)];
     let tracker = Opentracker::start(middle, &torrents.each_ref().map(Torrent::hex));
-    let torrents = torrents.map(|torrent| torrent.announce(&tracker.url()));
+    (torrents.map(|torrent| torrent.announce(&tracker.url())), tracker)
+}
+
+/// Two torrents reach us whole from that client as their only seed. When it is gone another gets them from us.
+fn mirrors(client: Client) {
+    let world = World::new::<4>();
+    let [ours, middle, first, last] = world.spaces();
+    let (torrents, tracker) = two_torrents(middle);
+    let (watched, whole) = (Folder::new(), Folder::new());
+    for torrent in &torrents {
+        torrent.drop_into(watched.path());
+        torrent.write_data(whole.path());
+    }
+    let seed = client(first, watched.path(), whole.path());
+    torrents.iter().for_each(|torrent| tracker.wait_counts(middle, &torrent.info_hash, "8:completei1e"));
+    let home = Home::inside(ours);
+    let daemon = home.start();
+    torrents.iter().for_each(|torrent| torrent.drop_into(&home.torrents));
+    for torrent in &torrents {
+        wait_whole(&daemon, torrent);
+        torrent.assert_lies_in(&home.data);
+    }
+    drop(seed);
+    let out = Folder::new();
+    let _client = aria2(last, watched.path(), out.path());
+    torrents.iter().for_each(|torrent| wait_same(whole.path(), out.path(), torrent));
+}
+
+fn wait_whole(daemon: &Daemon, torrent: &Torrent) {
+    let measure = || daemon.torrent(torrent);
+    wait_value(&format!("{} is mirrored", torrent.name), DOWNLOAD, measure, |said| {
+        said["state"] == "seeding"
+    });
+}
+
+/// Two torrents reach the client whole.
+fn downloads(client: Client, order: Order) {
+    let world = World::new::<3>();
+    let [seed, middle, leech] = world.spaces();
+    let home = Home::inside(seed);
+    let (torrents, tracker) = two_torrents(middle);
     torrents.iter().for_each(|torrent| torrent.add_to(&home));
     let out = Folder::new();
     // Who comes later must find the other at its first announce: most ask again only after many minutes.
@@ -265,7 +351,16 @@ fn transmission(space: &Namespace, torrents: &Path, out: &Path) -> Running {
 }
 
 fn aria2(space: &Namespace, torrents: &Path, out: &Path) -> Running {
-    start(space.command("aria2c").arg("--dir").arg(out).args(files(torrents)), out)
+    // It takes no file for its own that it did not begin, unless it is told to look, and ends when it has sent as much as
+    // there is, with the last of it unsent.
+    start(
+        space
+            .command("aria2c")
+            .args(["--check-integrity", "--seed-ratio=0", "--dir"])
+            .arg(out)
+            .args(files(torrents)),
+        out,
+    )
 }
 
 fn rtorrent(space: &Namespace, torrents: &Path, out: &Path) -> Running {

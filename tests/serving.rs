@@ -9,7 +9,7 @@
 mod common;
 
 use std::collections::HashSet;
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -133,11 +133,7 @@ fn blocks_beyond_four_gibibytes_are_served() {
     let (length, piece_length) = (4 * (1 << 30) + 300_000_u64, 4 << 20);
     let tail = b"what lies beyond";
     let torrent = Torrent::sparse("large", length, piece_length, tail);
-    torrent.write_sparse(&home.data);
-    let mut file = std::fs::File::options().write(true).open(home.data.join("large")).unwrap();
-    file.seek(SeekFrom::Start(length - tail.len() as u64)).unwrap();
-    file.write_all(tail).unwrap();
-    torrent.drop_into(&home.torrents);
+    torrent.add_to(&home);
     let daemon = home.start();
     let done = |said: &Value| said["state"] == "seeding";
     let said =

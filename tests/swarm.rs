@@ -10,8 +10,22 @@ mod announcing;
 mod checking;
 #[path = "swarm/connecting.rs"]
 mod connecting;
+#[path = "swarm/content.rs"]
+mod content;
+#[path = "swarm/crowds.rs"]
+mod crowds;
 #[path = "swarm/disk.rs"]
 mod disk;
+#[path = "swarm/foes.rs"]
+mod foes;
+#[path = "swarm/mesh.rs"]
+mod mesh;
+#[path = "swarm/mirrors.rs"]
+mod mirrors;
+#[path = "swarm/net.rs"]
+mod net;
+#[path = "swarm/node.rs"]
+mod node;
 #[path = "swarm/remote.rs"]
 mod remote;
 #[path = "swarm/serving.rs"]

@@ -11,6 +11,7 @@ use lexopt::{Arg, Parser, ValueExt};
 
 use super::output;
 use super::progress::Progress;
+use crate::clock::time_of_day;
 use crate::metainfo::io::{self, CreateOptions, Created};
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::maker::{Glob, Options};
@@ -134,8 +135,8 @@ impl MakerArgs {
     pub fn create(self, path: &Path, quiet: bool) -> Result<Created, io::Error> {
         let mut maker = self.options;
         // A clock that is plainly unset, as routers have it after power comes, is not worth writing down.
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        maker.creation_date = i64::try_from(now).ok().filter(|now| self.date && *now > 1_000_000_000);
+        let now = time_of_day(SystemTime::now()).filter(|_| self.date);
+        maker.creation_date = now.and_then(|now| now.try_into().ok());
         let mut progress = Progress::new("hashing", quiet);
         let options = CreateOptions { path: path.to_owned(), maker, jobs: self.jobs };
         io::create(&options, &mut |done, total| progress.update(done, total))
@@ -225,13 +226,11 @@ impl Args {
         }
         let lengths = torrent.lengths;
         output::print(&format!(
-            "{}: {} in {} {}, {} {} of {}\ninfo-hash {}\n{}\n",
+            "{}: {} in {}, {} of {}\ninfo-hash {}\n{}\n",
             output::clean(&output.display().to_string()),
             output::bytes(lengths.total()),
-            torrent.files.len(),
-            if torrent.files.len() == 1 { "file" } else { "files" },
-            lengths.piece_count(),
-            if lengths.piece_count() == 1 { "piece" } else { "pieces" },
+            output::count(torrent.files.len() as u64, "file"),
+            output::count(lengths.piece_count().into(), "piece"),
             output::bytes(lengths.piece_length().into()),
             torrent.info_hash,
             Magnet::from(&torrent)

@@ -1,24 +1,29 @@
 //! `meshseed daemon`: reads the configuration, prepares the process, and runs until it is told to stop.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lexopt::prelude::*;
 
 use super::output;
+use super::progress::View;
 use crate::config::{Config, Listen, LogTo};
+use crate::daemon::Report;
+use crate::status::Status;
 
 /// Where the configuration is looked for when none is named.
 const DEFAULT_CONFIG: &str = "/etc/meshseed.toml";
 
 const HELP: &str = "\
-meshseed daemon - watch directories of .torrent files and serve what they name
+meshseed daemon - keep what directories of .torrent files name available
 
 Usage: meshseed daemon [OPTIONS]
 
-The directory is the database: drop a .torrent file and its data is served,
-remove it and that stops. The data is never touched.
+The directory is the database: drop a .torrent file and its data is served, and
+fetched first as far as it is missing; remove the file and that stops. Data that
+is right is never written to.
 
 Options:
   -c FILE             configuration (default /etc/meshseed.toml, if it exists)
@@ -27,7 +32,8 @@ Options:
   --data DIR          the data lies here (instead of the configuration's)
   --state DIR         keep records of verified data here
   --listen ADDR:PORT  listen here; PORT may be a range (6881-6889) or 0
-  --log stderr        log to standard error instead of syslog
+  --log stderr        log to standard error instead of syslog; on a terminal also
+                      a line that tells how it goes
 
 Signals: SIGHUP reads the configuration again, SIGUSR1 writes the status to the
 log, SIGTERM stops.
@@ -56,7 +62,11 @@ pub fn run(mut parser: lexopt::Parser) -> ExitCode {
         return output::print(&config.explain());
     }
     crate::log::init(config.log.to, config.log.level);
-    match crate::daemon::run(config, Box::new(move || args.config()), None) {
+    // With the log elsewhere a terminal is left alone, as it is to a supervisor.
+    let view = if config.log.to == LogTo::Stderr { View::new(false) } else { None };
+    let report = view
+        .map(|mut view| Report { tell: Box::new(move |status: &Status| view.update(status)), again: true });
+    match crate::daemon::run(config, Box::new(move || args.config()), report) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
@@ -102,18 +112,7 @@ impl Args {
 
     /// The configuration of the file, with the options of the command line over it. Called again for each SIGHUP.
     fn config(&self) -> Result<Config, String> {
-        let file = match &self.file {
-            Some(file) => Some(file.clone()),
-            None => Some(PathBuf::from(DEFAULT_CONFIG)).filter(|file| file.exists()),
-        };
-        let mut config = match file {
-            Some(file) => {
-                let text =
-                    std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-                Config::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?
-            }
-            None => Config::default(),
-        };
+        let mut config = configured(self.file.as_deref())?;
         if !self.torrents.is_empty() {
             config.torrents = self.torrents.iter().map(absolute).collect::<Result<_, _>>()?;
         }
@@ -131,6 +130,15 @@ impl Args {
         }
         Ok(config)
     }
+}
+
+/// The configuration of this file, of the usual one if there is one, or the default.
+pub fn configured(file: Option<&Path>) -> Result<Config, String> {
+    let usual = Path::new(DEFAULT_CONFIG);
+    let Some(file) = file.or(Some(usual).filter(|file| file.exists())) else { return Ok(Config::default()) };
+    let failed = |error: &dyn Display| format!("{}: {error}", file.display());
+    let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
+    Config::parse(&text).map_err(|error| failed(&error))
 }
 
 fn absolute(path: &PathBuf) -> Result<PathBuf, String> {

@@ -1,6 +1,7 @@
-//! The commands, one file each. Exit status: 0 done, 1 failed, 2 wrong usage.
+//! The commands, one file each; what is told the daemon in one word shares one. Exit status: 0 done, 1 failed, 2 wrong usage.
 
 pub mod check;
+pub mod control;
 pub mod create;
 pub mod daemon;
 pub mod magnet;
@@ -15,18 +16,20 @@ use std::process::ExitCode;
 use lexopt::prelude::*;
 
 const HELP: &str = "\
-meshseed - serves directories of .torrent files on mesh routers
+meshseed - keeps what directories of .torrent files name available, on mesh routers
 
 Usage: meshseed COMMAND [OPTIONS]
 
 Commands:
-  daemon   watch directories of .torrent files and serve what they name
+  daemon   watch directories of .torrent files, fetch and serve what they name
   share    make a torrent of a file or folder and serve it where it lies
   create   make a .torrent file
   show     what a .torrent file or magnet link says
   check    verify data against a .torrent file
   magnet   the magnet link of a .torrent file
   status   ask the running daemon
+  pause, resume, verify, rescan, reload
+           tell it to do something
 
 `meshseed COMMAND --help` explains each, with an example.
 Example: meshseed share ~/openwrt-24.10-images
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         "check" => check::run(parser),
         "magnet" => magnet::run(parser),
         "status" => status::run(parser),
+        "pause" | "resume" | "verify" | "rescan" | "reload" => control::run(&command, parser),
         other => output::wrong_usage("", &format!("there is no command '{other}'")),
     }
 }

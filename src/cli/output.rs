@@ -3,7 +3,7 @@
 //! Omits colours. Holds the text of one command until it is written at once, so that a closed pipe is no panic.
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Exit code of wrong usage; 0 is done, 1 failed.
@@ -16,16 +16,27 @@ pub fn print(text: &str) -> ExitCode {
 
 /// The same for what is no text.
 pub fn print_bytes(bytes: &[u8]) -> ExitCode {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => failed("standard output", &error),
+    match write(bytes) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failed("standard output", &error),
         _ => ExitCode::SUCCESS,
     }
 }
 
+/// The same for who writes again and again, until it fails.
+pub fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush())
+}
+
+/// Whether somebody looks who can be shown a line that changes.
+pub fn is_screen(stream: &impl IsTerminal) -> bool {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    !dumb && stream.is_terminal()
+}
+
 /// One line on standard error, whose end of the pipe may have gone as well.
 pub fn note(text: impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "meshseed: {}", clean(&text.to_string()));
+    let _ = writeln!(io::stderr().lock(), "meshseed: {}", clean(&text.to_string()));
 }
 
 /// The reason of a failure, and its exit code.
@@ -61,6 +72,20 @@ pub fn bytes(n: u64) -> String {
 /// Bytes a second, with the units of 1000 that links have.
 pub fn rate(n: u64) -> String {
     scaled(n, 1000, &["B/s", "kB/s", "MB/s", "GB/s", "TB/s", "PB/s", "EB/s"])
+}
+
+/// `1 file`, `2 files`.
+pub fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Time that is left: `2:03`, `1:02:03`, `5 d`; eight characters at most.
+pub fn clock(seconds: u64) -> String {
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, minutes, seconds) => format!("{minutes}:{seconds:02}"),
+        (hours @ 1..100, minutes, seconds) => format!("{hours}:{minutes:02}:{seconds:02}"),
+        (hours, ..) => format!("{} d", hours / 24),
+    }
 }
 
 /// Three digits at most, one of them behind the point.
@@ -100,6 +125,11 @@ mod tests {
             (rate(1_250_000).as_str(), rate(999).as_str(), rate(0).as_str()),
             ("1.3 MB/s", "1.0 kB/s", "0 B/s")
         );
+    }
+
+    #[test]
+    fn the_time_left_is_read_off_a_clock() {
+        assert_eq!([59, 3723, 359_999, 360_000].map(clock), ["0:59", "1:02:03", "99:59:59", "4 d"]);
     }
 
     #[test]

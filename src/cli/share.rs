@@ -2,7 +2,6 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,11 +11,19 @@ use log::LevelFilter;
 
 use super::create::{MAKER_HELP, MakerArgs, Named};
 use super::output;
+use super::progress::View;
+use super::status::socket;
 use crate::config::{Config, Listen, LogTo};
 use crate::daemon::Report;
+use crate::have::Have;
+use crate::metainfo::io::Created;
 use crate::metainfo::magnet::Magnet;
-use crate::metainfo::{self, io};
+use crate::metainfo::maker::Entry;
+use crate::metainfo::{self, Metainfo, io};
+use crate::status::io::ask;
 use crate::status::{Method, Status};
+use crate::storage::io::remember;
+use crate::storage::resume::{Record, Stamp, Verified};
 
 const HELP: &str = "\
 meshseed share PATH [OPTION]...
@@ -42,7 +49,7 @@ struct Args {
     path: PathBuf,
     into: Option<PathBuf>,
     listen: Option<Listen>,
-    control: PathBuf,
+    control: Option<PathBuf>,
     quiet: bool,
     maker: MakerArgs,
 }
@@ -63,14 +70,14 @@ impl Args {
     /// `None` where help is asked for.
     fn take(mut parser: Parser) -> Result<Option<Args>, lexopt::Error> {
         let (mut path, mut into, mut listen, mut quiet) = (None, None, None, false);
-        let mut control = Config::default().control;
+        let mut control = None;
         let mut maker = MakerArgs::default();
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long("help") | Arg::Short('h') => return Ok(None),
                 Arg::Long("into") => into = Some(PathBuf::from(parser.value()?)),
                 Arg::Long("listen") => listen = Some(parser.value()?.string()?.parse()?),
-                Arg::Long("control") => control = PathBuf::from(parser.value()?),
+                Arg::Long("control") => control = Some(PathBuf::from(parser.value()?)),
                 Arg::Long("quiet") | Arg::Short('q') => quiet = true,
                 Arg::Value(value) if path.is_none() => path = Some(PathBuf::from(value)),
                 other => {
@@ -89,10 +96,11 @@ impl Args {
         created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
         let torrent =
             metainfo::parse(&created.bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-        let magnet = Magnet::from(&torrent);
-        match crate::status::io::ask::<Status>(&self.control, &Method::Status) {
-            Ok(daemon) => self.hand_over(&path, magnet, &torrent.name, &created.bytes, &daemon),
-            Err(_) => self.serve(&path, magnet, &torrent.name, &created.bytes),
+        // A configuration that cannot be read is as good as none: it names a daemon that may not run.
+        let control = socket(self.control.clone(), None).unwrap_or_default();
+        match ask::<Status>(&control, &Method::Status) {
+            Ok(daemon) => self.hand_over(&path, &torrent, &created, &control, &daemon),
+            Err(_) => self.serve(&path, &torrent, &created),
         }
     }
 
@@ -100,15 +108,15 @@ impl Args {
     fn hand_over(
         &self,
         path: &Path,
-        magnet: Magnet,
-        name: &str,
-        bytes: &[u8],
+        torrent: &Metainfo,
+        created: &Created,
+        control: &Path,
         daemon: &Status,
     ) -> Result<ExitCode, String> {
         let first = daemon.watched.first().map(PathBuf::from);
         let into =
             self.into.clone().or(first).ok_or("the daemon watches no directory: name one with --into")?;
-        let written = drop_into(&into, name, bytes, path)?;
+        let written = drop_into(&into, &torrent.name, &created.bytes, path)?;
         if !readable_by_others(path) {
             output::note(format_args!(
                 "warning: {} is not readable by everybody: the daemon's user must be able to read it",
@@ -116,25 +124,28 @@ impl Args {
             ));
         }
         // Without inotify it is found at the next scan; this only hastens it.
-        let _ = crate::status::io::ask::<serde_json::Value>(&self.control, &Method::Rescan);
+        let _ = ask::<serde_json::Value>(control, &Method::Rescan);
         if !self.quiet {
             output::note(format_args!("{}: the running daemon serves it", written.display()));
         }
-        Ok(output::print(&format!("{}\n", with_peers(magnet, &daemon.listen))))
+        Ok(output::print(&format!("{}\n", with_peers(Magnet::from(torrent), &daemon.listen))))
     }
 
     /// Serves the torrent here until it is told to stop.
-    fn serve(&self, path: &Path, magnet: Magnet, name: &str, bytes: &[u8]) -> Result<ExitCode, String> {
+    fn serve(&self, path: &Path, torrent: &Metainfo, created: &Created) -> Result<ExitCode, String> {
         let own = Temporary::new()?;
         let watched = match &self.into {
             Some(into) => into.clone(),
             None => own.0.clone(),
         };
-        drop_into(&watched, name, bytes, path)?;
+        drop_into(&watched, &torrent.name, &created.bytes, path)?;
+        let state = own.0.join("state");
+        // Where it cannot be kept the daemon hashes all of it again, and nothing else is amiss.
+        let _ = remember(state.clone(), record(torrent, &created.files));
         let mut config = Config {
             torrents: vec![watched],
             data: None,
-            state: None,
+            state: Some(state),
             control: own.0.join("control.sock"),
             ..Config::default()
         };
@@ -145,17 +156,34 @@ impl Args {
         }
         crate::log::init(config.log.to, config.log.level);
         let reload = config.clone();
-        let again = !self.quiet && std::io::stderr().is_terminal();
-        let mut magnet = Some(magnet);
-        let tell = move |status: &Status| match magnet.take() {
-            Some(magnet) => drop(output::print(&format!("{}\n", with_peers(magnet, &status.listen)))),
-            None => line(status),
+        let mut view = View::new(self.quiet);
+        let again = view.is_some();
+        let mut magnet = Some(Magnet::from(torrent));
+        let tell = move |status: &Status| match (magnet.take(), &mut view) {
+            (Some(magnet), _) => drop(output::print(&format!("{}\n", with_peers(magnet, &status.listen)))),
+            (None, Some(view)) => view.update(status),
+            (None, None) => {}
         };
         let report = Report { tell: Box::new(tell), again };
         crate::daemon::run(config, Box::new(move || Ok(reload.clone())), Some(report))
             .map_err(|error| error.to_string())?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What the maker knows: every piece is right, as long as the files are what they were.
+fn record(torrent: &Metainfo, files: &[Entry]) -> Record {
+    let stamp = |file: &Entry| match (file.length, file.modified) {
+        (0, _) => Stamp::ABSENT,
+        (size, (mtime_secs, nanos)) => Stamp { size, mtime_secs, mtime_nanos: nanos.try_into().unwrap_or(0) },
+    };
+    let verified = Verified {
+        pieces: torrent.lengths.piece_count(),
+        have: Have::All,
+        todo: Have::None,
+        stamps: files.iter().map(stamp).collect(),
+    };
+    Record { complete: true, verified: Some(verified), ..Record::new(torrent.info_hash) }
 }
 
 /// Adds where we are reached (`x.pe`, BEP 9): without a tracker nobody else could tell.
@@ -175,19 +203,6 @@ fn with_peers(mut magnet: Magnet, listen: &[String]) -> Magnet {
 /// Such an address means nothing without its interface.
 fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
-}
-
-/// One line on the terminal, written over itself.
-fn line(status: &Status) {
-    let mut out = std::io::stderr().lock();
-    let _ = write!(
-        out,
-        "\r{} peers, {} sent, {}\x1b[K",
-        status.peers,
-        output::bytes(status.up_total),
-        output::rate(status.up_rate)
-    )
-    .and_then(|()| out.flush());
 }
 
 /// Writes the .torrent and, before it, the sidecar that tells where its content is.

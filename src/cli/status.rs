@@ -2,42 +2,55 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use lexopt::{Arg, Parser};
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::output::{self, bytes, rate};
-use crate::config::Config;
+use super::daemon::configured;
+use super::output::{self, bytes, clock, count, rate};
 use crate::log::escaped;
 use crate::metainfo::InfoHash;
 use crate::status::io::{AskError, ask};
 use crate::status::{
     List, MAX_LIST, Method, Part, PeerStatus, Peers, RefusedFiles, State, Status, TorrentStatus,
-    TrackerStatus,
 };
 
 /// What `meshseed status --help` prints.
 pub const HELP: &str = "\
 Asks the running daemon how it is.
 
-Usage: meshseed status [--json] [-c FILE | --control SOCKET] [INFO_HASH]
+Usage: meshseed status [-w] [--json] [-c FILE | --control SOCKET] [INFO_HASH]
 
   INFO_HASH           one torrent with its trackers and peers, instead of all
+  -w, --watch         again each second, until Ctrl-C
   --json              as JSON: the fields of the control socket; all torrents under \"list\"
   -c, --config FILE   the daemon's configuration, which names its control socket
+                      (default /etc/meshseed.toml, if it exists)
   --control SOCKET    the control socket itself
   -h, --help          this text
 
-Example: meshseed status --json | jq .torrents
+Examples:
+  meshseed status --watch
+  meshseed status --json | jq .torrents
 ";
+
+/// Between two answers that are watched.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Of a terminal that does not tell how many it has.
+const ROWS: u16 = 24;
 
 /// What was asked for on the command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
     json: bool,
+    watch: bool,
     help: bool,
     config: Option<PathBuf>,
     control: Option<PathBuf>,
@@ -48,6 +61,7 @@ struct Options {
 pub fn run(parser: Parser) -> ExitCode {
     match parse(parser) {
         Ok(options) if options.help => output::print(HELP),
+        Ok(options) if options.watch => watch(&options),
         Ok(options) => match answer(&options) {
             Ok(text) => output::print(&text),
             Err(reason) => output::failed("status", &reason),
@@ -61,6 +75,7 @@ fn parse(mut parser: Parser) -> Result<Options, lexopt::Error> {
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("json") => options.json = true,
+            Arg::Short('w') | Arg::Long("watch") => options.watch = true,
             Arg::Short('h') | Arg::Long("help") => options.help = true,
             Arg::Short('c') | Arg::Long("config") => options.config = Some(parser.value()?.into()),
             Arg::Long("control") => options.control = Some(parser.value()?.into()),
@@ -74,16 +89,40 @@ fn parse(mut parser: Parser) -> Result<Options, lexopt::Error> {
     Ok(options)
 }
 
-fn answer(options: &Options) -> Result<String, String> {
-    let control = match (&options.control, &options.config) {
-        (Some(control), _) => control.clone(),
-        (None, Some(file)) => {
-            let text =
-                std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-            Config::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?.control
+/// The answer of now each second: on a terminal over that of before, elsewhere below it.
+fn watch(options: &Options) -> ExitCode {
+    let screen = output::is_screen(&std::io::stdout());
+    let mut drawn = 0;
+    loop {
+        let text = match answer(options) {
+            Ok(text) => text,
+            Err(reason) => return output::failed("status", &reason),
+        };
+        let rows = tcgetwinsize(std::io::stdout()).map_or(ROWS, |size| size.ws_row);
+        let text = if screen { frame(&text, rows, &mut drawn) } else { text };
+        match output::write(text.as_bytes()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Err(error) => return output::failed("standard output", &error),
+            Ok(()) => std::thread::sleep(PERIOD),
         }
-        (None, None) => Config::default().control,
-    };
+    }
+}
+
+/// Draws a text over the one of before, of which `drawn` lines were shown: what a screen of so many rows has room for,
+/// its lines cut at the edge.
+fn frame(text: &str, rows: u16, drawn: &mut usize) -> String {
+    let mut frame = "\x1b[?7l".to_owned();
+    if *drawn > 0 {
+        let _ = write!(frame, "\x1b[{drawn}A\r");
+    }
+    let shown = text.lines().take(usize::from(rows).saturating_sub(1).max(1));
+    *drawn = shown.clone().count();
+    shown.for_each(|line| put(&mut frame, format_args!("\x1b[K{line}")));
+    frame + "\x1b[J\x1b[?7h"
+}
+
+fn answer(options: &Options) -> Result<String, String> {
+    let control = socket(options.control.clone(), options.config.clone())?;
     let text = match (options.torrent, options.json) {
         (None, false) => overview(&control),
         (None, true) => overview_json(&control),
@@ -91,6 +130,11 @@ fn answer(options: &Options) -> Result<String, String> {
         (Some(torrent), true) => ask::<Value>(&control, &Method::Torrent(torrent)).map(|value| json(&value)),
     };
     text.map_err(|error| error.to_string())
+}
+
+/// The control socket: itself as it was named, or of the daemon with this configuration, or with the usual one.
+pub fn socket(control: Option<PathBuf>, config: Option<PathBuf>) -> Result<PathBuf, String> {
+    control.map_or_else(|| Ok(configured(config.as_deref())?.control), Ok)
 }
 
 fn overview(control: &Path) -> Result<String, AskError> {
@@ -160,19 +204,19 @@ fn summary(status: &Status) -> String {
         .filter(|(_, count)| *count > 0)
         .map(|(state, count)| format!("{count} {}", state.words()))
         .collect();
-    let mut torrents = count(status.torrents.total(), "torrent");
+    let mut torrents = count(status.torrents.total().into(), "torrent");
     if !states.is_empty() {
         torrents = format!("{torrents}: {}", states.join(", "));
     }
     if status.refused > 0 {
-        torrents = format!("{torrents}; {} not taken", count(status.refused, "file"));
+        torrents = format!("{torrents}; {} not taken", count(status.refused.into(), "file"));
     }
     put(&mut text, format_args!("{torrents}"));
     put(
         &mut text,
         format_args!(
             "{}, up {} ({} in all), down {} ({} in all), memory {}",
-            count(status.peers, "peer"),
+            count(status.peers.into(), "peer"),
             rate(status.up_rate),
             bytes(status.up_total),
             rate(status.down_rate),
@@ -187,29 +231,30 @@ fn summary(status: &Status) -> String {
 }
 
 fn table(text: &mut String, torrents: &[TorrentStatus]) {
-    put(
-        text,
-        format_args!(
-            "{:>10} {:>6} {:>5} {:>11} {:>10}  {:<17} NAME",
-            "SIZE", "HAVE", "PEERS", "UP", "SENT", "STATE"
-        ),
-    );
+    // What comes has its columns while something comes.
+    let fetches = torrents.iter().any(|torrent| torrent.state == State::Downloading);
+    let mut row = |[size, have, left, peers, down, up, sent, state, name]: [&str; 9]| {
+        let (left, down) =
+            if fetches { (format!("{left:>8} "), format!("{down:>9} ")) } else { <_>::default() };
+        let line =
+            format!("{size:>9} {have:>5} {left}{peers:>5} {down}{up:>9} {sent:>9}  {state:<16} {name}");
+        put(text, format_args!("{}", line.trim_end()));
+    };
+    row(["SIZE", "HAVE", "LEFT", "PEERS", "DOWN", "UP", "SENT", "STATE", "NAME"]);
     for torrent in torrents {
-        put(
-            text,
-            format_args!(
-                "{:>10} {:>6} {:>5} {:>11} {:>10}  {:<17} {}",
-                bytes(torrent.size),
-                percent(torrent.have, torrent.size),
-                torrent.peers,
-                rate(torrent.up_rate),
-                bytes(torrent.up_total),
-                torrent.state.words(),
-                escaped(&torrent.name)
-            ),
-        );
+        row([
+            &bytes(torrent.size),
+            &percent(torrent.have, torrent.size),
+            &torrent.eta.map_or(String::new(), clock),
+            &torrent.peers.to_string(),
+            &rate(torrent.down_rate),
+            &rate(torrent.up_rate),
+            &bytes(torrent.up_total),
+            torrent.state.words(),
+            &escaped(&torrent.name),
+        ]);
         if let Some(reason) = &torrent.reason {
-            put(text, format_args!("{:>48}{}", "", escaped(reason)));
+            row(["", "", "", "", "", "", "", &escaped(reason), ""]);
         }
     }
 }
@@ -227,9 +272,10 @@ fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
     field("info-hash", torrent.info_hash.to_string());
     field("file", escaped(&torrent.file));
     field("data", escaped(&torrent.data));
-    let state = match (torrent.state, torrent.checked) {
-        (State::Checking, Some(checked)) => format!("checking, {} read", bytes(checked)),
-        (state, _) => state.words().to_owned(),
+    let state = match (torrent.state, torrent.checked, torrent.eta) {
+        (State::Checking, Some(checked), _) => format!("checking, {} read", bytes(checked)),
+        (State::Downloading, _, Some(eta)) => format!("downloading, {} left", clock(eta)),
+        (state, ..) => state.words().to_owned(),
     };
     field(
         "state",
@@ -241,40 +287,56 @@ fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
     field("down", format!("{} ({} in all)", rate(torrent.down_rate), bytes(torrent.down_total)));
     if !torrent.trackers.is_empty() {
         text.push_str("\ntrackers:\n");
-        torrent.trackers.iter().for_each(|tracker| tracker_line(&mut text, tracker));
+        for tracker in &torrent.trackers {
+            source(&mut text, &tracker.url, &tracker.state, tracker.next_announce, tracker.message.as_ref());
+        }
+    }
+    if !torrent.web_seeds.is_empty() {
+        text.push_str("\nweb seeds:\n");
+        for seed in &torrent.web_seeds {
+            source(&mut text, &seed.url, &seed.state, seed.next_request, seed.message.as_ref());
+        }
     }
     if !peers.peers.is_empty() {
-        put(&mut text, format_args!("\n{:>11} {:>10} {:>11}  {:<7} ADDRESS", "UP", "SENT", "FOR", "SLOT"));
+        text.push('\n');
+        peer_row(&mut text, ["DOWN", "GOT", "UP", "SENT", "FOR", "SLOT", "ADDRESS"]);
         peers.peers.iter().for_each(|peer| peer_line(&mut text, peer));
     }
     text
 }
 
-fn tracker_line(text: &mut String, tracker: &TrackerStatus) {
-    let next = tracker.next_announce.map_or(String::new(), |next| format!(", next in {}", duration(next)));
-    put(text, format_args!("  {}: {}{next}", escaped(&tracker.url), escaped(&tracker.state)));
-    if let Some(message) = &tracker.message {
+/// A tracker or a web seed.
+fn source(text: &mut String, url: &str, state: &str, next: Option<u64>, message: Option<&String>) {
+    let next = next.map_or(String::new(), |next| format!(", next in {}", duration(next)));
+    put(text, format_args!("  {}: {}{next}", escaped(url), escaped(state)));
+    if let Some(message) = message {
         put(text, format_args!("    {}", escaped(message)));
     }
 }
 
+fn peer_row(text: &mut String, [down, got, up, sent, since, slot, address]: [&str; 7]) {
+    put(text, format_args!("{down:>9} {got:>9} {up:>9} {sent:>9} {since:>11}  {slot:<5} {address}"));
+}
+
 fn peer_line(text: &mut String, peer: &PeerStatus) {
+    let down = if peer.interesting && peer.choking { "waits".to_owned() } else { rate(peer.down_rate) };
     let slot = match (peer.unchoked, peer.interested) {
         (true, _) => "yes",
         (false, true) => "waits",
         (false, false) => "no",
     };
     let local = if peer.local { ", local" } else { "" };
-    put(
+    peer_row(
         text,
-        format_args!(
-            "{:>11} {:>10} {:>11}  {slot:<7} {} ({}{local})",
-            rate(peer.up_rate),
-            bytes(peer.up_total),
-            duration(peer.connected),
-            escaped(&peer.address),
-            escaped(&peer.client)
-        ),
+        [
+            &down,
+            &bytes(peer.down_total),
+            &rate(peer.up_rate),
+            &bytes(peer.up_total),
+            &duration(peer.connected),
+            slot,
+            &format!("{} ({}{local})", escaped(&peer.address), escaped(&peer.client)),
+        ],
     );
 }
 
@@ -282,10 +344,6 @@ fn put(text: &mut String, line: std::fmt::Arguments) {
     // A String takes every write.
     let _ = text.write_fmt(line);
     text.push('\n');
-}
-
-fn count(number: u32, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// 100 % only where nothing is missing.
@@ -310,6 +368,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::{TrackerStatus, WebSeedStatus};
 
     fn options(arguments: &[&str]) -> Result<Options, lexopt::Error> {
         parse(Parser::from_args(arguments))
@@ -326,6 +385,7 @@ mod tests {
             size: 1_500_000_000,
             have: 1_499_999_999,
             checked: None,
+            eta: None,
             up_rate: 1_250_000,
             down_rate: 0,
             up_total: 3 << 30,
@@ -337,6 +397,12 @@ mod tests {
                 next_announce: Some(90),
                 message: Some("no\nsuch torrent".to_owned()),
             }],
+            web_seeds: vec![WebSeedStatus {
+                url: "http://w/a".to_owned(),
+                state: "rests".to_owned(),
+                next_request: Some(90),
+                message: Some("503 Service Unavailable".to_owned()),
+            }],
             added: None,
             completed: None,
         }
@@ -345,9 +411,10 @@ mod tests {
     #[test]
     fn the_command_line_is_understood_or_refused() {
         let hash = "ab".repeat(20);
-        let all = options(&["--json", "-c", "/f", "--control=/s", &hash]).unwrap();
+        let all = options(&["--json", "-w", "-c", "/f", "--control=/s", &hash]).unwrap();
         let expected = Options {
             json: true,
+            watch: true,
             help: false,
             config: Some("/f".into()),
             control: Some("/s".into()),
@@ -400,10 +467,51 @@ mod tests {
         table(&mut text, &[torrent()]);
         assert_eq!(
             text,
-            "      SIZE   HAVE PEERS          UP       SENT  STATE             NAME\n\
-             \u{20}  1.4 GiB   99 %     3    1.3 MB/s    3.0 GiB  waiting for data  a\\u{1b}[2Jname\n\
-             \u{20}                                               /srv/torrents/a is not there\n"
+            "     SIZE  HAVE PEERS        UP      SENT  STATE            NAME\n\
+             \u{20} 1.4 GiB  99 %     3  1.3 MB/s   3.0 GiB  waiting for data a\\u{1b}[2Jname\n\
+             \u{20}                                          /srv/torrents/a is not there\n"
         );
+    }
+
+    #[test]
+    fn what_is_fetched_is_told_with_its_rate_and_the_time_left() {
+        let fetched = TorrentStatus {
+            state: State::Downloading,
+            reason: None,
+            have: 500_000_000,
+            eta: Some(3723),
+            down_rate: 268_600,
+            down_total: 600_000_000,
+            ..torrent()
+        };
+        let mut text = String::new();
+        table(&mut text, &[fetched.clone(), TorrentStatus { reason: None, ..torrent() }]);
+        assert_eq!(
+            text,
+            "     SIZE  HAVE     LEFT PEERS      DOWN        UP      SENT  STATE            NAME\n\
+             \u{20} 1.4 GiB  33 %  1:02:03     3  269 kB/s  1.3 MB/s   3.0 GiB  downloading      a\\u{1b}[2Jname\n\
+             \u{20} 1.4 GiB  99 %              3     0 B/s  1.3 MB/s   3.0 GiB  waiting for data a\\u{1b}[2Jname\n"
+        );
+        let text = torrent_text(&fetched, &Peers { total: 0, peers: Vec::new() });
+        for line in [
+            "state      downloading, 1:02:03 left",
+            "have       477 MiB (33 %)",
+            "down       269 kB/s (572 MiB in all)",
+            "  http://w/a: rests, next in 1 min",
+            "    503 Service Unavailable",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line:?} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_watched_text_is_drawn_over_the_one_before_and_fits_the_screen() {
+        let mut drawn = 0;
+        assert_eq!(frame("a\nb\n", 24, &mut drawn), "\x1b[?7l\x1b[Ka\n\x1b[Kb\n\x1b[J\x1b[?7h");
+        assert_eq!(frame("a\nb\nc\n", 3, &mut drawn), "\x1b[?7l\x1b[2A\r\x1b[Ka\n\x1b[Kb\n\x1b[J\x1b[?7h");
+        assert_eq!(drawn, 2);
+        frame("a\nb\n", 0, &mut drawn);
+        assert_eq!(drawn, 1);
     }
 
     #[test]
@@ -415,11 +523,13 @@ mod tests {
             local: true,
             interested: true,
             unchoked: false,
+            interesting: true,
+            choking: true,
             connected: 3600,
             up_rate: 10_000,
             down_rate: 0,
             up_total: 1 << 20,
-            down_total: 0,
+            down_total: 2 << 20,
         };
         let text = torrent_text(&torrent(), &Peers { total: 1, peers: vec![peer] });
         for line in [
@@ -428,8 +538,8 @@ mod tests {
             "size       1.4 GiB (1500000000 bytes)",
             "  http://t/announce: failed, next in 1 min",
             "    no\\nsuch torrent",
-            "         UP       SENT         FOR  SLOT    ADDRESS",
-            "  10.0 kB/s    1.0 MiB   1 h 0 min  waits   10.0.0.7:51413 (Transmission 4, local)",
+            "     DOWN       GOT        UP      SENT         FOR  SLOT  ADDRESS",
+            "    waits   2.0 MiB 10.0 kB/s   1.0 MiB   1 h 0 min  waits 10.0.0.7:51413 (Transmission 4, local)",
         ] {
             assert!(text.lines().any(|found| found == line), "{line:?} in {text}");
         }

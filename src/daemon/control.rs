@@ -3,20 +3,17 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::Daemon;
 use crate::metainfo::{InfoHash, hex};
 use crate::peer::Peer;
 use crate::session::Session;
 use crate::status::{
-    Counts, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Refused, RefusedFiles, Reply, Status,
-    TorrentStatus, TrackerStatus,
+    Counts, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Progress, Refused, RefusedFiles, Reply,
+    Status, TorrentStatus, TrackerStatus, WebSeedStatus, eta,
 };
 use crate::torrent::{State, Torrent, TorrentKey};
-
-/// A clock before this has plainly not been set: 1 January 2024.
-const CLOCK_SET: u64 = 1_704_067_200;
 
 impl Daemon {
     /// Does what a method asks for.
@@ -49,11 +46,20 @@ impl Daemon {
 
     /// The daemon as a whole.
     pub fn status(&self) -> Status {
+        let now = Instant::now();
         let session = self.house.session.borrow();
-        let mut torrents = Counts::default();
+        let (mut torrents, mut progress, mut left) = (Counts::default(), Progress::default(), 0);
         for (_, torrent) in session.torrents() {
             torrents.insert(torrent.state);
+            if matches!(torrent.state, State::Queued | State::Checking | State::Downloading) {
+                let (size, have) = (torrent.lengths.total(), torrent.have_bytes());
+                progress.size += size;
+                progress.have += have;
+                left += if torrent.state == State::Downloading { size - have } else { 0 };
+            }
         }
+        let (up_rate, down_rate) = session.rates(now);
+        progress.eta = eta(left, down_rate).filter(|_| torrents.downloading > 0);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed().as_secs(),
@@ -62,11 +68,13 @@ impl Daemon {
             torrents,
             refused: number(self.watch.borrow().refused().count()),
             peers: number(session.peers().filter(|peer| peer.ready).count()),
-            up_rate: session.upload_rate(),
+            up_rate,
             up_total: session.uploaded(),
+            down_rate,
+            down_total: session.downloaded(),
+            progress,
             memory: resident(),
             last_error: Some(self.last_error.borrow().clone()).filter(|error| !error.is_empty()),
-            ..Status::default()
         }
     }
 
@@ -98,7 +106,11 @@ impl Daemon {
             torrent.peers().iter().filter_map(|&key| session.peer(key)).filter(|p| p.ready).collect();
         Ok(Reply::Peers(Peers {
             total: number(ready.len()),
-            peers: ready.iter().take(MAX_LIST as usize).map(|peer| peer_status(peer, at)).collect(),
+            peers: ready
+                .iter()
+                .take(MAX_LIST as usize)
+                .map(|peer| peer_status(peer, session.peer_rates(peer, now), at))
+                .collect(),
         }))
     }
 
@@ -121,14 +133,22 @@ impl Daemon {
         torrent: &Torrent,
         now: Instant,
     ) -> TorrentStatus {
-        let uploading: u64 =
-            torrent.peers().iter().filter_map(|&key| session.peer(key)).map(|peer| peer.uploaded).sum();
+        let (up, down) = session.moved_now(torrent);
         let trackers = session.trackers().status(key.0, now).into_iter().map(|tracker| TrackerStatus {
             url: tracker.url.to_string(),
             state: tracker.state.to_string(),
             next_announce: tracker.next_announce.map(u64::from),
             message: tracker.message.as_deref().map(crate::log::escaped),
         });
+        let web = torrent.fetch.as_ref().and_then(|fetch| fetch.web.as_ref());
+        let web_seeds = web.into_iter().flat_map(|web| web.status(now)).map(|seed| WebSeedStatus {
+            url: seed.url,
+            state: seed.state.to_owned(),
+            next_request: seed.next,
+            message: seed.trouble.as_deref().map(crate::log::escaped),
+        });
+        let (size, have) = (torrent.lengths.total(), torrent.have_bytes());
+        let (up_rate, down_rate) = session.torrent_rates(torrent, now);
         TorrentStatus {
             info_hash: torrent.info_hash,
             name: torrent.name.to_string(),
@@ -136,15 +156,17 @@ impl Daemon {
             data: torrent.place.data.display().to_string(),
             state: torrent.state,
             reason: Some(torrent.reason.to_string()).filter(|reason| !reason.is_empty()),
-            size: torrent.lengths.total(),
-            have: torrent.have_bytes(),
+            size,
+            have,
             checked: torrent.checking.as_ref().map(|checking| checking.hashed),
-            up_rate: torrent.swarm.as_ref().map_or(0, |swarm| swarm.rate),
-            down_rate: 0,
-            up_total: torrent.uploaded + uploading,
-            down_total: 0,
+            eta: eta(size - have, down_rate).filter(|_| torrent.state == State::Downloading),
+            up_rate,
+            down_rate,
+            up_total: torrent.uploaded + up,
+            down_total: torrent.downloaded + down,
             peers: number(torrent.peers().len()),
             trackers: trackers.collect(),
+            web_seeds: web_seeds.collect(),
             added: torrent.added,
             completed: torrent.completed,
         }
@@ -155,10 +177,12 @@ impl Daemon {
         let status = self.status();
         let counts = &status.torrents;
         log::info!(
-            "status: up {} s, {} seeding, {} checking, {} queued, {} incomplete, {} waiting, {} paused, {} in error, {} \
-             files refused, {} peers, {} bytes/s up, {} bytes sent, {} KiB of memory",
+            "status: up {} s, {} seeding, {} downloading, {} checking, {} queued, {} incomplete, {} waiting, {} paused, {} \
+             in error, {} files refused, {} peers, {} bytes/s up, {} bytes sent, {} bytes/s down, {} bytes received, {} \
+             KiB of memory",
             status.uptime,
             counts.seeding,
+            counts.downloading,
             counts.checking,
             counts.queued,
             counts.incomplete,
@@ -169,6 +193,8 @@ impl Daemon {
             status.peers,
             status.up_rate,
             status.up_total,
+            status.down_rate,
+            status.down_total,
             status.memory / 1024,
         );
         let session = self.house.session.borrow();
@@ -189,7 +215,7 @@ impl Daemon {
     }
 }
 
-fn peer_status(peer: &Peer, at: u32) -> PeerStatus {
+fn peer_status(peer: &Peer, (up_rate, down_rate): (u64, u64), at: u32) -> PeerStatus {
     PeerStatus {
         address: peer.addr.to_string(),
         client: if peer.client.is_empty() { client_of(peer.id) } else { peer.client.to_string() },
@@ -197,11 +223,13 @@ fn peer_status(peer: &Peer, at: u32) -> PeerStatus {
         local: peer.local,
         interested: peer.interested,
         unchoked: !peer.choked,
+        interesting: peer.interesting,
+        choking: peer.choking,
         connected: u64::from(at.saturating_sub(peer.since)),
-        up_rate: u64::from(peer.rate),
-        down_rate: 0,
+        up_rate,
+        down_rate,
         up_total: peer.uploaded,
-        down_total: 0,
+        down_total: peer.downloaded,
     }
 }
 
@@ -215,12 +243,6 @@ fn client_of(id: [u8; 20]) -> String {
 
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-/// The time of day in Unix seconds, unless the clock has plainly not been set.
-pub fn clock() -> Option<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-    (now > CLOCK_SET).then_some(now)
 }
 
 /// Bytes of memory that are resident.

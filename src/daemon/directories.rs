@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use super::Daemon;
 use super::start::local_prefixes;
-use super::{Daemon, control};
+use crate::clock::time_of_day;
 use crate::config::{Config, SaveAs};
 use crate::ident::Ident;
 use crate::session::Session;
@@ -30,7 +31,7 @@ impl Daemon {
         self.refresh_links();
         let mut session = self.house.session.borrow_mut();
         session.submit(Job::Scan { roots, known });
-        session.set_clock(control::clock(), Instant::now());
+        session.set_clock(time_of_day(SystemTime::now()), Instant::now());
     }
 
     /// Which prefixes are on our links changes as interfaces come and go.

@@ -5,19 +5,25 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use smol::{LocalExecutor, Task};
 
 use crate::peer::outbox::Part;
 use crate::session::{BATCH, Session};
+use crate::storage::intake::Intake;
 use crate::storage::io::{Files, Storage};
 
 /// One read: some nine hundred requests.
 const READ: usize = 16 * 1024;
 /// Messages of one write: small blocks are 16 KiB, so this many fill a batch with room to spare.
 const PARTS: usize = 64;
+
+/// Buffers for what comes: one is filled while the others are written.
+const BUFFERS: usize = 4;
+/// With so much kept the storage thread is given it, if it has nothing to write.
+const WORTH_WRITING: usize = 64 * 1024;
 
 /// The buffers that all connections share.
 pub struct Scratch {
@@ -47,8 +53,12 @@ pub struct House {
     pub files: RefCell<Files>,
     /// Buffers of reads and writes on sockets.
     pub scratch: RefCell<Scratch>,
+    /// What came from peers and web seeds and is to be written.
+    pub intake: RefCell<Intake>,
     /// The thread for all that may block.
     pub storage: Storage,
+    /// Those that wait for room in the intake.
+    intake_waiters: RefCell<Vec<Waker>>,
     executor: RefCell<Rc<LocalExecutor<'static>>>,
     /// Until when the main loop sleeps, and what wakes it.
     asleep: Cell<Option<Instant>>,
@@ -62,7 +72,9 @@ impl House {
             session: RefCell::new(session),
             files: RefCell::new(files),
             scratch: RefCell::default(),
+            intake: RefCell::new(Intake::new(BUFFERS)),
             storage,
+            intake_waiters: RefCell::default(),
             executor: RefCell::default(),
             asleep: Cell::new(None),
             waker: RefCell::new(None),
@@ -87,6 +99,56 @@ impl House {
     /// Drops all tasks: they hold this, so that nothing would end otherwise.
     pub fn end_tasks(&self) {
         self.executor.take();
+    }
+
+    /// Gives the storage thread what has come, if it is worth it.
+    pub fn write_out(&self) {
+        let mut intake = self.intake.borrow_mut();
+        let idle = self.storage.writes_under_way() == 0;
+        let due = idle && (intake.pending() >= WORTH_WRITING || self.session.borrow().wants_write());
+        if intake.is_full() || (due && intake.pending() > 0) {
+            let Some(filled) = intake.take() else { return };
+            let job = self.session.borrow_mut().write(filled);
+            // There are no more buffers than the thread takes jobs.
+            if self.storage.try_submit(job).is_err() {
+                log::error!("a write was refused by the storage thread");
+            }
+        }
+    }
+
+    /// A buffer has been written and can be filled again.
+    pub fn written(&self, bytes: Box<[u8]>) {
+        self.intake.borrow_mut().give_back(bytes);
+        self.write_out();
+        self.intake_waiters.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Lets the buffers go when nothing is fetched any more.
+    pub fn rest_intake(&self) {
+        if !self.session.borrow().is_fetching() {
+            self.intake.borrow_mut().rest();
+        }
+    }
+
+    /// Wakes when there may be room in the intake.
+    pub fn wait_for_intake(&self, waker: &Waker) {
+        let mut waiters = self.intake_waiters.borrow_mut();
+        if !waiters.iter().any(|waiter| waiter.will_wake(waker)) {
+            waiters.push(waker.clone());
+        }
+    }
+
+    /// Ends when there may be room in the intake.
+    pub async fn intake_free(&self) {
+        let mut waited = false;
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut waited, true) {
+                return Poll::Ready(());
+            }
+            self.wait_for_intake(cx.waker());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Wakes the main loop if the session has a job for it, or wants to be asked before the loop would look.

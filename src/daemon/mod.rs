@@ -28,7 +28,7 @@ use crate::net::io::Resolver;
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
-use crate::storage::io::{Done, Files, Storage};
+use crate::storage::io::{Done, Files, Job as StorageJob, Storage};
 use crate::tracker::client::Request;
 use crate::tracker::host::HostId;
 use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
@@ -147,6 +147,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         last_root: RefCell::default(),
         config: RefCell::new(config),
     });
+    daemon.set_disk();
     daemon.listen(listeners);
     match control {
         Ok(control) => {
@@ -172,9 +173,10 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.end_tasks();
     let session = daemon.house.session.borrow();
     log::info!(
-        "stopped after {} s: {} bytes sent, {} torrents",
+        "stopped after {} s: {} bytes sent, {} received, {} torrents",
         daemon.started.elapsed().as_secs(),
         session.uploaded(),
+        session.downloaded(),
         session.torrents().len(),
     );
     Ok(())
@@ -238,6 +240,9 @@ impl Daemon {
                 self.house.spawn(self.clone().announce(request, totals));
             }
             Job::Dial(key, addr) => self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr)),
+            Job::WebFetch(fetch) => {
+                self.house.spawn(crate::webseed::io::fetch(self.house.clone(), self.resolver.clone(), fetch));
+            }
             Job::Rescan => self.scan(),
             Job::Event(event) => tell(&event),
         }
@@ -293,7 +298,7 @@ impl Daemon {
             port: settings.port,
             key: self.key,
             uploaded: totals.uploaded,
-            downloaded: 0,
+            downloaded: totals.downloaded,
             left: totals.left,
             v4: listening.iter().any(|addr| addr.is_ipv4() || addr.ip().is_unspecified()),
             v6: listening.iter().any(SocketAddr::is_ipv6),
@@ -329,6 +334,18 @@ impl Daemon {
                         None
                     });
                     self.house.session.borrow_mut().stored(Done::Read { key, peer, file, result }, now);
+                }
+                Done::Wrote { bytes, outcomes } => {
+                    let done = Done::Wrote { bytes: Box::default(), outcomes };
+                    self.house.session.borrow_mut().stored(done, now);
+                    self.house.written(bytes);
+                    self.house.rest_intake();
+                }
+                Done::Saved { key, result } => {
+                    // They were opened while the files changed.
+                    self.house.files.borrow_mut().remove(key);
+                    self.house.session.borrow_mut().stored(Done::Saved { key, result }, now);
+                    self.house.rest_intake();
                 }
                 Done::Flushed(result) => {
                     if let Err(error) = &result {
@@ -456,6 +473,7 @@ impl Daemon {
         }
         crate::log::init(config.log.to, config.log.level);
         self.house.files.borrow_mut().set_limit(config.limits.open_files as usize);
+        self.set_disk();
         let mut session = self.house.session.borrow_mut();
         let (port, id) = (session.settings().port, session.settings().peer_id);
         let static_peers = session.settings().static_peers.clone();
@@ -470,6 +488,13 @@ impl Daemon {
         }
         log::info!("configuration read again");
         Ok(())
+    }
+
+    /// Tells the storage thread what it may write where.
+    fn set_disk(&self) {
+        let disk = self.config.borrow().disk;
+        // Always taken.
+        let _ = self.house.storage.try_submit(StorageJob::Disk(disk));
     }
 
     /// Something that concerns no single torrent went wrong.
@@ -491,6 +516,7 @@ fn tell(event: &Event) {
         Happened::Added | Happened::Removed => {}
         Happened::Completed => log::info!("\"{name}\" is complete and seeded"),
         Happened::Error => log::warn!("\"{name}\": {reason}"),
-        Happened::Recovered => log::info!("\"{name}\" is back {reason}"),
+        Happened::Recovered if reason.is_empty() => log::info!("\"{name}\" is back"),
+        Happened::Recovered => log::info!("\"{name}\" is back: {reason}"),
     }
 }

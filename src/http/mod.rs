@@ -1,13 +1,17 @@
 //! HTTP/1.1 as bytes: heads of requests and replies, both ways.
 //!
-//! Read first: RFC 9112. Heads are split by `httparse`; URLs are in `url`, bodies in `receive`. Omits: compression
-//! (never asked for), pipelining, cookies, TLS. Holds nothing but the few fields of a head that matter.
+//! Read first: RFC 9112, RFC 9110 §14 (ranges). Heads are split by `httparse`; URLs are in `url`, replies as they
+//! come in `decode`, whole ones in `receive`. Omits: compression (never asked for), several ranges in one request,
+//! pipelining, cookies, TLS. Holds nothing but the few fields of a head that matter.
 
 use std::fmt;
+use std::ops::Range;
 
+pub use decode::Decoder;
 pub use receive::Receiver;
-pub use url::{Denied, MAX_URL, Scheme, Url, UrlError};
+pub use url::{Denied, MAX_URL, Purpose, Scheme, Url, UrlError, escape};
 
+mod decode;
 pub mod io;
 mod receive;
 mod url;
@@ -35,6 +39,15 @@ pub enum Length {
     UntilClose,
 }
 
+/// What part of a thing a reply brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentRange {
+    /// Its first byte and the one after its last; never empty.
+    pub bytes: Range<u64>,
+    /// Bytes of the whole thing, where the server tells.
+    pub total: Option<u64>,
+}
+
 /// What matters of a reply's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplyHead {
@@ -48,6 +61,8 @@ pub struct ReplyHead {
     pub location: Option<String>,
     /// `Retry-After`, in seconds (dates are left to those who know the time).
     pub retry_after: Option<u32>,
+    /// `Content-Range`; one that makes no sense counts as none.
+    pub content_range: Option<ContentRange>,
 }
 
 /// What matters of a request's head.
@@ -61,6 +76,8 @@ pub struct RequestHead {
     pub host: Option<String>,
     /// `User-Agent`.
     pub user_agent: Option<String>,
+    /// `Range`, where it is one of both ends; of others a server need not know.
+    pub range: Option<Range<u64>>,
     /// The connection may be used again.
     pub keep_alive: bool,
 }
@@ -106,8 +123,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Appends a GET of `url`, whose query `query` is added to, without a body.
-pub fn encode_get(url: &Url, query: &[u8], out: &mut Vec<u8>) {
+/// Appends a GET of `url`, whose query `query` is added to, or of some of its bytes. An empty range is none.
+pub fn encode_get(url: &Url, query: &[u8], range: Option<&Range<u64>>, out: &mut Vec<u8>) {
     let target = url.target();
     out.extend_from_slice(b"GET ");
     out.extend_from_slice(target.as_bytes());
@@ -124,12 +141,16 @@ pub fn encode_get(url: &Url, query: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(url.authority().as_bytes());
     out.extend_from_slice(b"\r\nUser-Agent: ");
     out.extend_from_slice(USER_AGENT.as_bytes());
-    out.extend_from_slice(b"\r\nAccept-Encoding: identity\r\nConnection: keep-alive\r\n\r\n");
+    out.extend_from_slice(b"\r\nAccept-Encoding: identity\r\n");
+    if let Some(range) = range.filter(|range| !range.is_empty()) {
+        out.extend_from_slice(format!("Range: bytes={}-{}\r\n", range.start, range.end - 1).as_bytes());
+    }
+    out.extend_from_slice(b"Connection: keep-alive\r\n\r\n");
 }
 
 /// The request whose head stands at the start of `bytes`, and the head's length. `None`: not whole yet.
 pub fn decode_request_head(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, Error> {
-    let Some(end) = head_end(bytes, 0) else {
+    let Some(end) = head_end(bytes) else {
         return if bytes.len() > MAX_HEAD { Err(Error::LongHead) } else { Ok(None) };
     };
     if end > MAX_HEAD {
@@ -149,6 +170,7 @@ pub fn decode_request_head(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>,
         target: request.path.ok_or(Error::Head)?.to_owned(),
         host: text("host"),
         user_agent: text("user-agent"),
+        range: field(request.headers, "range").and_then(decode_range),
         keep_alive: keep_alive(request.version, request.headers),
     };
     Ok(Some((head, end)))
@@ -175,6 +197,12 @@ pub fn encode_reply_head(head: &ReplyHead, out: &mut Vec<u8>) {
     }
     if let Some(seconds) = head.retry_after {
         out.extend_from_slice(format!("Retry-After: {seconds}\r\n").as_bytes());
+    }
+    if let Some(ContentRange { bytes, total }) = head.content_range.as_ref().filter(|r| !r.bytes.is_empty()) {
+        let total = total.map_or_else(|| "*".to_owned(), |total| total.to_string());
+        out.extend_from_slice(
+            format!("Content-Range: bytes {}-{}/{total}\r\n", bytes.start, bytes.end - 1).as_bytes(),
+        );
     }
     if !head.keep_alive {
         out.extend_from_slice(b"Connection: close\r\n");
@@ -228,22 +256,25 @@ pub fn decode_reply_head(bytes: &[u8]) -> Result<ReplyHead, Error> {
         retry_after: field(fields, "retry-after")
             .and_then(decimal)
             .map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+        content_range: field(fields, "content-range").and_then(decode_content_range),
     })
 }
 
-/// Where the empty line that ends a head ends, if it does; bytes before `scanned` are known not to hold it.
-fn head_end(bytes: &[u8], scanned: usize) -> Option<usize> {
-    let from = scanned.saturating_sub(2);
-    let mut line_start = None;
-    for (at, byte) in bytes.iter().enumerate().skip(from) {
-        match (byte, line_start) {
-            (b'\n', Some(_)) => return Some(at + 1),
-            (b'\n', None) => line_start = Some(at),
-            (b'\r', Some(start)) if start + 1 == at => {}
-            _ => line_start = None,
+/// Where the empty line that ends a head ends, if it does.
+fn head_end(bytes: &[u8]) -> Option<usize> {
+    let mut end = 0;
+    for line in bytes.split_inclusive(|b| *b == b'\n') {
+        end += line.len();
+        // Empty lines before a head are passed over (RFC 9112 §2.2).
+        if is_empty_line(line) && !bytes[..end].trim_ascii().is_empty() {
+            return Some(end);
         }
     }
     None
+}
+
+fn is_empty_line(line: &[u8]) -> bool {
+    matches!(line, b"\n" | b"\r\n")
 }
 
 fn keep_alive(version: Option<u8>, fields: &[httparse::Header<'_>]) -> bool {
@@ -274,6 +305,29 @@ fn content_length(fields: &[httparse::Header<'_>]) -> Result<Option<u64>, Error>
     Ok(length)
 }
 
+fn decode_range(value: &[u8]) -> Option<Range<u64>> {
+    range(value.strip_prefix(b"bytes=")?)
+}
+
+fn decode_content_range(value: &[u8]) -> Option<ContentRange> {
+    let (unit, value) = value.split_at_checked(5)?;
+    let slash = value.iter().position(|b| *b == b'/')?;
+    let bytes = range(value[..slash].trim_ascii())?;
+    let total = match &value[slash + 1..] {
+        b"*" => None,
+        digits => Some(decimal(digits)?),
+    };
+    let fits = total.is_none_or(|total| bytes.end <= total);
+    (unit.eq_ignore_ascii_case(b"bytes") && fits).then_some(ContentRange { bytes, total })
+}
+
+/// `first-last`, not empty.
+fn range(text: &[u8]) -> Option<Range<u64>> {
+    let dash = text.iter().position(|b| *b == b'-')?;
+    let (first, last) = (decimal(&text[..dash])?, decimal(&text[dash + 1..])?);
+    (first <= last).then_some(first..last.checked_add(1)?)
+}
+
 /// Digits alone: no sign, no space.
 fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
@@ -300,13 +354,13 @@ mod tests {
             ("http://h.example/f", "", "/f"),
         ] {
             let mut out = Vec::new();
-            encode_get(&url(text), query.as_bytes(), &mut out);
+            encode_get(&url(text), query.as_bytes(), None, &mut out);
             let (head, length) = decode_request_head(&out).unwrap().unwrap();
             assert_eq!(length, out.len());
             assert_eq!((head.method.as_str(), head.target.as_str()), ("GET", target));
             assert_eq!(head.host.as_deref(), Some("h.example"));
             assert_eq!(head.user_agent.as_deref(), Some(USER_AGENT));
-            assert!(head.keep_alive);
+            assert!(head.keep_alive && head.range.is_none());
             for cut in 0..length {
                 assert_eq!(decode_request_head(&out[..cut]), Ok(None));
             }
@@ -323,11 +377,65 @@ mod tests {
                     keep_alive: length != Length::UntilClose,
                     location: (status == 302).then(|| "/else".into()),
                     retry_after: (status == 503).then_some(120),
+                    content_range: None,
                 };
                 let mut out = Vec::new();
                 encode_reply_head(&head, &mut out);
                 assert_eq!(decode_reply_head(&out), Ok(head));
             }
         }
+    }
+
+    #[test]
+    fn ranges_are_written_as_they_are_read_and_nonsense_is_none() {
+        for range in [0..1, 5..6, 0..16_384, (5 << 30)..(6 << 30), u64::MAX - 1..u64::MAX] {
+            let mut out = Vec::new();
+            encode_get(&url("http://h.example/f"), b"", Some(&range), &mut out);
+            assert_eq!(decode_request_head(&out).unwrap().unwrap().0.range, Some(range.clone()));
+            for total in [None, Some(u64::MAX)] {
+                let head = ReplyHead {
+                    status: 206,
+                    length: Length::Exact(range.end - range.start),
+                    keep_alive: true,
+                    location: None,
+                    retry_after: None,
+                    content_range: Some(ContentRange { bytes: range.clone(), total }),
+                };
+                let mut out = Vec::new();
+                encode_reply_head(&head, &mut out);
+                assert_eq!(decode_reply_head(&out), Ok(head));
+            }
+        }
+        let mut out = Vec::new();
+        encode_get(&url("http://h.example/f"), b"", Some(&(7..7)), &mut out);
+        assert_eq!(decode_request_head(&out).unwrap().unwrap().0.range, None);
+        for value in [
+            "",
+            "bytes",
+            "bytes ",
+            "bytes /",
+            "bytes */100",
+            "bytes 0-9",
+            "bytes 9-0/100",
+            "bytes 0-100/100",
+            "bytes -9/100",
+            "bytes 0-/100",
+            "bytes 0-9/-1",
+            "bytes 0-9/",
+            "bytes 0-9/1e9",
+            "bytes 0-18446744073709551615/*",
+            "items 0-9/100",
+        ] {
+            let head =
+                decode_reply_head(format!("HTTP/1.1 206 P\r\nContent-Range: {value}\r\n\r\n").as_bytes());
+            assert_eq!(head.unwrap().content_range, None, "{value}");
+        }
+        for value in ["", "bytes=", "bytes=5-", "bytes=-5", "bytes=0-1,4-5", "bytes=2-1", "items=0-1"] {
+            let head = format!("GET / HTTP/1.1\r\nHost: h\r\nRange: {value}\r\n\r\n");
+            assert_eq!(decode_request_head(head.as_bytes()).unwrap().unwrap().0.range, None, "{value}");
+        }
+        let spaced = b"HTTP/1.1 206 P\r\ncontent-range:  Bytes  3-4/5 \r\n\r\n";
+        let range = ContentRange { bytes: 3..5, total: Some(5) };
+        assert_eq!(decode_reply_head(spaced).unwrap().content_range, Some(range));
     }
 }

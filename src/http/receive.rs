@@ -1,254 +1,117 @@
-//! A reply put together from what the socket gives: head, then a body of any of the three kinds.
+//! A reply whose body is wanted whole: head and body put together from what the socket gives.
 //!
-//! Read first: RFC 9112 §6 and §7. Omits: trailers, which are passed over. Holds one buffer, never larger than head
-//! and body may be together; a chunked body is put together in place.
+//! Read first: `decode`. Holds one small buffer for reads and the body, never more of it than was allowed.
 
 use std::ops::Range;
 
-use super::{Error, Length, MAX_HEAD, ReplyHead, decode_reply_head, head_end};
+use super::{Decoder, Error, Length, ReplyHead};
 
-/// Interim replies (100, 103) before the real one.
-const MAX_INTERIM: u8 = 4;
+/// Bytes of one read: a tracker's reply with 50 peers has 600 bytes.
+const READ: usize = 4096;
 
-/// First size of a receive buffer: a tracker's reply with 50 peers has 600 bytes.
-const FIRST_BUFFER: usize = 4096;
-
-/// A line with the size of a chunk, or one field of a trailer. Nobody sends extensions there.
-const MAX_CHUNK_LINE: usize = 1024;
+/// A body's buffer that is kept for the next one.
+const KEPT_BODY: usize = 4 * READ;
 
 /// Puts one reply together. The shell reads into [`Receiver::space`] and says how much came.
 #[derive(Debug)]
 pub struct Receiver {
-    /// All of it may be written to; `filled` bytes have been.
-    buffer: Vec<u8>,
-    filled: usize,
-    /// Bytes in which no end of a head is.
-    scanned: usize,
-    head: Option<ReplyHead>,
-    /// The decoded body.
-    body: Range<usize>,
-    /// The first byte that was not decoded yet.
-    raw: usize,
-    chunk: Chunk,
-    interim: u8,
-    whole: bool,
+    decoder: Decoder,
+    /// Where the next bytes go.
+    space: Box<[u8]>,
+    /// Those of the last read that belong to no reply, or have not been looked at.
+    unread: Range<usize>,
+    body: Vec<u8>,
     max_body: usize,
-}
-
-/// Where in a chunked body we are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Chunk {
-    /// Before the line with a size.
-    Size,
-    /// Inside the data, with so many bytes to come.
-    Data(u64),
-    /// Before the end of line after the data.
-    DataEnd,
-    /// Before a line of the trailer.
-    Trailer,
 }
 
 impl Receiver {
     /// For bodies of at most `max_body` bytes. Takes no memory before the first [`Receiver::space`].
     pub fn new(max_body: usize) -> Receiver {
-        Receiver {
-            buffer: Vec::new(),
-            filled: 0,
-            scanned: 0,
-            head: None,
-            body: 0..0,
-            raw: 0,
-            chunk: Chunk::Size,
-            interim: 0,
-            whole: false,
-            max_body,
-        }
+        Receiver { decoder: Decoder::new(), space: Box::default(), unread: 0..0, body: Vec::new(), max_body }
     }
 
     /// Makes ready for another reply. A buffer that one large reply blew up is given back.
     pub fn reset(&mut self, max_body: usize) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        if buffer.len() > 4 * FIRST_BUFFER {
-            buffer = Vec::new();
-        }
-        *self = Receiver { buffer, ..Receiver::new(max_body) };
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        body.shrink_to(KEPT_BODY);
+        *self = Receiver { space: std::mem::take(&mut self.space), body, ..Receiver::new(max_body) };
     }
 
     /// Where the next bytes go; never empty.
     pub fn space(&mut self) -> &mut [u8] {
-        if self.filled == self.buffer.len() {
-            // Only what came makes it grow, never what was promised.
-            let most = MAX_HEAD + self.max_body + MAX_CHUNK_LINE;
-            let grown = (self.buffer.len() * 2).max(FIRST_BUFFER).min(most);
-            self.buffer.resize(grown.max(self.filled + MAX_CHUNK_LINE), 0);
+        if self.space.is_empty() {
+            self.space = vec![0; READ].into();
         }
-        &mut self.buffer[self.filled..]
+        &mut self.space
     }
 
     /// `n` bytes came into [`Receiver::space`]. True when the reply is whole.
     pub fn received(&mut self, n: usize) -> Result<bool, Error> {
-        self.filled = (self.filled + n).min(self.buffer.len());
-        while self.head.is_none() {
-            if !self.find_head()? {
-                return Ok(false);
-            }
+        self.received_head(n)?;
+        self.take_body()
+    }
+
+    /// The same, but stops after the head, with what came of the body left for [`Receiver::take_body`]. True when the
+    /// head is there.
+    pub fn received_head(&mut self, n: usize) -> Result<bool, Error> {
+        let n = n.min(self.space.len());
+        let mut input = &self.space[..n];
+        let whole = self.decoder.decode_head(&mut input)?;
+        self.unread = n - input.len()..n;
+        Ok(whole)
+    }
+
+    /// Takes what came of the body. True when the reply is whole.
+    pub fn take_body(&mut self) -> Result<bool, Error> {
+        if let Some(ReplyHead { length: Length::Exact(length), .. }) = self.decoder.head()
+            && usize::try_from(*length).map_or(true, |length| length > self.max_body)
+        {
+            return Err(Error::LongBody);
         }
-        self.decode_body()?;
-        Ok(self.whole)
+        let mut input = &self.space[self.unread.clone()];
+        while let Some(part) = self.decoder.decode(&mut input)? {
+            if self.body.len() + part.len() > self.max_body {
+                return Err(Error::LongBody);
+            }
+            // Only what came makes it grow, never what was promised.
+            self.body.extend_from_slice(part);
+        }
+        self.unread.start = self.unread.end - input.len();
+        Ok(self.decoder.is_whole())
     }
 
     /// The connection ended. Fine only for a body that ends so.
     pub fn closed(&mut self) -> Result<(), Error> {
-        match &self.head {
-            None if self.filled == 0 => Err(Error::Closed),
-            Some(head) if head.length == Length::UntilClose => {
-                self.whole = true;
-                Ok(())
-            }
-            _ if self.whole => Ok(()),
-            _ => Err(Error::Truncated),
-        }
+        self.decoder.closed()
     }
 
     /// Whether a byte of the reply has come.
     pub fn begun(&self) -> bool {
-        self.filled > 0 || self.interim > 0
+        self.decoder.begun()
     }
 
     /// The head, once it is there.
     pub fn head(&self) -> Option<&ReplyHead> {
-        self.head.as_ref()
+        self.decoder.head()
     }
 
-    /// The body as far as it is decoded.
+    /// The body as far as it has come.
     pub fn body(&self) -> &[u8] {
-        &self.buffer[self.body.clone()]
+        &self.body
     }
 
     /// Whether the connection can carry another exchange: the reply allows it and nothing follows it.
     pub fn reusable(&self) -> bool {
-        self.whole && self.raw == self.filled && self.head.as_ref().is_some_and(|head| head.keep_alive)
+        self.decoder.is_whole() && self.unread.is_empty() && self.head().is_some_and(|head| head.keep_alive)
     }
 
-    /// Looks for the end of the head. True when it may be looked again (a head, or an interim reply, was taken).
-    fn find_head(&mut self) -> Result<bool, Error> {
-        let bytes = &self.buffer[..self.filled];
-        let Some(end) = head_end(bytes, self.scanned) else {
-            self.scanned = self.filled;
-            return if self.filled > MAX_HEAD { Err(Error::LongHead) } else { Ok(false) };
-        };
-        if end > MAX_HEAD {
-            return Err(Error::LongHead);
-        }
-        let head = decode_reply_head(&bytes[..end])?;
-        if (100..200).contains(&head.status) {
-            self.interim += 1;
-            if self.interim > MAX_INTERIM || head.status == 101 {
-                return Err(Error::Interim);
-            }
-            self.buffer.copy_within(end..self.filled, 0);
-            self.filled -= end;
-            self.scanned = 0;
-            return Ok(true);
-        }
-        if let Length::Exact(length) = head.length
-            && usize::try_from(length).map_or(true, |length| length > self.max_body)
-        {
-            return Err(Error::LongBody);
-        }
-        self.head = Some(head);
-        self.body = end..end;
-        self.raw = end;
-        Ok(true)
+    /// Goes on without this: the decoder, and what came of the body already.
+    pub fn into_stream(&mut self) -> (Decoder, Box<[u8]>) {
+        let early = self.space[self.unread.clone()].into();
+        self.unread = 0..0;
+        (std::mem::take(&mut self.decoder), early)
     }
-
-    fn decode_body(&mut self) -> Result<(), Error> {
-        let Some(head) = &self.head else { return Ok(()) };
-        match head.length {
-            _ if self.whole => {}
-            Length::Exact(length) => {
-                let length = usize::try_from(length).map_err(|_| Error::LongBody)?;
-                self.body.end = self.filled.min(self.body.start + length);
-                self.raw = self.body.end;
-                self.whole = self.body.len() == length;
-            }
-            Length::UntilClose => {
-                self.body.end = self.filled;
-                self.raw = self.filled;
-                if self.body.len() > self.max_body {
-                    return Err(Error::LongBody);
-                }
-            }
-            Length::Chunked => self.decode_chunks()?,
-        }
-        Ok(())
-    }
-
-    /// Moves the data of chunks down to the end of the body, so that no second buffer is needed.
-    fn decode_chunks(&mut self) -> Result<(), Error> {
-        while !self.whole {
-            match self.chunk {
-                Chunk::Size => {
-                    let Some(line) = self.line()? else { break };
-                    let size = chunk_size(&self.buffer[line]).ok_or(Error::Chunk)?;
-                    self.chunk = if size == 0 { Chunk::Trailer } else { Chunk::Data(size) };
-                }
-                Chunk::Data(left) => {
-                    let came = self.filled - self.raw;
-                    let taken = usize::try_from(left).map_or(came, |left| left.min(came));
-                    if self.body.len() + taken > self.max_body {
-                        return Err(Error::LongBody);
-                    }
-                    self.buffer.copy_within(self.raw..self.raw + taken, self.body.end);
-                    self.body.end += taken;
-                    self.raw += taken;
-                    let left = left - u64::try_from(taken).unwrap_or(left);
-                    self.chunk = if left == 0 { Chunk::DataEnd } else { Chunk::Data(left) };
-                    if left > 0 {
-                        break;
-                    }
-                }
-                Chunk::DataEnd => {
-                    let Some(line) = self.line()? else { break };
-                    if !line.is_empty() {
-                        return Err(Error::Chunk);
-                    }
-                    self.chunk = Chunk::Size;
-                }
-                Chunk::Trailer => {
-                    let Some(line) = self.line()? else { break };
-                    self.whole = line.is_empty();
-                }
-            }
-        }
-        if !self.whole {
-            // Close the gap that sizes leave, so that the buffer grows with the data alone.
-            self.buffer.copy_within(self.raw..self.filled, self.body.end);
-            self.filled -= self.raw - self.body.end;
-            self.raw = self.body.end;
-        }
-        Ok(())
-    }
-
-    /// The next line of what was not decoded, without its end; it is passed over.
-    fn line(&mut self) -> Result<Option<Range<usize>>, Error> {
-        let rest = &self.buffer[self.raw..self.filled];
-        let Some(length) = rest.iter().take(MAX_CHUNK_LINE).position(|b| *b == b'\n') else {
-            return if rest.len() >= MAX_CHUNK_LINE { Err(Error::Chunk) } else { Ok(None) };
-        };
-        let start = self.raw;
-        let end = if rest[..length].ends_with(b"\r") { length - 1 } else { length };
-        self.raw += length + 1;
-        Ok(Some(start..start + end))
-    }
-}
-
-fn chunk_size(line: &[u8]) -> Option<u64> {
-    let digits = line.split(|b| *b == b';').next().unwrap_or(line).trim_ascii();
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 #[cfg(test)]
@@ -274,7 +137,7 @@ mod tests {
         if close {
             receiver.closed()?;
         }
-        Ok(receiver.whole.then_some(receiver))
+        Ok(receiver.decoder.is_whole().then_some(receiver))
     }
 
     fn body(bytes: &[u8]) -> Vec<u8> {
@@ -290,17 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn bodies_end_in_all_three_ways_however_they_are_cut() {
+    fn a_body_comes_whole_however_it_is_cut() {
         assert_eq!(body(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"), b"hello");
-        assert_eq!(body(b"HTTP/1.1 200 OK\ncontent-length:5\n\nhello"), b"hello");
         assert_eq!(body(b"HTTP/1.1 204 None\r\n\r\n"), b"");
         assert_eq!(
             body(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nTrailer: 1\r\n\r\n"),
             b"hello"
-        );
-        assert_eq!(
-            body(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
-            b"ok"
         );
         let open = b"HTTP/1.0 200 OK\r\n\r\nuntil the end";
         for step in [1, 4, 1000] {
@@ -309,6 +167,19 @@ mod tests {
             assert_eq!(receiver.body(), b"until the end");
             assert!(!receiver.reusable());
         }
+    }
+
+    #[test]
+    fn after_the_head_the_body_may_be_taken_elsewhere() {
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        let mut receiver = Receiver::new(0);
+        receiver.space()[..bytes.len()].copy_from_slice(bytes);
+        assert_eq!(receiver.received_head(bytes.len() - 2), Ok(true));
+        let (mut decoder, early) = receiver.into_stream();
+        assert_eq!(&early[..], b"hel");
+        assert_eq!(decoder.decode(&mut &early[..]), Ok(Some(&b"hel"[..])));
+        assert_eq!(decoder.decode(&mut &b"lo"[..]), Ok(Some(&b"lo"[..])));
+        assert!(decoder.is_whole());
     }
 
     #[test]
@@ -375,16 +246,12 @@ mod tests {
                 }
             };
             assert_eq!(error, expected, "{start}");
-            assert!(
-                receiver.buffer.len() <= MAX_HEAD + 10_000 + 2 * MAX_CHUNK_LINE,
-                "{}",
-                receiver.buffer.len()
-            );
+            assert!(receiver.body.len() <= 10_000 && receiver.space.len() == READ);
         }
-        let mut receiver = Receiver::new(10);
-        receiver.space();
+        let mut receiver = Receiver::new(1 << 20);
+        receiver.body = vec![0; 1 << 20];
         receiver.reset(10);
-        assert_eq!(receiver.buffer.len(), FIRST_BUFFER);
+        assert!(receiver.body.is_empty() && receiver.body.capacity() <= KEPT_BODY);
     }
 
     #[test]

@@ -53,6 +53,15 @@ pub enum UrlError {
     Port,
 }
 
+/// What a URL is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To tell a tracker.
+    Announce,
+    /// To fetch content from a web seed.
+    Content,
+}
+
 /// Why we do not go where a URL leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
@@ -60,6 +69,8 @@ pub enum Denied {
     Inwards,
     /// A loopback address with a path that is no tracker's.
     Loopback,
+    /// A web seed on our own network whose URL has a query: a .torrent could make us order things there.
+    Query,
     /// An address that nobody can have.
     Nowhere,
 }
@@ -176,22 +187,28 @@ impl Url {
         &self.text[usize::from(self.authority.end)..]
     }
 
-    /// Whether we, as clients of trackers, may connect to `address` for this URL. `from` is the address that
-    /// redirected us here. Trackers on private addresses are a mesh's everyday life; but nobody outside leads us to
-    /// them, and on this machine we knock only where a tracker answers.
-    pub fn admits(&self, address: IpAddr, from: Option<IpAddr>) -> Result<(), Denied> {
+    /// Whether we may connect to `address` for this URL. `from` is the address that redirected us here. Trackers and web
+    /// seeds on private addresses are a mesh's everyday life; but nobody outside leads us to them, on this machine
+    /// we announce only where a tracker answers, and for content nothing is asked there that could be an order.
+    pub fn admits(&self, address: IpAddr, from: Option<IpAddr>, purpose: Purpose) -> Result<(), Denied> {
         let inside = class(address);
         if matches!(inside, Class::Nowhere | Class::Multicast) {
             return Err(Denied::Nowhere);
         }
-        if inside != Class::Global && from.is_some_and(|from| class(from) == Class::Global) {
+        if inside == Class::Global {
+            return Ok(());
+        }
+        if from.is_some_and(|from| class(from) == Class::Global) {
             return Err(Denied::Inwards);
         }
-        let path = self.target().split('?').next().unwrap_or("");
-        if inside == Class::Loopback && !path.contains("/announce") {
-            return Err(Denied::Loopback);
+        let (path, query) = self.target().split_once('?').unwrap_or((self.target(), ""));
+        match purpose {
+            Purpose::Announce if inside == Class::Loopback && !path.contains("/announce") => {
+                Err(Denied::Loopback)
+            }
+            Purpose::Content if !query.is_empty() => Err(Denied::Query),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -228,12 +245,25 @@ impl fmt::Display for Denied {
         match self {
             Denied::Inwards => write!(f, "a redirect from the Internet to a private address is not followed"),
             Denied::Loopback => write!(f, "on this machine only a path with /announce is asked"),
+            Denied::Query => write!(f, "a URL with a query is not asked on our own network"),
             Denied::Nowhere => write!(f, "the address is nobody's"),
         }
     }
 }
 
 impl std::error::Error for Denied {}
+
+/// Percent-escapes all but RFC 3986's unreserved letters.
+pub fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+            out.push(*byte);
+        } else {
+            out.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+    }
+}
 
 /// Host, port (may be empty) and whether the host stood in brackets.
 fn split_authority(authority: &str) -> Result<(&str, &str, bool), UrlError> {
@@ -355,25 +385,34 @@ mod tests {
 
     #[test]
     fn nobody_outside_leads_us_inside() {
+        use Purpose::{Announce, Content};
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let tracker = url("http://t.example/announce");
         let page = url("http://t.example/admin?x=/announce");
         let global = Some(ip("203.0.113.1"));
-        assert_eq!(tracker.admits(ip("10.0.0.1"), None), Ok(()));
-        assert_eq!(tracker.admits(ip("fd00::1"), Some(ip("10.0.0.2"))), Ok(()));
-        assert_eq!(tracker.admits(ip("203.0.113.2"), global), Ok(()));
+        assert_eq!(tracker.admits(ip("10.0.0.1"), None, Announce), Ok(()));
+        assert_eq!(tracker.admits(ip("fd00::1"), Some(ip("10.0.0.2")), Announce), Ok(()));
+        assert_eq!(tracker.admits(ip("203.0.113.2"), global, Announce), Ok(()));
         for inside in
             ["10.0.0.1", "127.0.0.1", "::1", "fe80::1", "fd00::1", "::ffff:192.168.1.1", "64:ff9b::c0a8:101"]
         {
-            assert_eq!(tracker.admits(ip(inside), global), Err(Denied::Inwards), "{inside}");
+            assert_eq!(tracker.admits(ip(inside), global, Announce), Err(Denied::Inwards), "{inside}");
         }
-        assert_eq!(tracker.admits(ip("127.0.0.1"), None), Ok(()));
-        assert_eq!(page.admits(ip("127.0.0.1"), None), Err(Denied::Loopback));
-        assert_eq!(page.admits(ip("::1"), Some(ip("10.0.0.1"))), Err(Denied::Loopback));
-        assert_eq!(page.admits(ip("10.0.0.1"), None), Ok(()));
+        assert_eq!(tracker.admits(ip("127.0.0.1"), None, Announce), Ok(()));
+        assert_eq!(page.admits(ip("127.0.0.1"), None, Announce), Err(Denied::Loopback));
+        assert_eq!(page.admits(ip("::1"), Some(ip("10.0.0.1")), Announce), Err(Denied::Loopback));
+        assert_eq!(page.admits(ip("10.0.0.1"), None, Announce), Ok(()));
         for nobody in ["0.0.0.0", "224.0.0.1", "::"] {
-            assert_eq!(tracker.admits(ip(nobody), None), Err(Denied::Nowhere), "{nobody}");
+            assert_eq!(tracker.admits(ip(nobody), None, Announce), Err(Denied::Nowhere), "{nobody}");
         }
+        let (file, script) = (url("http://t.example/file"), url("http://t.example/seed?x=1"));
+        for inside in ["10.0.0.1", "127.0.0.1", "::1", "fd00::1"] {
+            assert_eq!(file.admits(ip(inside), None, Content), Ok(()), "{inside}");
+            assert_eq!(script.admits(ip(inside), None, Content), Err(Denied::Query), "{inside}");
+            assert_eq!(file.admits(ip(inside), global, Content), Err(Denied::Inwards), "{inside}");
+        }
+        assert_eq!(script.admits(ip("203.0.113.2"), None, Content), Ok(()));
+        assert_eq!(file.admits(ip("0.0.0.0"), None, Content), Err(Denied::Nowhere));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Created {
     pub bytes: Vec<u8>,
     /// What was passed over.
     pub warnings: Vec<String>,
+    /// The files as they were hashed, in the torrent's order.
+    pub files: Vec<Entry>,
 }
 
 /// Why a file could not be read, or no torrent made or written.
@@ -93,7 +95,8 @@ pub fn create(options: &CreateOptions, progress: &mut dyn FnMut(u64, u64)) -> Re
             _ => return Err(Error::Changed(path)),
         }
     }
-    Ok(Created { bytes: maker::encode(&plan, &options.maker, &pieces), warnings: walk.warnings })
+    let bytes = maker::encode(&plan, &options.maker, &pieces);
+    Ok(Created { bytes, warnings: walk.warnings, files: plan.files })
 }
 
 /// Reads a .torrent, or any file no larger than one may be.

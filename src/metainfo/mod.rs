@@ -118,6 +118,8 @@ pub struct Summary {
     pub multi_file: bool,
     /// Tiers of announce URLs.
     pub trackers: Vec<Vec<String>>,
+    /// It names web seeds.
+    pub web_seeded: bool,
 }
 
 /// Why a .torrent is refused.
@@ -191,6 +193,7 @@ impl Metainfo {
             private: self.private,
             multi_file: self.multi_file,
             trackers: self.trackers.clone(),
+            web_seeded: !self.web_seeds.is_empty() || !self.http_seeds.is_empty(),
         }
     }
 

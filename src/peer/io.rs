@@ -2,7 +2,8 @@
 //! socket takes.
 //!
 //! A task holds its socket and its decoder, and no buffer: all tasks share one scratch for reads and one for writes,
-//! used inside one synchronous stretch and never across an await.
+//! used inside one synchronous stretch and never across an await. Peers that may send blocks are read into the intake
+//! instead, from where the blocks are written to disk.
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::future::poll_fn;
@@ -16,11 +17,12 @@ use std::time::{Duration, Instant};
 use async_io::{Async, Timer};
 
 use super::outbox::{HEADER, Part};
-use super::wire::{Decoder, Handshaking, Limits, Stage};
+use super::wire::{Decoder, Handshaking, Limits, Message, Stage};
 use super::{Close, PeerKey};
 use crate::daemon::house::House;
 use crate::metainfo::InfoHash;
 use crate::session::{BATCH, Miss, Upload};
+use crate::storage::intake::Keeper;
 
 /// A socket counts as writable below half of this: one whole batch fits then, and no more waits unsent in the kernel.
 const UNSENT: u32 = BATCH;
@@ -29,6 +31,8 @@ const UNSENT: u32 = BATCH;
 const LEAST_ROOM: u32 = 1024;
 /// Reads, and writes, of one connection before the others have their turn: about a millisecond.
 const TURN: usize = 8;
+/// Less than this of a block is not worth a system call to wait for.
+const LEAST_REST: u32 = 2 * 1024;
 /// A connection that is not made by then is given up.
 const DIAL_TIME: Duration = Duration::from_secs(10);
 /// After running out of descriptors accepting rests this long.
@@ -92,6 +96,7 @@ async fn serve(house: Rc<House>, stream: Async<TcpStream>, key: PeerKey) {
         input: Input::Handshake(Handshaking::default()),
         reading: false,
         writing: false,
+        expecting: 1,
     };
     let why = poll_fn(|cx| connection.poll(cx)).await;
     let house = connection.house.clone();
@@ -145,6 +150,8 @@ struct Connection {
     reading: bool,
     /// The same for writes.
     writing: bool,
+    /// Bytes that the socket waits for before it counts as readable.
+    expecting: u32,
 }
 
 enum Input {
@@ -193,19 +200,72 @@ impl Connection {
             self.reading = false;
         }
         let house = self.house.clone();
+        if house.session.borrow().expects_blocks(self.key) {
+            return self.poll_read_blocks(&house, cx);
+        }
         let mut scratch = house.scratch.borrow_mut();
-        let n = match (&mut self.stream.get_ref()).read(&mut scratch.read) {
-            Ok(0) => return Poll::Ready(Err(Close::Gone)),
+        let n = match self.receive(&mut scratch.read) {
             Ok(n) => n,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.reading = true;
-                return self.poll_read_again(cx);
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Poll::Ready(Ok(())),
-            Err(_) => return Poll::Ready(Err(Close::Gone)),
+            Err(error) => return self.not_received(&error, cx),
         };
-        self.reading = n < scratch.read.len();
-        Poll::Ready(self.take(&scratch.read[..n]))
+        let taken = self.take(&scratch.read[..n], None);
+        self.expect_block();
+        Poll::Ready(taken)
+    }
+
+    /// The same where blocks may come: they are written from where they were read.
+    fn poll_read_blocks(&mut self, house: &House, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
+        let mut intake = house.intake.borrow_mut();
+        let Some((space, mut keeper)) = intake.begin() else {
+            // Everything is with the storage thread: what comes waits in the socket, where the sender sees it.
+            house.wait_for_intake(cx.waker());
+            return Poll::Pending;
+        };
+        let n = match self.receive(space) {
+            Ok(n) => n,
+            Err(error) => return self.not_received(&error, cx),
+        };
+        let taken = self.take(&space[..n], Some(&mut keeper));
+        drop(keeper);
+        drop(intake);
+        self.expect_block();
+        house.write_out();
+        Poll::Ready(taken)
+    }
+
+    fn receive(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        let n = (&mut self.stream.get_ref()).read(space)?;
+        if n == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        self.reading = n < space.len();
+        Ok(n)
+    }
+
+    fn not_received(&mut self, error: &io::Error, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
+        match error.kind() {
+            ErrorKind::WouldBlock => {
+                self.reading = true;
+                self.poll_read_again(cx)
+            }
+            ErrorKind::Interrupted => Poll::Ready(Ok(())),
+            _ => Poll::Ready(Err(Close::Gone)),
+        }
+    }
+
+    /// While a block is coming in, the rest of it is waited for: on a slow link each segment would be a wake-up.
+    fn expect_block(&mut self) {
+        let rest = match &self.input {
+            Input::Messages(decoder, _) => decoder.block_rest(),
+            Input::Handshake(_) => 0,
+        };
+        let wanted = if rest < LEAST_REST { 1 } else { rest };
+        if self.reading
+            && wanted != self.expecting
+            && crate::sys::expect_bytes(self.stream.get_ref().as_fd(), wanted).is_ok()
+        {
+            self.expecting = wanted;
+        }
     }
 
     /// Registers for readability; a socket that became readable just now is read in the next round.
@@ -215,7 +275,9 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    fn take(&mut self, mut input: &[u8]) -> Result<(), Close> {
+    /// Takes all messages of a read; what of it is blocks stays where it is, if there is a keeper for it.
+    fn take(&mut self, read: &[u8], mut keeper: Option<&mut Keeper<'_>>) -> Result<(), Close> {
+        let mut input = read;
         let now = Instant::now();
         let mut session = self.house.session.borrow_mut();
         session.heard(self.key, now);
@@ -239,8 +301,19 @@ impl Connection {
             while let Some(message) =
                 decoder.decode(&mut input, limits).map_err(|_| Close::Protocol("malformed message"))?
             {
-                session.handle(self.key, &message, now)?;
+                match (message, &mut keeper) {
+                    (Message::Piece { piece, begin, data, rest }, Some(keeper)) => {
+                        let len = u32::try_from(data.len()).unwrap_or(0);
+                        if session.block(self.key, piece, begin, len, rest, now)? {
+                            let torrent = session.torrent_of(self.key).ok_or(Close::TorrentStopped)?;
+                            let at = read.len() - input.len() - data.len();
+                            keeper.keep(torrent.0, piece, begin, at, data.len());
+                        }
+                    }
+                    (message, _) => session.handle(self.key, &message, now)?,
+                }
             }
+            session.refill(self.key, now);
         }
         Ok(())
     }

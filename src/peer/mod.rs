@@ -1,7 +1,8 @@
 //! One peer of one torrent: what it said, what it is owed, and what each of its messages leads to.
 //!
-//! Read first: BEP 3, BEP 6 (fast extension), BEP 10 (extensions), BEP 21 (`upload_only`). Omitted: encryption, uTP, and
-//! fetching. Holds no buffer of blocks: an idle peer is some 300 bytes here and its task.
+//! Read first: BEP 3, BEP 6 (fast extension), BEP 10 (extensions), BEP 21 (`upload_only`). Omitted: encryption, uTP, and the
+//! allowed fast set. Holds no buffer of blocks: an idle peer is some 300 bytes here and its task. While its torrent is
+//! fetched there are its bitfield, and 16 bytes for each block that it was asked for.
 
 pub mod extension;
 pub mod io;
@@ -15,8 +16,9 @@ use std::task::Waker;
 
 use crate::have::Have;
 use crate::key::TorrentKey;
-use crate::piece::{Block, Lengths};
+use crate::piece::{Block, Lengths, PieceIndex};
 use outbox::Outbox;
+use requests::{Received, Requests};
 use wire::Message;
 
 /// Control messages that may wait for a peer that reads nothing. Rejects are what grows it: 17 bytes a request.
@@ -25,6 +27,12 @@ const MAX_CONTROL: usize = 64 * 1024;
 /// Bad requests forgiven before the connection is closed: a client asks a few times for what it may not have while
 /// its view of us is old.
 const MAX_BAD_REQUESTS: u8 = 64;
+
+/// Blocks that nobody asked for, forgiven before the connection is closed: a request and its cancel may cross.
+const MAX_UNASKED: u8 = 64;
+
+/// Requests at a time for a peer that does not say how many it takes: what old clients queue.
+const DEFAULT_REQQ: u32 = 250;
 
 /// A connection, numbered. A number is used again only after the connection has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +59,8 @@ pub enum Close {
     UnknownTorrent,
     /// A limit is reached; says which.
     Limit(&'static str),
+    /// It sent data that was not right.
+    Liar,
     /// The torrent was removed, paused or has lost its data.
     TorrentStopped,
     /// The daemon ends.
@@ -69,6 +79,7 @@ impl fmt::Display for Close {
             Close::Duplicate => f.write_str("the same peer is connected already"),
             Close::UnknownTorrent => f.write_str("unknown info-hash"),
             Close::Limit(which) => write!(f, "limit reached: {which}"),
+            Close::Liar => f.write_str("it sent wrong data"),
             Close::TorrentStopped => f.write_str("torrent stopped"),
             Close::Shutdown => f.write_str("shutting down"),
         }
@@ -76,12 +87,20 @@ impl fmt::Display for Close {
 }
 
 /// What a message leads to beyond the peer itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing.
     None,
     /// It began or ceased to be interested: the choker may act.
     Interest,
+    /// It has another piece.
+    Gained(PieceIndex),
+    /// It has said what it has.
+    Pieces,
+    /// It chokes us: these blocks do not come.
+    Choked(Vec<Block>),
+    /// It refuses a block.
+    Rejected(Block),
 }
 
 /// Why the writer of a peer sleeps.
@@ -124,8 +143,21 @@ pub struct Peer {
     /// Storage reads in a row that did not bring the head block into the page cache.
     pub misses: u8,
     bad_requests: u8,
-    /// Pieces it has said it has. While we seed its bitfield is not kept.
+    unasked: u8,
+    /// It chokes us.
+    pub choking: bool,
+    /// It was told that we are interested.
+    pub interesting: bool,
+    /// Its pieces count for the picker of its torrent, as those of a local peer or not.
+    pub counted: Option<bool>,
+    /// Requests that it takes at a time (`reqq`), 0 where it has not said.
+    reqq: u32,
+    /// How many pieces it has.
     has: u32,
+    /// Which: kept while we lack some ourselves.
+    pub pieces: Have,
+    /// What it was asked for, while its torrent is fetched.
+    pub requests: Option<Box<Requests>>,
     /// Blocks it is owed.
     pub outbox: Outbox,
     /// Control messages to be written.
@@ -136,6 +168,12 @@ pub struct Peer {
     pub recent: u32,
     /// Bytes of content a second in the last choke round.
     pub rate: u32,
+    /// Bytes of content that it sent.
+    pub downloaded: u64,
+    /// The same since the last choke round.
+    pub given: u32,
+    /// The same a second, in the last choke round.
+    pub down_rate: u32,
     /// When the connection began.
     pub since: u32,
     /// When it was last choked or unchoked, or began to want a turn.
@@ -176,12 +214,22 @@ impl Peer {
             waiting: Waiting::No,
             misses: 0,
             bad_requests: 0,
+            unasked: 0,
+            choking: true,
+            interesting: false,
+            counted: None,
+            reqq: 0,
             has: 0,
+            pieces: Have::None,
+            requests: None,
             outbox: Outbox::default(),
             control: Vec::new(),
             uploaded: 0,
             recent: 0,
             rate: 0,
+            downloaded: 0,
+            given: 0,
+            down_rate: 0,
             since: now,
             turn: now,
             heard: now,
@@ -216,8 +264,9 @@ impl Peer {
         self.has
     }
 
-    /// What follows the handshake: our pieces first (BEP 6 wants them first), then the extension handshake.
-    pub fn greet(&mut self, view: &View<'_>, extended: bool, listen_port: u16, seed: bool) {
+    /// What follows the handshake: our pieces first (BEP 6 wants them first), then the extension handshake. `fetching`: we
+    /// want some of its pieces ourselves; otherwise it hears that we only give (BEP 21).
+    pub fn greet(&mut self, view: &View<'_>, extended: bool, listen_port: u16, fetching: bool) {
         let count = view.lengths.piece_count();
         match view.have {
             Have::All if self.fast => wire::encode(&Message::HaveAll, &mut self.control),
@@ -231,7 +280,7 @@ impl Peer {
                 client: Some(concat!("meshseed ", env!("CARGO_PKG_VERSION")).into()),
                 your_ip: Some(self.addr.ip()),
                 reqq: u32::try_from(outbox::MAX_REQUESTS).ok(),
-                upload_only: seed,
+                upload_only: !fetching,
                 ..extension::Handshake::default()
             };
             let mut payload = Vec::new();
@@ -262,36 +311,154 @@ impl Peer {
                     self.reject(block)?;
                 }
             }
-            Message::Have(piece) => {
-                view.lengths.piece(piece).ok_or(Close::Protocol("have of a piece that does not exist"))?;
-                self.has = self.has.saturating_add(1).min(view.lengths.piece_count());
+            Message::Have(index) => {
+                let count = view.lengths.piece_count();
+                let piece = view.lengths.piece(index);
+                let piece = piece.ok_or(Close::Protocol("have of a piece that does not exist"))?;
+                if view.have.is_all() {
+                    self.has = self.has.saturating_add(1).min(count);
+                } else if self.pieces.insert(index, count) {
+                    self.has += 1;
+                    return Ok(Action::Gained(piece));
+                }
                 self.part_if_both_seed(view)?;
             }
             Message::Bitfield(bits) => {
                 let count = view.lengths.piece_count();
-                let have =
-                    Have::decode_bitfield(bits, count).ok_or(Close::Protocol("bitfield of a wrong size"))?;
-                self.has = have.count(count);
-                self.part_if_both_seed(view)?;
+                let have = Have::decode_bitfield(bits, count);
+                return self.said(have.ok_or(Close::Protocol("bitfield of a wrong size"))?, view);
             }
-            Message::HaveAll => {
-                self.has = view.lengths.piece_count();
-                self.part_if_both_seed(view)?;
+            Message::HaveAll => return self.said(Have::All, view),
+            Message::HaveNone => return self.said(Have::None, view),
+            Message::Choke => {
+                self.choking = true;
+                // Both sides speaking the fast extension it refuses each of them by itself (BEP 6).
+                if let Some(requests) = self.requests.as_mut().filter(|_| !self.fast) {
+                    return Ok(Action::Choked(requests.clear()));
+                }
             }
-            Message::HaveNone => self.has = 0,
+            Message::Unchoke => self.choking = false,
+            Message::Reject { piece, begin, len } => {
+                if let Some(requests) = &mut self.requests
+                    && let Some(block) = requests.rejected(piece, begin, len)
+                {
+                    return Ok(Action::Rejected(block));
+                }
+            }
             Message::Extended { id: extension::HANDSHAKE, payload } => {
                 // A handshake that cannot be read costs its sender the extensions, not the connection.
                 if let Ok(theirs) = extension::Handshake::decode(payload) {
                     self.client = theirs.client.unwrap_or_default().into();
                     self.upload_only = theirs.upload_only;
+                    if let Some(reqq) = theirs.reqq {
+                        self.reqq = reqq;
+                        if let Some(requests) = &mut self.requests {
+                            requests.set_reqq(reqq);
+                        }
+                    }
                     self.part_if_both_seed(view)?;
                 }
             }
-            Message::Piece { .. } => return Err(Close::Protocol("a block that nobody asked for")),
-            // What it grants us is of no use to a seed, and what we do not know is not an error (BEP 10).
+            Message::Piece { .. } => return Err(UNASKED),
+            // What we do not know is not an error (BEP 10).
             _ => {}
         }
         Ok(Action::None)
+    }
+
+    /// It has told all that it has.
+    fn said(&mut self, have: Have, view: &View<'_>) -> Result<Action, Close> {
+        self.has = have.count(view.lengths.piece_count());
+        self.part_if_both_seed(view)?;
+        if view.have.is_all() {
+            return Ok(Action::None);
+        }
+        if !self.pieces.is_none() {
+            return Err(Close::Protocol("a bitfield that is not its first message"));
+        }
+        self.pieces = have;
+        Ok(Action::Pieces)
+    }
+
+    /// A block came that it was not asked for, or not any more.
+    fn sent_unasked(&mut self) -> Result<(), Close> {
+        self.unasked = self.unasked.saturating_add(1);
+        if self.unasked > MAX_UNASKED { Err(UNASKED) } else { Ok(()) }
+    }
+
+    /// From now on it may be asked for blocks.
+    pub fn begin_requests(&mut self) {
+        if self.requests.is_none() {
+            let reqq = if self.reqq == 0 { DEFAULT_REQQ } else { self.reqq };
+            self.requests = Some(Box::new(Requests::new(reqq)));
+        }
+    }
+
+    /// A fragment of a block came. `None`: the block is none that was asked for.
+    pub fn block_came(
+        &mut self,
+        piece: u32,
+        begin: u32,
+        len: u32,
+        rest: u32,
+        now_ms: u32,
+    ) -> Result<Option<Block>, Close> {
+        let Some(requests) = &mut self.requests else {
+            self.sent_unasked()?;
+            return Ok(None);
+        };
+        match requests.received(piece, begin, len, rest, now_ms) {
+            Received::Asked(block) | Received::Cancelled(block) => Ok(Some(block)),
+            Received::Unasked => {
+                if rest == 0 {
+                    self.sent_unasked()?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes everything back that it was asked for.
+    pub fn cancel_all(&mut self) {
+        let Some(requests) = &mut self.requests else { return };
+        for Block { piece, begin, len } in requests.clear() {
+            wire::encode(&Message::Cancel { piece: piece.index(), begin, len }, &mut self.control);
+        }
+    }
+
+    /// We have everything: what it has is of no more interest.
+    pub fn forget_pieces(&mut self) {
+        (self.pieces, self.requests) = (Have::None, None);
+    }
+
+    /// Asks it for a block.
+    pub fn request(&mut self, block: Block, now_ms: u32) {
+        if let Some(requests) = &mut self.requests {
+            requests.asked(block, now_ms);
+            let Block { piece, begin, len } = block;
+            wire::encode(&Message::Request { piece: piece.index(), begin, len }, &mut self.control);
+        }
+    }
+
+    /// Takes the request for a block back, if there is one.
+    pub fn cancel(&mut self, block: Block) {
+        if let Some(requests) = &mut self.requests
+            && requests.cancel(block)
+        {
+            let Block { piece, begin, len } = block;
+            wire::encode(&Message::Cancel { piece: piece.index(), begin, len }, &mut self.control);
+            self.wake();
+        }
+    }
+
+    /// Tells it whether we are interested in what it has.
+    pub fn set_interesting(&mut self, interesting: bool) {
+        if interesting != self.interesting {
+            self.interesting = interesting;
+            let message = if interesting { Message::Interested } else { Message::NotInterested };
+            wire::encode(&message, &mut self.control);
+            self.wake();
+        }
     }
 
     fn requested(&mut self, piece: u32, begin: u32, len: u32, view: &View<'_>) -> Result<(), Close> {
@@ -319,8 +486,7 @@ impl Peer {
     }
 
     fn part_if_both_seed(&self, view: &View<'_>) -> Result<(), Close> {
-        let whole = view.have.is_all();
-        if whole && self.is_seed(view.lengths) { Err(Close::BothSeeds) } else { Ok(()) }
+        if view.have.is_all() && self.is_seed(view.lengths) { Err(Close::BothSeeds) } else { Ok(()) }
     }
 
     /// Chokes or unchokes it. Choking drops what it asked for, and says so where both sides can (BEP 6).
@@ -353,6 +519,8 @@ impl Peer {
         }
     }
 }
+
+const UNASKED: Close = Close::Protocol("blocks that nobody asked for");
 
 fn reject(block: Block) -> Message<'static> {
     Message::Reject { piece: block.piece.index(), begin: block.begin, len: block.len }

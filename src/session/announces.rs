@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::{Session, Totals};
-use crate::have::Have;
 use crate::torrent::candidates::Source;
 use crate::torrent::{Tiers, TorrentKey};
 use crate::tracker::client::Request;
@@ -15,7 +14,7 @@ impl Session {
     /// Tells the trackers of a torrent that has something to give; those that know of it are told no news.
     pub(super) fn announce(&mut self, key: TorrentKey, now: Instant) {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        if self.settings.trackers && !torrent.announced && !matches!(torrent.have, Have::None) {
+        if self.settings.trackers && !torrent.announced && torrent.serves() {
             torrent.announced = true;
             let also = if torrent.private { &[][..] } else { &self.settings.also };
             self.trackers.insert(
@@ -28,7 +27,7 @@ impl Session {
             );
         }
         if !torrent.private && torrent.serves() {
-            self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Loopback, now);
+            self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Static, now);
             self.dial_again(now);
         }
     }
@@ -56,9 +55,11 @@ impl Session {
     }
 
     pub(super) fn totals(&self, key: TorrentKey) -> Totals {
-        let Some(torrent) = self.torrents.get(&key) else { return Totals { uploaded: 0, left: 0 } };
+        let Some(torrent) = self.torrents.get(&key) else { return Totals::default() };
+        let (up, down) = self.moved_now(torrent);
         Totals {
-            uploaded: torrent.uploaded + self.uploaded_now(torrent) - torrent.uploaded_before,
+            uploaded: torrent.uploaded + up - torrent.uploaded_before,
+            downloaded: torrent.downloaded + down - torrent.downloaded_before,
             left: torrent.lengths.total() - torrent.have_bytes(),
         }
     }

@@ -15,7 +15,7 @@ use crate::peer::{Close, PeerKey, Waiting};
 use crate::storage::Trouble;
 use crate::storage::io::{Checked, Done, Job as StorageJob, Place};
 use crate::storage::resume::{Record, Verified};
-use crate::torrent::{Checking, State, TorrentKey};
+use crate::torrent::{Checking, State, Torrent, TorrentKey};
 
 /// A torrent whose data keeps failing is tried at every scan, every second, fourth … and at last every 64th.
 const MAX_REST: u8 = 6;
@@ -33,6 +33,8 @@ pub(super) enum Rest {
     Verify(TorrentKey),
     /// A list of files.
     Layout(TorrentKey),
+    /// A look whether the disk can be written to.
+    Prepare(TorrentKey),
     /// What this peer waits for.
     Writer(PeerKey),
 }
@@ -92,14 +94,15 @@ impl Session {
                 }
             }
             Done::LaidOut { key, result } => match result {
-                Ok(layout) => {
+                Ok(laid_out) => {
                     let key = TorrentKey(key);
                     if let Some(swarm) =
                         self.torrents.get_mut(&key).and_then(|torrent| torrent.swarm.as_mut())
                     {
-                        swarm.layout = Some(Rc::new(*layout));
+                        swarm.layout = Some(Rc::new(laid_out.layout));
                         swarm.layout_wanted = false;
                     }
+                    self.web_seeds_known(key, &laid_out.web_seeds, &laid_out.http_seeds, now);
                     self.wake_waiting(key);
                 }
                 Err(trouble) => {
@@ -117,6 +120,15 @@ impl Session {
                     if !matches!(trouble, Trouble::NoDescriptors(_)) {
                         self.trouble(TorrentKey(key), &trouble, Rest::Check(TorrentKey(key)), now);
                     }
+                }
+            }
+            Done::Prepared { key, result } => self.prepared(TorrentKey(key), result, now),
+            Done::Wrote { outcomes, .. } => self.wrote(outcomes, now),
+            Done::Saved { key, result } => {
+                if let Err(trouble) = result {
+                    let key = TorrentKey(key);
+                    self.end_fetch(key);
+                    self.trouble(key, &trouble, Rest::Check(key), now);
                 }
             }
             Done::Flushed(_) => self.flushing = false,
@@ -201,11 +213,20 @@ impl Session {
             .map(|(&key, _)| key)
             .collect();
         for key in parked {
-            self.queue_check(key);
+            // What keeps it from being fetched may have passed; its data needs no look for that.
+            let held = |torrent: &Torrent| torrent.state == State::Incomplete && torrent.is_wanted();
+            match self.torrents.get(&key) {
+                Some(torrent) if held(torrent) => self.prepare(key),
+                _ => self.queue_check(key),
+            }
         }
-        let seeding = self.torrents.iter().filter(|(_, torrent)| torrent.state == State::Seeding);
+        let served = self.torrents.iter().filter(|(_, torrent)| match torrent.state {
+            State::Seeding => true,
+            State::Downloading => !torrent.have.is_none(),
+            _ => false,
+        });
         let places: Vec<(u32, Place)> =
-            seeding.map(|(&key, torrent)| (key.0, torrent.place.clone())).collect();
+            served.map(|(&key, torrent)| (key.0, torrent.place.clone())).collect();
         if !places.is_empty() {
             self.jobs.push_back(Job::Storage(StorageJob::Probe(places)));
         }
@@ -239,6 +260,8 @@ impl Session {
         let at = self.seconds(now);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         if torrent.state == State::Paused {
+            // So much can be told of it. It is looked at anew when it goes on.
+            torrent.have = checked.have;
             return;
         }
         if torrent.place.data != checked.data {
@@ -255,12 +278,13 @@ impl Session {
         } else {
             (checked.have, checked.todo)
         };
-        let nothing_new = torrent.state == State::Incomplete && torrent.settled == checked.fingerprint;
+        let waits = torrent.state == State::Incomplete && torrent.was_complete;
+        let nothing_new = waits && torrent.settled == checked.fingerprint;
         if nothing_new || torrent.checking.is_some() {
             return;
         }
         // Data that is still being copied there is hashed once it has held still for a while.
-        if torrent.state == State::Incomplete {
+        if waits {
             if torrent.seen != checked.fingerprint {
                 (torrent.seen, torrent.seen_at) = (checked.fingerprint, at);
             }
@@ -328,7 +352,7 @@ impl Session {
         self.queue_verify(key);
     }
 
-    fn tell_of(&mut self, peers: &[PeerKey], pieces: &[u32]) {
+    pub(super) fn tell_of(&mut self, peers: &[PeerKey], pieces: &[u32]) {
         for peer in peers {
             if let Some(peer) = self.peers.get_mut(peer) {
                 pieces.iter().for_each(|&piece| peer.announce_piece(piece));
@@ -353,7 +377,13 @@ impl Session {
     /// What a torrent is, now that its pieces are known.
     fn settle(&mut self, key: TorrentKey, now: Instant) {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        let count = torrent.lengths.piece_count();
+        if torrent.is_wanted() {
+            // The state and its reason stay until it is known whether it can be fetched.
+            if torrent.state == State::Checking {
+                torrent.state = State::Incomplete;
+            }
+            return self.prepare(key);
+        }
         let was_seeding = torrent.state == State::Seeding;
         // Told once, like the trouble before: where that comes and goes both are told for the first time only.
         let recovered = std::mem::take(&mut torrent.reported);
@@ -364,9 +394,7 @@ impl Session {
             torrent.was_complete = true;
         } else {
             torrent.state = State::Incomplete;
-            let have = torrent.have.count(count);
-            torrent.reason =
-                format!("{have} of {count} pieces are in {}", torrent.place.data.display()).into();
+            torrent.reason = torrent.what_is_lost().into();
         }
         let seeding = torrent.state == State::Seeding;
         if recovered || (seeding && !was_seeding && torrent.failures <= 1) {
@@ -381,7 +409,7 @@ impl Session {
 
     /// Something is wrong with the data of a torrent: it alone is parked. What passes by itself is tried again after a
     /// rest.
-    fn trouble(&mut self, key: TorrentKey, trouble: &Trouble, again: Rest, now: Instant) {
+    pub(super) fn trouble(&mut self, key: TorrentKey, trouble: &Trouble, again: Rest, now: Instant) {
         let at = self.seconds(now);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         if torrent.state == State::Paused {
@@ -398,12 +426,16 @@ impl Session {
                 self.park(key, State::Error, &trouble.to_string(), now);
                 self.queue_check(key);
             }
+            Trouble::DataMissing(_) if !torrent.was_complete => {
+                let had_some = !std::mem::take(&mut torrent.have).is_none();
+                self.end_fetch(key);
+                if had_some {
+                    self.close_peers(key, &Close::TorrentStopped);
+                }
+                self.settle(key, now);
+            }
             trouble => {
                 let state = torrent.state_in(trouble);
-                if state == State::Incomplete {
-                    // When it comes back it is news, whatever its stamps.
-                    (torrent.have, torrent.settled) = (Have::None, 0);
-                }
                 if state == State::Error {
                     if at.saturating_sub(torrent.failed) >= FORGIVEN {
                         torrent.failures = 0;
@@ -416,7 +448,7 @@ impl Session {
         }
     }
 
-    fn rest(&mut self, what: Rest, until: Instant) {
+    pub(super) fn rest(&mut self, what: Rest, until: Instant) {
         if !self.resting.iter().any(|(_, resting)| *resting == what) {
             self.resting.push((until, what));
             self.set_by(Timer::Rest, until);
@@ -434,6 +466,7 @@ impl Session {
                 }
                 Rest::Check(key) => self.queue_check(key),
                 Rest::Verify(key) => self.queue_verify(key),
+                Rest::Prepare(key) => self.prepare(key),
                 Rest::Writer(peer) => self.wake_writer(peer),
                 Rest::Layout(key) => {
                     if let Some(swarm) =
@@ -453,7 +486,8 @@ impl Session {
 
     /// Puts what is known of a torrent on record, with other changes, a little later.
     pub(super) fn record(&mut self, key: TorrentKey, now: Instant) {
-        let uploaded = self.torrents.get(&key).map_or(0, |torrent| self.uploaded_now(torrent));
+        let (up, down) = self.torrents.get(&key).map_or((0, 0), |torrent| self.moved_now(torrent));
+        let at = self.seconds(now);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         // What is on record is not known yet, so it can not be kept: it is written when that has been read.
         torrent.unsaved = !torrent.recalled;
@@ -461,23 +495,38 @@ impl Session {
             return;
         }
         let count = torrent.lengths.piece_count();
+        let written = std::mem::replace(&mut torrent.written, false);
+        // The storage thread knows the files that it has written to.
+        let fetched =
+            || Verified { pieces: count, have: torrent.have.clone(), todo: Have::None, stamps: [].into() };
         let verified = torrent.checking.as_ref().map(|checking| Verified {
             pieces: count,
             have: torrent.have.clone(),
             todo: Have::from_fn(count, |piece| piece >= checking.next && checking.todo.contains(piece)),
             stamps: checking.stamps.clone(),
         });
-        let record = Record {
+        let record = Box::new(Record {
             complete: torrent.was_complete,
             paused: torrent.state == State::Paused,
             added: torrent.added.unwrap_or(0),
             completed: torrent.completed.unwrap_or(0),
-            uploaded: torrent.uploaded + uploaded,
+            uploaded: torrent.uploaded + up,
+            downloaded: torrent.downloaded + down,
             data: torrent.place.kept.then(|| torrent.place.data.clone()),
-            verified,
+            verified: verified.or_else(|| written.then(fetched)),
             ..Record::new(torrent.info_hash)
+        });
+        let job = if written {
+            let open = torrent.state == State::Downloading && !self.stopping;
+            torrent.written = open;
+            if let Some(fetch) = &mut torrent.fetch {
+                (fetch.saved, fetch.unsaved) = (at, false);
+            }
+            StorageJob::Save { key: key.0, place: torrent.place.clone(), record, open }
+        } else {
+            StorageJob::Record(record)
         };
-        self.jobs.push_back(Job::Storage(StorageJob::Record(Box::new(record))));
+        self.jobs.push_back(Job::Storage(job));
         if !self.stopping {
             self.set_by(Timer::Flush, now + RECORD_DELAY);
         }

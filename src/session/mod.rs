@@ -2,13 +2,18 @@
 //!
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
-//! (`checks`), its trackers (`announces`), its connections (`peers`). Holds one box a torrent, one a peer, and one table of deadlines for
-//! all of them.
+//! (`checks`), what is fetched of it (`fetching`), its trackers (`announces`), its connections (`peers`), how the only
+//! seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one box a torrent, one a peer, and one table of
+//! deadlines for all of them.
 
 mod announces;
 mod checks;
+mod fetching;
 mod peers;
+mod rates;
+mod superseeding;
 mod torrents;
+mod webseeds;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -20,7 +25,8 @@ use checks::Rest;
 use crate::metainfo::InfoHash;
 use crate::net::Prefix;
 use crate::peer::{Close, Peer, PeerKey, Waiting};
-use crate::piece::Lengths;
+use crate::piece::{Block, Lengths};
+use crate::random::Random;
 use crate::rate::{Bucket, byte_burst};
 use crate::storage::Layout;
 use crate::storage::io::Job as StorageJob;
@@ -28,6 +34,8 @@ use crate::torrent::candidates::Candidates;
 use crate::torrent::choker::Choker;
 use crate::torrent::{Tiers, Torrent, TorrentKey};
 use crate::tracker::client::{Client, Request};
+use crate::webseed::WebFetch;
+use webseeds::WebRun;
 
 /// Most bytes of one write: what `preadv` and one `send` move cheapest, and what a slow peer may leave unsent.
 pub const BATCH: u32 = 128 * 1024;
@@ -90,6 +98,10 @@ pub struct Settings {
     pub upload: u64,
     /// Bytes a second to peers on our own links; 0 is no limit.
     pub local_upload: u64,
+    /// Bytes a second from peers elsewhere and from web seeds; 0 is no limit.
+    pub download: u64,
+    /// Bytes a second from peers on our own links; 0 is no limit.
+    pub local_download: u64,
     /// What counts as our own links.
     pub local: Vec<Prefix>,
     /// Connections begun a second.
@@ -98,6 +110,10 @@ pub struct Settings {
     pub memory: u64,
     /// Whether trackers are asked.
     pub trackers: bool,
+    /// Whether web seeds are asked.
+    pub web_seeds: bool,
+    /// Whether what is complete is given piece by piece (BEP 16).
+    pub superseed: bool,
     /// Trackers added to every public torrent, a tier each.
     pub also: Vec<String>,
     /// Peers offered to every public torrent.
@@ -112,6 +128,8 @@ pub enum Job {
     Announce(Request, Totals),
     /// Connect to a peer.
     Dial(PeerKey, SocketAddr),
+    /// Fetch from a web seed.
+    WebFetch(Box<WebFetch>),
     /// Look at the watched directories.
     Rescan,
     /// Something the user may want to know of.
@@ -119,10 +137,12 @@ pub enum Job {
 }
 
 /// What a tracker is told of a torrent's transfer, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Sent.
     pub uploaded: u64,
+    /// Received.
+    pub downloaded: u64,
     /// Still missing.
     pub left: u64,
 }
@@ -195,9 +215,13 @@ enum Timer {
     Growing,
     /// When what rests is tried again.
     Rest,
+    /// When slow peers of torrents that are fetched are looked at.
+    Fetch,
+    /// When web seeds may be asked.
+    Web,
 }
 
-const TIMERS: usize = 8;
+const TIMERS: usize = 10;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -214,6 +238,8 @@ pub struct Session {
     choker: Choker,
     upload: Bucket,
     local_upload: Bucket,
+    download: Bucket,
+    local_download: Bucket,
     dials: Bucket,
     timers: [Option<Instant>; TIMERS],
     jobs: VecDeque<Job>,
@@ -231,8 +257,18 @@ pub struct Session {
     resting: Vec<(Instant, Rest)>,
     /// Scans so far.
     scans: u32,
-    /// Peers that wait for tokens.
+    /// Peers that wait for tokens to be sent blocks.
     throttled: VecDeque<PeerKey>,
+    /// Peers that wait for tokens to be asked for blocks.
+    hungry: VecDeque<PeerKey>,
+    /// All blocks of a piece have come since the last write was handed out.
+    piece_arrived: bool,
+    /// Kept for their room: what is asked of one peer, and who is told that a block has come.
+    picked: Vec<Block>,
+    others: Vec<PeerKey>,
+    /// What is being fetched from web seeds.
+    web: Vec<WebRun>,
+    random: Random,
     half_open: usize,
     stopping: bool,
     /// Trackers of the torrents, each list once.
@@ -245,6 +281,10 @@ pub struct Session {
     uploaded: u64,
     rated: u64,
     rate: u64,
+    /// The same of what came.
+    downloaded: u64,
+    down_rated: u64,
+    down_rate: u64,
 }
 
 impl Session {
@@ -253,6 +293,9 @@ impl Session {
         Session {
             upload: Bucket::new(settings.upload, byte_burst(settings.upload), now),
             local_upload: Bucket::new(settings.local_upload, byte_burst(settings.local_upload), now),
+            download: Bucket::new(settings.download, byte_burst(settings.download), now),
+            local_download: Bucket::new(settings.local_download, byte_burst(settings.local_download), now),
+            random: Random::new(seed),
             dials: Bucket::new(settings.dials_per_second.into(), settings.dials_per_second.into(), now),
             settings,
             start: now,
@@ -276,6 +319,11 @@ impl Session {
             resting: Vec::new(),
             scans: 0,
             throttled: VecDeque::new(),
+            hungry: VecDeque::new(),
+            piece_arrived: false,
+            picked: Vec::new(),
+            others: Vec::new(),
+            web: Vec::new(),
             half_open: 0,
             stopping: false,
             tiers: Vec::new(),
@@ -284,6 +332,9 @@ impl Session {
             uploaded: 0,
             rated: 0,
             rate: 0,
+            downloaded: 0,
+            down_rated: 0,
+            down_rate: 0,
         }
     }
 
@@ -297,11 +348,14 @@ impl Session {
         let static_peers = std::mem::replace(&mut settings.static_peers, self.settings.static_peers.clone());
         self.upload.set_rate(settings.upload, byte_burst(settings.upload), now);
         self.local_upload.set_rate(settings.local_upload, byte_burst(settings.local_upload), now);
+        self.download.set_rate(settings.download, byte_burst(settings.download), now);
+        self.local_download.set_rate(settings.local_download, byte_burst(settings.local_download), now);
         self.dials.set_rate(settings.dials_per_second.into(), settings.dials_per_second.into(), now);
         self.rescan = rescan;
         let other_trackers = settings.trackers != self.settings.trackers
             || settings.also != self.settings.also
             || settings.port != self.settings.port;
+        let other_seeding = settings.superseed != self.settings.superseed;
         let other_links = settings.local != self.settings.local;
         self.settings = settings;
         if other_links {
@@ -324,6 +378,14 @@ impl Session {
             peer.wake();
         }
         self.throttled.clear();
+        if other_seeding {
+            self.set_by(Timer::Sweep, now);
+        }
+        if !self.settings.web_seeds {
+            self.give_up_web(None);
+        }
+        self.look_at_web(now);
+        self.feed_hungry(now);
         self.fill_slots(now);
         self.dial_again(now);
         self.set(Timer::Rescan, now);
@@ -333,6 +395,7 @@ impl Session {
     pub fn set_static_peers(&mut self, peers: Vec<SocketAddr>, now: Instant) {
         if peers != self.settings.static_peers {
             self.settings.static_peers = peers;
+            self.candidates.forget_static();
             self.serving().into_iter().for_each(|key| self.announce(key, now));
         }
     }
@@ -417,16 +480,6 @@ impl Session {
         self.peers.len()
     }
 
-    /// Bytes of content sent since the start.
-    pub fn uploaded(&self) -> u64 {
-        self.uploaded
-    }
-
-    /// Bytes of content sent a second, in the last choke round.
-    pub fn upload_rate(&self) -> u64 {
-        self.rate
-    }
-
     /// What its trackers said.
     pub fn trackers(&self) -> &Client {
         &self.trackers
@@ -436,13 +489,6 @@ impl Session {
 
     /// The next job that is due. Called until there is none.
     pub fn poll(&mut self, now: Instant) -> Option<Job> {
-        if let Some(job) = self.jobs.pop_front() {
-            if !(self.storage_full && matches!(job, Job::Storage(_))) {
-                return Some(job);
-            }
-            // Only storage jobs queue up here: the rest are handed out at once.
-            self.jobs.push_front(job);
-        }
         if self.expired(Timer::Sweep, now) {
             self.sweep(now);
         }
@@ -451,12 +497,20 @@ impl Session {
         }
         if self.expired(Timer::Tokens, now) {
             self.wake_throttled(now);
+            self.feed_hungry(now);
+        }
+        if self.expired(Timer::Fetch, now) {
+            self.look_at_fetches(now);
         }
         if self.expired(Timer::Growing, now) {
             self.look_at_growing();
         }
         if self.expired(Timer::Rest, now) {
             self.rested(now);
+        }
+        // What the timers brought is among them.
+        if let Some(job) = self.next_job() {
+            return Some(job);
         }
         if self.may_flush() && self.expired(Timer::Flush, now) {
             self.flushing = true;
@@ -474,10 +528,25 @@ impl Session {
             let totals = self.totals(TorrentKey(request.key));
             return Some(Job::Announce(request, totals));
         }
-        if self.expired(Timer::Dial, now) && !self.stopping {
-            return self.next_dial(now);
+        if self.expired(Timer::Web, now)
+            && let Some(job) = self.next_web_fetch(now)
+        {
+            return Some(job);
         }
-        None
+        if self.expired(Timer::Dial, now)
+            && !self.stopping
+            && let Some(job) = self.next_dial(now)
+        {
+            return Some(job);
+        }
+        // What was looked at may have led to something.
+        self.next_job()
+    }
+
+    fn next_job(&mut self) -> Option<Job> {
+        // Only storage jobs queue up: the rest are handed out at once.
+        let held = self.storage_full && matches!(self.jobs.front(), Some(Job::Storage(_)));
+        if held { None } else { self.jobs.pop_front() }
     }
 
     /// When [`Session::poll`] wants to be called again, if nothing comes in.
@@ -502,11 +571,16 @@ impl Session {
         }
         // Nobody waits for what was only to be looked at.
         self.jobs.retain(|job| match job {
-            Job::Storage(job) => matches!(job, StorageJob::Record(_) | StorageJob::Forget(_)),
+            Job::Storage(job) => {
+                matches!(job, StorageJob::Record(_) | StorageJob::Forget(_) | StorageJob::Save { .. })
+            }
             _ => true,
         });
         let keys: Vec<TorrentKey> = self.torrents.keys().copied().collect();
-        keys.into_iter().for_each(|key| self.record_progress(key, now));
+        for key in keys {
+            self.end_fetch(key);
+            self.record_progress(key, now);
+        }
         // Once more, if one is under way: it may have begun before the last of them changed.
         self.set(Timer::Flush, now);
     }
@@ -514,14 +588,10 @@ impl Session {
     /// Puts on record what is not worth a write of its own while we run.
     fn record_progress(&mut self, key: TorrentKey, now: Instant) {
         let Some(torrent) = self.torrents.get(&key) else { return };
-        if torrent.unsaved || torrent.checking.is_some() || self.uploaded_now(torrent) > 0 {
+        let moved = self.moved_now(torrent) != (0, 0);
+        if torrent.unsaved || torrent.written || torrent.checking.is_some() || moved {
             self.record(key, now);
         }
-    }
-
-    /// Bytes of content that those connected have got.
-    fn uploaded_now(&self, torrent: &Torrent) -> u64 {
-        torrent.peers().iter().filter_map(|&key| self.peer(key)).map(|peer| peer.uploaded).sum()
     }
 
     /// Whether everything that the end waits for is done.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::superseeding::view;
 use super::{
     AHEAD, BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
     PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, WRITES_PER_SECOND,
@@ -15,9 +16,9 @@ use crate::peer::outbox::Part;
 use crate::peer::wire::{self, Handshake, Limits, Message, Reserved};
 use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
 use crate::storage::io::{Job as StorageJob, OpenFile};
-use crate::torrent::TorrentKey;
 use crate::torrent::candidates::Ended;
 use crate::torrent::choker::{self, Contender, Slots};
+use crate::torrent::{State, TorrentKey};
 
 impl Session {
     // Connections come and go.
@@ -26,6 +27,9 @@ impl Session {
     pub fn accept(&mut self, addr: SocketAddr, now: Instant) -> Result<PeerKey, Close> {
         if self.stopping {
             return Err(Close::Shutdown);
+        }
+        if self.candidates.is_banned(addr.ip()) {
+            return Err(Close::Liar);
         }
         let full = self.peers.len() >= self.settings.peers;
         if full && !self.drop_a_stranger(now) {
@@ -62,7 +66,12 @@ impl Session {
 
     /// What the torrents and peers are reckoned to take, in bytes.
     pub fn memory(&self) -> u64 {
-        self.torrents.len() as u64 * TORRENT_COST + self.peers.len() as u64 * PEER_COST
+        let fetches = self.torrents.values().filter_map(|torrent| torrent.fetch.as_ref());
+        let pickers: u64 = fetches.map(|fetch| fetch.picker.memory() as u64).sum();
+        let superseeds = self.torrents.values().filter_map(|torrent| torrent.superseed());
+        let superseeds: u64 = superseeds.map(|superseed| superseed.memory() as u64).sum();
+        let (torrents, peers) = (self.torrents.len() as u64, self.peers.len() as u64);
+        torrents * TORRENT_COST + peers * PEER_COST + pickers + superseeds
     }
 
     /// We are connected to a peer that we dialled: our handshake goes first.
@@ -85,6 +94,7 @@ impl Session {
         let at = self.seconds(now);
         let Some(&torrent_key) = self.by_hash.get(&info_hash) else { return Err(Close::UnknownTorrent) };
         let memory = self.memory();
+        self.begin_superseed(torrent_key);
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return Err(Close::UnknownTorrent) };
         let Some(peer) = self.peers.get_mut(&key) else { return Err(Close::Gone) };
         if !torrent.serves() {
@@ -109,9 +119,13 @@ impl Session {
             &torrent.view(),
             theirs.has_extension_protocol(),
             self.settings.port,
-            torrent.is_complete(),
+            torrent.state == State::Downloading || torrent.is_hidden(),
         );
-        torrent.swarm.get_or_insert_default().peers.push(key);
+        let swarm = torrent.swarm.get_or_insert_default();
+        swarm.peers.push(key);
+        if let Some(superseed) = &mut swarm.superseed {
+            superseed.joined(key, at);
+        }
         Ok(())
     }
 
@@ -164,9 +178,15 @@ impl Session {
         let Some(peer) = self.peers.get_mut(&key) else { return Err(Close::Gone) };
         let torrent_key = peer.torrent.ok_or(Close::UnknownTorrent)?;
         let Some(torrent) = self.torrents.get(&torrent_key) else { return Err(Close::TorrentStopped) };
-        match peer.handle(message, &torrent.view())? {
+        let action = peer.handle(message, &view(torrent, key, message))?;
+        self.superseed(key, &action, now);
+        match action {
             Action::None => {}
             Action::Interest => self.interest_changed(key, now),
+            Action::Gained(piece) => self.gained(key, piece, now),
+            Action::Pieces => self.consider(key, now),
+            Action::Choked(blocks) => self.refused(torrent_key, key, &blocks, now),
+            Action::Rejected(block) => self.refused(torrent_key, key, &[block], now),
         }
         Ok(())
     }
@@ -182,6 +202,8 @@ impl Session {
         if peer.outgoing {
             let how = match why {
                 Close::BothSeeds => Ended::Seed,
+                Close::TorrentStopped if peer.ready => Ended::Stopped,
+                Close::Liar => Ended::Liar,
                 _ if peer.ready => Ended::Closed,
                 _ => Ended::Failed,
             };
@@ -192,9 +214,14 @@ impl Session {
             }
         }
         self.dial_again(now);
+        if let Some(local) = peer.counted {
+            self.left(torrent_key, key, &peer.pieces, local, now);
+        }
+        self.left_superseed(torrent_key, key, &peer.pieces, now);
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
         torrent.uploaded += peer.uploaded;
-        torrent.unsaved |= peer.uploaded > 0;
+        torrent.downloaded += peer.downloaded;
+        torrent.unsaved |= peer.uploaded + peer.downloaded > 0;
         if let Some(swarm) = &mut torrent.swarm {
             swarm.peers.retain(|&other| other != key);
             swarm.empty_since = at;
@@ -243,8 +270,8 @@ impl Session {
     }
 
     pub(super) fn next_dial(&mut self, now: Instant) -> Option<Job> {
-        let dialling = self.peers.values().filter(|peer| peer.outgoing && !peer.ready).count();
-        if dialling >= MAX_DIALLING
+        let dialling = || self.peers.values().filter(|peer| peer.outgoing && !peer.ready);
+        if dialling().count() >= MAX_DIALLING
             || self.peers.len() >= self.settings.peers
             || self.memory() + PEER_COST > self.settings.memory
             || self.dials.available(now) == 0
@@ -252,10 +279,15 @@ impl Session {
             // The next connection that is made or ends sets the timer again.
             return None;
         }
-        let room = self.settings.peers_per_torrent;
+        // The other half is for those who call us: where all fill up with whom they know, those who come first are left
+        // to themselves, and nobody who comes later has anyone who takes him.
+        let room = self.settings.peers_per_torrent.div_ceil(2);
         let torrents = &self.torrents;
-        let next = self.candidates.next(now, |torrent| {
-            torrents.get(&TorrentKey(torrent)).is_some_and(|t| t.serves() && t.peers().len() < room)
+        // Some clients (Transmission 3) turn away who calls twice at a time, though it be for another torrent.
+        let called: Vec<SocketAddr> = dialling().map(|peer| peer.addr).collect();
+        let next = self.candidates.next(now, |torrent, address| {
+            let torrent = torrents.get(&TorrentKey(torrent));
+            torrent.is_some_and(|t| t.serves() && t.peers().len() < room) && !called.contains(&address)
         });
         let job = next.map(|(torrent, addr)| {
             self.dials.take(1, now);
@@ -291,7 +323,7 @@ impl Session {
     /// Gives free slots to those that wait: nobody waits for the next round while there is room.
     pub(super) fn fill_slots(&mut self, now: Instant) {
         let at = self.seconds(now);
-        let mut contenders = self.contenders();
+        let mut contenders = self.contenders(now);
         self.choker.fill(&mut contenders, self.slots(), at);
         self.apply_slots(&contenders, at);
     }
@@ -299,26 +331,10 @@ impl Session {
     /// One round of the choker, and a look at the rates.
     pub(super) fn choke_round(&mut self, now: Instant) {
         let at = self.seconds(now);
-        let mut contenders = self.contenders();
+        let mut contenders = self.contenders(now);
         self.choker.tick(&mut contenders, self.slots(), at);
         self.apply_slots(&contenders, at);
-        let mut active = false;
-        for torrent in self.torrents.values_mut() {
-            let Some(swarm) = &mut torrent.swarm else { continue };
-            let mut recent = 0;
-            for key in &swarm.peers {
-                if let Some(peer) = self.peers.get_mut(key) {
-                    recent += u64::from(peer.recent);
-                    peer.rate = peer.recent / choker::PERIOD;
-                    peer.recent = 0;
-                    active |= peer.interested;
-                }
-            }
-            swarm.rate = recent / u64::from(choker::PERIOD);
-        }
-        self.rate = (self.uploaded - self.rated) / u64::from(choker::PERIOD);
-        self.rated = self.uploaded;
-        if active || self.rate > 0 {
+        if self.measure() {
             self.set(Timer::Choke, now + CHOKE_ROUND);
         }
     }
@@ -329,19 +345,24 @@ impl Session {
     }
 
     /// Those that have a slot or want one.
-    fn contenders(&self) -> Vec<Contender> {
+    fn contenders(&self, now: Instant) -> Vec<Contender> {
+        let ms = self.millis(now);
         let contenders = self.peers.iter().filter(|(_, peer)| peer.interested || !peer.choked);
         contenders
             .filter_map(|(key, peer)| {
-                let torrent = peer.torrent?;
-                let lengths = self.torrents.get(&torrent)?.lengths;
+                let key_of_torrent = peer.torrent?;
+                let torrent = self.torrents.get(&key_of_torrent)?;
                 Some(Contender {
                     peer: key.0,
-                    torrent: torrent.0,
+                    torrent: key_of_torrent.0,
+                    fetching: torrent.state == State::Downloading,
                     since: peer.turn,
+                    newcomer: peer.uploaded == 0,
                     rate: peer.rate.max(peer.recent / choker::PERIOD),
+                    given: peer.down_rate.max(peer.given / choker::PERIOD),
+                    snubs_us: peer.requests.as_ref().is_some_and(|requests| requests.is_snubbed(ms)),
                     interested: peer.interested && peer.closing.is_none(),
-                    seed: peer.is_seed(lengths),
+                    seed: peer.is_seed(torrent.lengths),
                     draining: !peer.outbox.is_empty() && peer.recent > 0,
                     unchoked: !peer.choked,
                 })
@@ -530,8 +551,9 @@ impl Session {
                 }
             }
         }
+        let soon = self.look_at_superseeds(now);
         self.set_dial(now);
-        if self.half_open > 0 {
+        if self.half_open > 0 || soon {
             self.set(Timer::Sweep, now + SWEEP_HANDSHAKES);
         } else if !self.peers.is_empty() || layouts {
             self.set(Timer::Sweep, now + SWEEP);

@@ -34,6 +34,11 @@ impl Session {
     /// Drops a torrent: its peers are closed and its trackers told. Data and record stay.
     pub fn remove(&mut self, info_hash: InfoHash, now: Instant) {
         let Some(key) = self.by_hash.remove(&info_hash) else { return };
+        self.end_fetch(key);
+        if let Some(torrent) = self.torrents.get_mut(&key) {
+            // What is put on record now is the last.
+            torrent.state = State::Queued;
+        }
         self.record_progress(key, now);
         self.close_peers(key, &Close::TorrentStopped);
         self.trackers.remove(key.0, now);
@@ -77,19 +82,22 @@ impl Session {
             torrent.decided |= !torrent.recalled;
             torrent.state = State::Paused;
         }
+        self.end_fetch(key);
         // Before its check is forgotten: it goes on from there.
         self.record(key, now);
         self.park(key, State::Paused, PAUSED, now);
         true
     }
 
-    /// Starts a paused torrent again; one that waits for its data may be taken as new.
+    /// Starts a paused torrent again; one that waits for data that it had is fetched anew.
     pub fn resume(&mut self, info_hash: InfoHash, now: Instant) -> bool {
         let Some(key) = self.key(info_hash) else { return false };
         if let Some(torrent) = self.torrents.get_mut(&key)
-            && !torrent.state.serves()
+            && (!torrent.state.serves() || torrent.state == State::Incomplete)
         {
             torrent.decided |= !torrent.recalled;
+            // Asked for by the user, what has gone is fetched again.
+            torrent.was_complete &= !matches!(torrent.state, State::WaitingForData | State::Incomplete);
             torrent.state = State::Queued;
             torrent.reason = "".into();
             torrent.failures = 0;
@@ -102,6 +110,7 @@ impl Session {
     /// Hashes all of a torrent's data anew.
     pub fn verify(&mut self, info_hash: InfoHash) -> bool {
         let Some(key) = self.key(info_hash) else { return false };
+        self.end_fetch(key);
         if let Some(torrent) = self.torrents.get_mut(&key) {
             torrent.verify_all = true;
             torrent.checking = None;
@@ -116,21 +125,22 @@ impl Session {
 
     /// Puts a torrent aside: its peers go, its trackers are told, and the reason is shown.
     pub(super) fn park(&mut self, key: TorrentKey, state: State, reason: &str, now: Instant) {
+        self.end_fetch(key);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         // A torrent that fails each time it is tried is news once.
         let news = *torrent.reason != *reason && (state != State::Error || torrent.failures <= 1);
         torrent.state = state;
         torrent.reason = reason.into();
         torrent.checking = None;
-        if std::mem::take(&mut torrent.announced) {
-            self.trackers.remove(key.0, now);
-        }
         if news && state != State::Paused {
             torrent.reported = true;
             let event = event(Happened::Error, torrent, reason.into());
             self.jobs.push_back(Job::Event(event));
         }
         if !torrent.serves() {
+            if std::mem::take(&mut torrent.announced) {
+                self.trackers.remove(key.0, now);
+            }
             self.close_peers(key, &Close::TorrentStopped);
             self.candidates.remove(key.0);
         }

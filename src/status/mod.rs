@@ -20,7 +20,10 @@ pub const MAX_LINE: usize = 64 * 1024;
 /// Torrents or refused files in one reply, at most.
 pub const MAX_LIST: u32 = 64;
 
-/// The methods and what they take, in the order of the README.
+/// Nobody waits for longer than a year: it is not told.
+const FOREVER: u64 = 365 * 86_400;
+
+/// The methods and what they take.
 pub const METHODS: [(&str, &[&str]); 10] = [
     ("status", &[]),
     ("list", &["offset", "limit"]),
@@ -141,6 +144,8 @@ pub struct Status {
     pub up_total: u64,
     /// Since the start, bytes.
     pub down_total: u64,
+    /// Of the torrents that are not complete yet and being worked on.
+    pub progress: Progress,
     /// Resident, bytes.
     pub memory: u64,
     /// Of the whole daemon or any torrent, until it is over.
@@ -154,12 +159,24 @@ pub struct Status {
 pub struct Counts {
     pub queued: u32,
     pub checking: u32,
+    pub downloading: u32,
     pub seeding: u32,
     pub incomplete: u32,
     pub waiting_for_disk: u32,
     pub waiting_for_data: u32,
     pub paused: u32,
     pub error: u32,
+}
+
+/// How far the torrents are, all together, that wait for their check, are checked or fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Bytes in all.
+    pub size: u64,
+    /// Bytes of verified pieces.
+    pub have: u64,
+    /// Until the last of those that are fetched is complete, seconds, by the present rate.
+    pub eta: Option<u64>,
 }
 
 /// One torrent.
@@ -184,6 +201,8 @@ pub struct TorrentStatus {
     pub have: u64,
     /// While it is checked: bytes read of those to be read.
     pub checked: Option<u64>,
+    /// While it is fetched: until it is complete, seconds, by the present rate; null where that says nothing.
+    pub eta: Option<u64>,
     /// Bytes of content a second.
     pub up_rate: u64,
     /// Bytes of content a second.
@@ -196,6 +215,8 @@ pub struct TorrentStatus {
     pub peers: u32,
     /// In the order they are asked.
     pub trackers: Vec<TrackerStatus>,
+    /// While it is fetched: web servers that have its content.
+    pub web_seeds: Vec<WebSeedStatus>,
     /// When it was first seen.
     pub added: Option<u64>,
     /// When its last piece came; null where it was whole when added.
@@ -215,6 +236,19 @@ pub struct TrackerStatus {
     pub message: Option<String>,
 }
 
+/// One web seed of a torrent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebSeedStatus {
+    /// As the torrent names it.
+    pub url: String,
+    /// A word or two.
+    pub state: String,
+    /// Until it is asked again, seconds.
+    pub next_request: Option<u64>,
+    /// The last failure.
+    pub message: Option<String>,
+}
+
 /// One peer of a torrent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerStatus {
@@ -230,6 +264,10 @@ pub struct PeerStatus {
     pub interested: bool,
     /// It has an upload slot.
     pub unchoked: bool,
+    /// It has something that we want.
+    pub interesting: bool,
+    /// It gives us nothing for now.
+    pub choking: bool,
     /// Since the handshake, seconds.
     pub connected: u64,
     /// Bytes of content a second, to it.
@@ -418,6 +456,7 @@ impl State {
         match self {
             State::Queued => "queued",
             State::Checking => "checking",
+            State::Downloading => "downloading",
             State::Seeding => "seeding",
             State::Incomplete => "incomplete",
             State::WaitingForDisk => "waiting for disk",
@@ -434,6 +473,7 @@ impl Counts {
         *match state {
             State::Queued => &mut self.queued,
             State::Checking => &mut self.checking,
+            State::Downloading => &mut self.downloading,
             State::Seeding => &mut self.seeding,
             State::Incomplete => &mut self.incomplete,
             State::WaitingForDisk => &mut self.waiting_for_disk,
@@ -447,6 +487,7 @@ impl Counts {
     pub fn iter(&self) -> impl Iterator<Item = (State, u32)> {
         [
             (State::Seeding, self.seeding),
+            (State::Downloading, self.downloading),
             (State::Checking, self.checking),
             (State::Queued, self.queued),
             (State::Incomplete, self.incomplete),
@@ -462,6 +503,11 @@ impl Counts {
     pub fn total(&self) -> u32 {
         self.iter().map(|(_, count)| count).sum()
     }
+}
+
+/// Seconds until `left` bytes have come at `rate` bytes a second; `None` where nothing comes, or next to nothing.
+pub fn eta(left: u64, rate: u64) -> Option<u64> {
+    (rate > 0).then(|| left.div_ceil(rate)).filter(|&seconds| seconds <= FOREVER)
 }
 
 impl Display for Error {
@@ -518,6 +564,7 @@ mod tests {
             size: u64::MAX,
             have: 1,
             checked: None,
+            eta: Some(9),
             up_rate: 2,
             down_rate: 3,
             up_total: 4,
@@ -528,6 +575,12 @@ mod tests {
                 state: "working".to_owned(),
                 next_announce: Some(7),
                 message: None,
+            }],
+            web_seeds: vec![WebSeedStatus {
+                url: "http://w/".to_owned(),
+                state: "rests".to_owned(),
+                next_request: Some(60),
+                message: Some("503".to_owned()),
             }],
             added: None,
             completed: Some(8),
@@ -614,9 +667,11 @@ mod tests {
             concat!(
                 r#"{"result":{"info_hash":"00112233445566778899aabbccddeeff00112233","name":"a","#,
                 r#""file":"/etc/torrents/a.torrent","data":"/srv/torrents/a","state":"waiting-for-disk","#,
-                r#""reason":"no disk","size":18446744073709551615,"have":1,"checked":null,"up_rate":2,"#,
+                r#""reason":"no disk","size":18446744073709551615,"have":1,"checked":null,"eta":9,"up_rate":2,"#,
                 r#""down_rate":3,"up_total":4,"down_total":5,"peers":6,"trackers":[{"url":"http://t/announce","#,
-                r#""state":"working","next_announce":7,"message":null}],"added":null,"completed":8}}"#,
+                r#""state":"working","next_announce":7,"message":null}],"#,
+                r#""web_seeds":[{"url":"http://w/","state":"rests","next_request":60,"message":"503"}],"#,
+                r#""added":null,"completed":8}}"#,
                 "\n"
             )
         );
@@ -661,5 +716,12 @@ mod tests {
         }
         assert_eq!((counts.total(), counts.seeding, counts.error), (3, 2, 1));
         assert_eq!(counts.iter().count(), State::ALL.len());
+    }
+
+    #[test]
+    fn the_time_left_is_told_where_something_comes_and_the_end_is_in_sight() {
+        assert_eq!((eta(1000, 100), eta(1001, 100), eta(0, 100)), (Some(10), Some(11), Some(0)));
+        assert_eq!((eta(1000, 0), eta(u64::MAX, 1), eta(u64::MAX, u64::MAX)), (None, None, Some(1)));
+        assert_eq!((eta(FOREVER, 1), eta(FOREVER + 1, 1)), (Some(FOREVER), None));
     }
 }

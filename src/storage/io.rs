@@ -1,19 +1,25 @@
 //! The storage thread: everything about files that may wait for a disk happens here, one thing at a time.
 //!
-//! Three queues: what a peer waits for comes first, then everything short, then hashing, which goes on in slices and
-//! lets the first queue in between any two reads. With nothing to do the thread sleeps without a timer. Omitted:
-//! writing content. Holds the index of the resume file, and while it works a buffer of 128 KiB, one .torrent and the
-//! layout of the torrent that is being hashed; a second after the last job all but the index is gone.
+//! Three queues: what a peer waits for comes first, then everything short and all writing, then hashing, which goes on
+//! in slices and lets the first queue in between any two reads. With nothing to do and nothing open the thread sleeps
+//! without a timer. Holds the index of the resume file, and while it works a buffer of 128 KiB, one .torrent and the
+//! layouts of the torrents that are hashed and written; a second after the last job all but the index and what is
+//! written is gone, a minute after the last write that, too.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 mod compare;
+mod fault;
 mod files;
 mod hashing;
+mod jobs;
+mod output;
+mod prepare;
 mod records;
 mod tree;
+mod write;
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,23 +29,28 @@ use smol::channel::{Receiver, Sender};
 
 pub use files::{Files, OpenFile, ReadMode};
 pub use hashing::{Flaw, Verdict, check};
-
-use super::resume::{Record, Stamp};
-use super::{Layout, Trouble};
-use crate::have::Have;
-use crate::ident::Ident;
-use crate::metainfo::{self, InfoHash, Summary};
-use crate::watch::Listing;
-use hashing::{CHUNK, Hashing, Unread, parse_torrent, read_torrent};
-use records::Records;
+pub use jobs::{
+    Batch, Checked, Done, Hashed, Job, LaidOut, Loaded, Outcome, Place, Prepared, Progress, Target,
+};
 pub use tree::sidecar;
+
+use super::resume::Record;
+use super::{Layout, Trouble};
+use crate::ident::Ident;
+use crate::metainfo::{self, InfoHash};
+use hashing::{CHUNK, Hashing, Reader, Unread, parse_torrent, read_torrent};
+use records::Records;
 use tree::{Tree, probe};
+use write::Writer;
 
 /// Jobs of peers that are under way at a time; a peer waits for one.
 const URGENT: usize = 256;
 
 /// Other jobs under way at a time: enough that the thread never waits for the next one.
 const USUAL: usize = 64;
+
+/// Batches under way at a time: one that is written, and enough that the next one is always there.
+const WRITES: usize = 4;
 
 /// Jobs whose room in a queue is kept after a burst.
 const QUEUE: usize = 8;
@@ -59,188 +70,6 @@ const STACK: usize = 256 * 1024;
 /// Niceness of the thread, from which its I/O priority follows: packets of the mesh come first.
 const NICE: i32 = 5;
 
-/// Where a torrent lies.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// Its .torrent.
-    pub torrent: Arc<Path>,
-    /// Which file that was when it was loaded.
-    pub ident: Ident,
-    /// Its data: the file, or the folder of its files.
-    pub data: Arc<Path>,
-    /// Where its data is as well looked for.
-    pub other: Option<Arc<Path>>,
-    /// The data root, which must exist and which nothing below it may lead out of. Data elsewhere has the directory
-    /// it stands in for its root, and may itself be a link.
-    pub root: Arc<Path>,
-    /// `data` was kept over a rename of the .torrent.
-    pub kept: bool,
-    /// `data` was named by the user, beside the .torrent: the path on record is not looked at.
-    pub sidecar: bool,
-}
-
-/// Something for the thread to do. Each is answered by the [`Done`] of the same name, but for the last four.
-#[derive(Debug)]
-pub enum Job {
-    /// List the watched directories, unless that gives the listing of this fingerprint again.
-    Scan {
-        /// The directories.
-        roots: Arc<[PathBuf]>,
-        /// Fingerprint of the last listing, 0 for none.
-        known: u64,
-    },
-    /// Read a .torrent.
-    Load {
-        /// Its path.
-        path: Arc<Path>,
-    },
-    /// Compare a torrent's files with its record.
-    Check {
-        /// The torrent's key in the session.
-        key: u32,
-        /// The torrent.
-        info_hash: InfoHash,
-        /// Where it lies.
-        place: Place,
-    },
-    /// Hash some pieces. The answer tells which were done: maybe only the first of them.
-    Verify {
-        /// The torrent's key in the session.
-        key: u32,
-        /// Where it lies.
-        place: Place,
-        /// The pieces.
-        pieces: Range<u32>,
-    },
-    /// Tell of which torrents the data is gone.
-    Probe(Vec<(u32, Place)>),
-    /// Read the list of files.
-    Layout {
-        /// The torrent's key in the session.
-        key: u32,
-        /// Where it lies.
-        place: Place,
-    },
-    /// Bring a range of a file into the page cache, opening the file if need be.
-    Read {
-        /// The torrent's key in the session.
-        key: u32,
-        /// Key of the peer that waits.
-        peer: u32,
-        /// The torrent.
-        info_hash: InfoHash,
-        /// Where it lies.
-        place: Place,
-        /// Number of the file.
-        file: u32,
-        /// Its path, [`Layout::path`].
-        path: PathBuf,
-        /// First byte.
-        offset: u64,
-        /// Bytes.
-        len: u64,
-        /// Bytes from `offset` on that will be wanted soon: the disk may begin with them.
-        ahead: u64,
-        /// The file, if it is open.
-        fd: Option<Arc<OpenFile>>,
-    },
-    /// Write what has changed of the records.
-    Flush,
-    /// Remember a torrent, at the next flush. Without `verified`, that and the path of the data stay as they are on
-    /// record. Always taken.
-    Record(Box<Record>),
-    /// Forget a torrent, at the next flush. Always taken.
-    Forget(InfoHash),
-    /// End, once what was given before is done but for hashing and reading. Always taken.
-    Stop,
-}
-
-/// What has come of a [`Job`].
-#[derive(Debug)]
-pub enum Done {
-    /// What is in the watched directories; `None` if it is what it was.
-    Scanned(Option<Box<Listing>>),
-    /// A .torrent.
-    Loaded {
-        /// Its path.
-        path: Arc<Path>,
-        /// Which file it was; all zeros where it could not be looked at.
-        ident: Ident,
-        /// The torrent, or why it is refused.
-        result: Result<Box<Loaded>, String>,
-    },
-    /// Files compared with the record.
-    Checked {
-        /// The torrent's key.
-        key: u32,
-        /// The record without `verified`, also where there is trouble.
-        known: Option<Box<Record>>,
-        /// What is right and what is to be hashed.
-        result: Result<Checked, Trouble>,
-    },
-    /// Pieces hashed.
-    Verified {
-        /// The torrent's key.
-        key: u32,
-        /// Those that were hashed: the first of those asked for.
-        pieces: Range<u32>,
-        /// For each of them whether it was right.
-        good: Vec<bool>,
-        /// Why there are no more.
-        trouble: Option<Trouble>,
-    },
-    /// Torrents whose data is gone.
-    Lost(Vec<(u32, Trouble)>),
-    /// A torrent's files.
-    LaidOut {
-        /// The torrent's key.
-        key: u32,
-        /// The files.
-        result: Result<Box<Layout>, Trouble>,
-    },
-    /// A range is in the page cache.
-    Read {
-        /// The torrent's key.
-        key: u32,
-        /// Key of the peer that waits.
-        peer: u32,
-        /// Number of the file.
-        file: u32,
-        /// The file, if it was not open before.
-        result: Result<Option<OpenFile>, Trouble>,
-    },
-    /// Records are written, or why not: logged by the thread, once.
-    Flushed(Result<(), String>),
-}
-
-/// A .torrent as it was read.
-#[derive(Debug)]
-pub struct Loaded {
-    /// What the session keeps.
-    pub summary: Summary,
-    /// The path in the sidecar beside it (`NAME.where`), which is absolute.
-    pub sidecar: Option<PathBuf>,
-}
-
-/// What comparing a torrent's files with its record has found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
-    /// Where the data is: [`Place::data`], [`Place::other`], or the path on record.
-    pub data: Arc<Path>,
-    /// What [`Place::kept`] must say from now on.
-    pub kept: bool,
-    /// Pieces known to be right.
-    pub have: Have,
-    /// Pieces to be hashed.
-    pub todo: Have,
-    /// Pieces to be hashed if nothing were known.
-    pub all: Have,
-    /// The files, for the record.
-    pub stamps: Box<[Stamp]>,
-    /// A sum over the stamps.
-    pub fingerprint: u64,
-}
-
 /// The storage thread as the other one sees it.
 pub struct Storage {
     shared: Arc<Shared>,
@@ -248,6 +77,7 @@ pub struct Storage {
     /// Jobs given and not yet answered, by the queue's bound they count for.
     urgent: Cell<usize>,
     usual: Cell<usize>,
+    writes: Cell<usize>,
 }
 
 #[derive(Default)]
@@ -271,15 +101,19 @@ struct Worker {
     desk: Desk,
     /// The torrent that is being hashed.
     hashing: Option<Hashing>,
-    /// For its content.
+    /// Those that are written.
+    writer: Writer,
+    /// For content that is read.
     buffer: Vec<u8>,
 }
 
-/// All of it that is not needed for hashing.
+/// All of it that is not needed for hashing and writing.
 struct Desk {
     done: Sender<Done>,
     records: Records,
     modes: files::Modes,
+    /// Torrents whose files may be written to: they are not as their stamps say.
+    written: BTreeSet<InfoHash>,
     /// For a .torrent.
     buffer: Vec<u8>,
 }
@@ -295,10 +129,13 @@ impl Storage {
             // Of this thread alone, on Linux. Where it is refused everything works as well, only less politely.
             let _ = rustix::process::setpriority_process(None, NICE);
             let records = Records::open(state);
-            let desk = Desk { done: sender, records, modes: files::Modes::default(), buffer: Vec::new() };
-            Worker { shared: theirs, desk, hashing: None, buffer: Vec::new() }.run();
+            let (modes, written) = (files::Modes::default(), BTreeSet::new());
+            let desk = Desk { done: sender, records, modes, written, buffer: Vec::new() };
+            let writer = Writer::default();
+            Worker { shared: theirs, desk, hashing: None, writer, buffer: Vec::new() }.run();
         })?;
-        Ok(Storage { shared, done, urgent: Cell::new(0), usual: Cell::new(0) })
+        let none = || Cell::new(0);
+        Ok(Storage { shared, done, urgent: none(), usual: none(), writes: none() })
     }
 
     /// Gives the thread a job. It comes back where too many are under way: then an answer is, too.
@@ -306,6 +143,9 @@ impl Storage {
     pub fn try_submit(&self, job: Job) -> Result<(), Job> {
         let (under_way, bound) = match job {
             Job::Read { .. } | Job::Layout { .. } => (&self.urgent, URGENT),
+            Job::Write(_) => (&self.writes, WRITES),
+            // One a torrent at a time, and what it holds must not be lost.
+            Job::Save { .. } => (&self.usual, usize::MAX),
             _ => (&self.usual, USUAL),
         };
         if job.is_answered() {
@@ -342,14 +182,27 @@ impl Storage {
         self.done.try_recv().ok().map(|done| self.took(done))
     }
 
+    /// Batches given and not yet answered.
+    pub fn writes_under_way(&self) -> usize {
+        self.writes.get()
+    }
+
     fn took(&self, done: Done) -> Done {
         let under_way = match done {
             Done::Read { .. } | Done::LaidOut { .. } => &self.urgent,
+            Done::Wrote { .. } => &self.writes,
             _ => &self.usual,
         };
         under_way.set(under_way.get().saturating_sub(1));
         done
     }
+}
+
+/// Puts a torrent on record in a state directory that no daemon uses yet.
+pub fn remember(state: PathBuf, record: Record) -> Result<(), String> {
+    let mut records = Records::open(Some(state));
+    records.insert(record);
+    records.flush()
 }
 
 impl Drop for Storage {
@@ -358,12 +211,6 @@ impl Drop for Storage {
         queue.usual.push_back(Job::Stop);
         queue.idle = false;
         self.shared.wake.notify_one();
-    }
-}
-
-impl Job {
-    fn is_answered(&self) -> bool {
-        !matches!(self, Job::Record(_) | Job::Forget(_) | Job::Stop)
     }
 }
 
@@ -382,20 +229,39 @@ impl Queue {
 impl Worker {
     fn run(mut self) {
         while let Some(job) = self.next() {
-            match job {
+            let done = match job {
                 Job::Stop => return,
-                Job::Verify { key, place, pieces } => {
-                    let done = self.verify(key, &place, pieces);
-                    self.desk.answer(done);
+                Job::Verify { key, place, pieces } => self.verify(key, &place, pieces),
+                Job::Prepare { key, info_hash, place } => {
+                    Done::Prepared { key, result: self.prepare(&info_hash, &place) }
                 }
-                job => self.desk.handle(job),
-            }
+                Job::Write(batch) => self.write(*batch),
+                Job::Save { key, place, record, open } => {
+                    Done::Saved { key, result: self.save(&place, *record, open) }
+                }
+                Job::Disk(disk) => {
+                    self.writer.set_disk(disk);
+                    continue;
+                }
+                Job::Forget(info_hash) => {
+                    self.writer.forget(&info_hash);
+                    self.desk.written.remove(&info_hash);
+                    self.desk.records.remove(info_hash);
+                    continue;
+                }
+                job => {
+                    self.desk.handle(job);
+                    continue;
+                }
+            };
+            self.desk.answer(done);
         }
     }
 
     /// The next job; while there is none, what is no longer needed is let go.
     fn next(&mut self) -> Option<Job> {
         let shared = self.shared.clone();
+        let since = Instant::now();
         let mut queue = shared.lock();
         loop {
             if let Some(job) = queue.pop() {
@@ -407,22 +273,82 @@ impl Worker {
                 drop(queue);
                 self.desk.buffer = Vec::new();
                 queue = shared.lock();
-            } else if self.hashing.is_some() {
-                let (locked, waited) =
-                    shared.wake.wait_timeout(queue, KEEP).unwrap_or_else(PoisonError::into_inner);
-                queue = locked;
-                if waited.timed_out() && queue.idle {
-                    drop(queue);
-                    self.hashing = None;
-                    self.buffer = Vec::new();
-                    self.desk.modes.clear();
-                    queue = shared.lock();
-                }
-            } else {
+                continue;
+            }
+            let held = self.hashing.is_some() || self.buffer.capacity() > 0;
+            let keep = held.then(|| since + KEEP);
+            let Some(until) = keep.into_iter().chain(self.writer.deadline()).min() else {
                 queue.urgent.shrink_to(QUEUE);
                 queue.usual.shrink_to(QUEUE);
                 queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let now = Instant::now();
+            if now < until {
+                let waited = shared.wake.wait_timeout(queue, until - now);
+                (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                continue;
             }
+            drop(queue);
+            if keep.is_some_and(|keep| keep <= now) {
+                self.hashing = None;
+                self.buffer = Vec::new();
+                self.desk.modes.clear();
+            }
+            self.writer.poll(now);
+            queue = shared.lock();
+        }
+    }
+
+    fn prepare(&mut self, info_hash: &InfoHash, place: &Place) -> Result<Prepared, Trouble> {
+        let known = self.desk.records.had_data(info_hash);
+        let result = self.writer.prepare(info_hash, place, known, &mut self.buffer, Instant::now());
+        self.trim();
+        if result.is_ok() {
+            self.desk.written.insert(*info_hash);
+        }
+        result
+    }
+
+    fn write(&mut self, batch: Batch) -> Done {
+        let Worker { shared, desk, writer, buffer, .. } = self;
+        let Batch { filled, targets } = batch;
+        let (bytes, mut writes) = (filled.bytes, filled.writes);
+        writes.sort_unstable_by_key(|write| write.key);
+        let mut outcomes = Vec::with_capacity(targets.len());
+        for target in &targets {
+            let from = writes.partition_point(|write| write.key < target.key);
+            let to = writes.partition_point(|write| write.key <= target.key);
+            let known = !writer.is_ready(&target.info_hash, &target.place)
+                && desk.records.had_data(&target.info_hash);
+            desk.written.insert(target.info_hash);
+            let mut between = || peers_first(shared, desk);
+            let mut reader = Reader { buffer, between: &mut between };
+            let writes = &mut writes[from..to];
+            outcomes.push(writer.write(target, writes, &bytes, known, &mut reader, Instant::now()));
+        }
+        self.trim();
+        Done::Wrote { bytes, outcomes }
+    }
+
+    fn save(&mut self, place: &Place, mut record: Record, open: bool) -> Result<(), Trouble> {
+        let Worker { shared, desk, writer, buffer, .. } = self;
+        let known = desk.records.find(&record.info_hash).and_then(|record| record.verified);
+        let old = known.map(|verified| verified.stamps).unwrap_or_default();
+        let mut between = || peers_first(shared, desk);
+        let mut reader = Reader { buffer, between: &mut between };
+        let result = writer.save(place, &mut record, &old, open, &mut reader);
+        self.trim();
+        if !open {
+            self.desk.written.remove(&record.info_hash);
+        }
+        result.map(|()| self.desk.records.insert(record))
+    }
+
+    /// The buffer has held a .torrent, too: a huge one is not kept.
+    fn trim(&mut self) {
+        if self.buffer.capacity() > CHUNK {
+            self.buffer = Vec::new();
         }
     }
 
@@ -442,7 +368,7 @@ impl Worker {
     }
 
     fn hash(&mut self, place: &Place, pieces: Range<u32>, good: &mut Vec<bool>) -> Result<(), Trouble> {
-        let Worker { shared, desk, hashing, buffer } = self;
+        let Worker { shared, desk, hashing, buffer, .. } = self;
         if hashing.as_ref().is_none_or(|hashing| !hashing.is_of(place)) {
             // First let go, then taken: never two layouts at a time.
             *hashing = None;
@@ -454,19 +380,22 @@ impl Worker {
         let count = hashing.layout().lengths().piece_count();
         let started = Instant::now();
         for piece in pieces.start..pieces.end.min(count).min(pieces.start.saturating_add(SLICE_PIECES)) {
-            let right = hashing.piece(piece, buffer, &mut || {
-                loop {
-                    let Some(job) = shared.lock().urgent.pop_front() else { break };
-                    desk.handle(job);
-                }
-            })?;
-            good.push(right);
+            let mut between = || peers_first(shared, desk);
+            good.push(hashing.piece(piece, &mut Reader { buffer, between: &mut between })?);
             let queue = shared.lock();
             if !queue.urgent.is_empty() || !queue.usual.is_empty() || started.elapsed() >= SLICE {
                 break;
             }
         }
         Ok(())
+    }
+}
+
+/// Does what peers wait for; called between two reads.
+fn peers_first(shared: &Shared, desk: &mut Desk) {
+    loop {
+        let Some(job) = shared.lock().urgent.pop_front() else { return };
+        desk.handle(job);
     }
 }
 
@@ -495,8 +424,11 @@ impl Desk {
                 Done::Lost(lost)
             }
             Job::Layout { key, place } => {
-                let result = parse_torrent(&place, &mut self.buffer)
-                    .map(|(_, metainfo)| Box::new(Layout::new(&metainfo, place.data)));
+                let result = parse_torrent(&place, &mut self.buffer).map(|(_, metainfo)| {
+                    let layout = Layout::new(&metainfo, place.data);
+                    let (web_seeds, http_seeds) = (metainfo.web_seeds, metainfo.http_seeds);
+                    Box::new(LaidOut { layout, web_seeds, http_seeds })
+                });
                 Done::LaidOut { key, result }
             }
             Job::Read { key, peer, info_hash, place, file, path, offset, len, ahead, fd } => {
@@ -512,8 +444,14 @@ impl Desk {
             }
             Job::Flush => Done::Flushed(self.records.flush()),
             Job::Record(record) => return self.records.insert(*record),
-            Job::Forget(info_hash) => return self.records.remove(info_hash),
-            Job::Verify { .. } | Job::Stop => return,
+            // For the worker.
+            Job::Verify { .. }
+            | Job::Prepare { .. }
+            | Job::Write(_)
+            | Job::Save { .. }
+            | Job::Disk(_)
+            | Job::Forget(_)
+            | Job::Stop => return,
         };
         self.trim();
         self.answer(done);
@@ -554,8 +492,9 @@ impl Desk {
         open: Option<&OpenFile>,
     ) -> Result<Option<OpenFile>, Trouble> {
         let fail = |error| Trouble::of(path, error);
+        let is_written = self.written.contains(info_hash);
         if let Some(open) = open {
-            if open.is_changed().map_err(fail)? {
+            if !is_written && open.is_changed().map_err(fail)? {
                 return Err(Trouble::Changed(path.into()));
             }
             warm(open)?;
@@ -566,7 +505,8 @@ impl Desk {
             return Err(Trouble::Changed(path.into()));
         };
         let open = OpenFile::new(fd, &stat, &mut self.modes);
-        if self.records.find_stamp(info_hash, file).is_some_and(|stamp| stamp != open.stamp()) {
+        if !is_written && self.records.find_stamp(info_hash, file).is_some_and(|stamp| stamp != open.stamp())
+        {
             return Err(Trouble::Changed(path.into()));
         }
         warm(&open)?;

@@ -1,9 +1,10 @@
 //! Where the bytes of a torrent lie on disk, what is known of them from last time, and what can be wrong with them.
 //!
-//! Read first: BEP 3 ("files"), BEP 47 (padding files). Omitted: everything that is not arithmetic (see `io`), the
-//! piece hashes (they stay in the .torrent), and writing. A [`Layout`] holds its files' names in one string and
-//! twelve bytes a file; it is built for the first peer that asks for data and dropped after the last.
+//! Read first: BEP 3 ("files"), BEP 47 (padding files, attributes). Omitted: everything that is not arithmetic (see
+//! `io`) and the piece hashes (they stay in the .torrent). A [`Layout`] holds its files' names in one string and twelve
+//! bytes a file; it is built for the first peer that asks for data and dropped after the last.
 
+pub mod intake;
 pub mod io;
 pub mod resume;
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::metainfo::Metainfo;
+use crate::metainfo::{File, Metainfo};
 use crate::piece::Lengths;
 
 /// The files of a torrent laid end to end.
@@ -30,9 +31,15 @@ pub struct Layout {
     names: Box<str>,
     /// Where each path ends in `names`.
     name_ends: Box<[u32]>,
-    /// One bit a file that is padding, the high bit first; empty where none is.
-    pads: Box<[u8]>,
+    /// Which are padding.
+    pads: Marks,
+    /// Which are programs.
+    executables: Marks,
 }
+
+/// One bit a file, the high bit first; empty where none is set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Marks(Box<[u8]>);
 
 /// A range of bytes inside one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +62,7 @@ pub struct Spans<'a> {
     len: u64,
 }
 
-/// What keeps a torrent from being read. Its text is the reason that the user sees.
+/// What keeps a torrent from being read or written. Its text is the reason that the user sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// The directory that holds the data does not exist, or is none.
@@ -74,6 +81,14 @@ pub enum Trouble {
     NotAFile(PathBuf),
     /// Too many files are open, in this process or in the system: worth another try soon.
     NoDescriptors(PathBuf),
+    /// The disk is full, or would hold less free room than the user wants left.
+    NoRoom(Room),
+    /// The data would go to the system's own flash or memory: its disk is not mounted.
+    NotMounted(PathBuf),
+    /// The file system holds no file of that size.
+    TooLarge(PathBuf),
+    /// The file system is mounted read-only.
+    ReadOnly(PathBuf),
     /// The system refused.
     Io {
         /// What was asked for.
@@ -83,6 +98,21 @@ pub enum Trouble {
     },
 }
 
+/// Why there is no room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// What was to be written.
+    pub path: PathBuf,
+    /// Bytes that are free where it lies.
+    pub free: u64,
+    /// Bytes that are to stay free there.
+    pub floor: u64,
+}
+
+/// Bytes above the floor that must be free before a torrent that was stopped for want of room goes on, if it lacks that
+/// much: it would stop again at once.
+const LEAST_ROOM: u64 = 4 << 20;
+
 impl Layout {
     /// The files of `metainfo`, with `data` as the torrent's own path.
     pub fn new(metainfo: &Metainfo, data: impl Into<Arc<Path>>) -> Layout {
@@ -90,16 +120,12 @@ impl Layout {
         let mut ends = Vec::with_capacity(files.len());
         let mut name_ends = Vec::with_capacity(files.len());
         let mut names = String::with_capacity(files.iter().map(|file| file.path.len()).sum());
-        let mut pads = vec![0; if files.iter().any(|file| file.pad) { files.len().div_ceil(8) } else { 0 }];
         let mut end = 0u64;
-        for (index, file) in files.iter().enumerate() {
+        for file in files {
             end = end.saturating_add(file.length);
             ends.push(end);
             names.push_str(&file.path);
             name_ends.push(u32::try_from(names.len()).unwrap_or(u32::MAX));
-            if file.pad {
-                pads[index / 8] |= 0x80 >> (index % 8);
-            }
         }
         Layout {
             data: data.into(),
@@ -108,7 +134,8 @@ impl Layout {
             ends: ends.into(),
             names: names.into(),
             name_ends: name_ends.into(),
-            pads: pads.into(),
+            pads: Marks::new(files, |file| file.pad),
+            executables: Marks::new(files, |file| file.executable),
         }
     }
 
@@ -147,8 +174,12 @@ impl Layout {
 
     /// Whether a file is padding.
     pub fn is_pad(&self, file: u32) -> bool {
-        let index = file as usize;
-        self.pads.get(index / 8).is_some_and(|byte| byte & (0x80 >> (index % 8)) != 0)
+        self.pads.contains(file)
+    }
+
+    /// Whether a file is a program.
+    pub fn is_executable(&self, file: u32) -> bool {
+        self.executables.contains(file)
     }
 
     /// Whether a file must be on disk: an empty one and a padding file need not.
@@ -184,6 +215,21 @@ impl Layout {
     }
 }
 
+impl Marks {
+    fn new(files: &[File], is_set: impl Fn(&File) -> bool) -> Marks {
+        let mut bytes = vec![0; if files.iter().any(&is_set) { files.len().div_ceil(8) } else { 0 }];
+        for (index, _) in files.iter().enumerate().filter(|(_, file)| is_set(file)) {
+            bytes[index / 8] |= 0x80 >> (index % 8);
+        }
+        Marks(bytes.into())
+    }
+
+    fn contains(&self, file: u32) -> bool {
+        let index = file as usize;
+        self.0.get(index / 8).is_some_and(|byte| byte & (0x80 >> (index % 8)) != 0)
+    }
+}
+
 impl Iterator for Spans<'_> {
     type Item = Span;
 
@@ -211,6 +257,8 @@ impl Trouble {
         match error {
             Errno::MFILE | Errno::NFILE => Trouble::NoDescriptors(path.into()),
             Errno::XDEV | Errno::LOOP => Trouble::Outside(path.into()),
+            Errno::ROFS => Trouble::ReadOnly(path.into()),
+            Errno::FBIG => Trouble::TooLarge(path.into()),
             error => Trouble::Io { path: path.into(), error },
         }
     }
@@ -233,6 +281,22 @@ impl fmt::Display for Trouble {
             Trouble::NoDescriptors(path) => {
                 write!(f, "{} cannot be opened: too many open files", path.display())
             }
+            Trouble::NoRoom(room) => room.fmt(f),
+            Trouble::NotMounted(path) => write!(
+                f,
+                "{} is not on a disk of its own: mount the disk there, or see `require-mount`",
+                path.display()
+            ),
+            Trouble::TooLarge(path) => {
+                write!(
+                    f,
+                    "{} is larger than its file system can hold (FAT: below 4 GiB a file)",
+                    path.display()
+                )
+            }
+            Trouble::ReadOnly(path) => {
+                write!(f, "{} is on a file system that is mounted read-only", path.display())
+            }
             Trouble::Io { path, error } => {
                 write!(f, "{}: {}", path.display(), std::io::Error::from(*error))
             }
@@ -240,10 +304,21 @@ impl fmt::Display for Trouble {
     }
 }
 
+impl fmt::Display for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: u64 = 1 << 20;
+        let (path, free, floor) = (self.path.display(), self.free / MIB, self.floor.div_ceil(MIB));
+        if self.free > self.floor.saturating_add(LEAST_ROOM) {
+            return write!(f, "{path}: no room though {free} MiB are free: a quota, or too many files");
+        }
+        write!(f, "{path}: no room for more: {free} MiB are free, and {floor} MiB are to stay free")
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::metainfo::{File, InfoHash};
+    use crate::metainfo::InfoHash;
     use std::num::NonZeroU32;
 
     /// A torrent of those files; a name that starts with `.pad` is padding.

@@ -67,6 +67,9 @@ pub struct Record {
     pub data: Option<Arc<Path>>,
     /// What hashing has found. In a change `None` keeps what is on record.
     pub verified: Option<Verified>,
+    /// The files of the pieces that `verified` lacks are open for writing and have no stamps: what it has of them was on
+    /// disk before it was put on record. Belongs to `verified`.
+    pub open: bool,
 }
 
 /// What hashing has found, and of which files.
@@ -78,8 +81,8 @@ pub struct Verified {
     pub have: Have,
     /// Those that have not been looked at: the rest of a check that was cut short.
     pub todo: Have,
-    /// Every file as it was before the first byte was hashed, [`Stamp::ABSENT`] for one that was not there or that
-    /// needs nothing on disk.
+    /// Every file as it was before the first byte was hashed, [`Stamp::ABSENT`] for one that was not there, that needs
+    /// nothing on disk, or that is open for writing.
     pub stamps: Box<[Stamp]>,
 }
 
@@ -101,14 +104,20 @@ impl Record {
             downloaded: 0,
             data: None,
             verified: None,
+            open: false,
         }
+    }
+
+    /// Whether some of its data was there.
+    pub fn had_data(&self) -> bool {
+        self.complete || self.verified.as_ref().is_some_and(|verified| !verified.have.is_none())
     }
 
     /// The body of its frame.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
         out.extend_from_slice(self.info_hash.as_bytes());
-        let flags = [self.complete, self.paused, self.data.is_some(), self.verified.is_some()];
+        let flags = [self.complete, self.paused, self.data.is_some(), self.verified.is_some(), self.open];
         out.push(flags.iter().rev().fold(0, |byte, &flag| byte << 1 | u8::from(flag)));
         for number in [self.added, self.completed, self.uploaded, self.downloaded] {
             put(&mut out, number);
@@ -129,11 +138,12 @@ impl Record {
         let mut rest = body;
         let mut record = Record::new(info_hash_of(take(&mut rest, 20)?)?);
         let flags = *take(&mut rest, 1)?.first()?;
-        if flags > 0b1111 {
+        if flags > 0b1_1111 {
             return None;
         }
         record.complete = flags & 1 != 0;
         record.paused = flags & 2 != 0;
+        record.open = flags & 16 != 0;
         for number in [&mut record.added, &mut record.completed, &mut record.uploaded, &mut record.downloaded]
         {
             *number = number_from(&mut rest)?;
@@ -357,6 +367,7 @@ pub(crate) mod tests {
                 ]
                 .into(),
             }),
+            open: byte.is_multiple_of(5),
         }
     }
 
@@ -373,6 +384,15 @@ pub(crate) mod tests {
         let body = bare.encode();
         assert!(body.len() < 40, "a whole torrent takes no bit a piece: {}", body.len());
         assert_eq!(Record::decode(&body), Some(bare));
+    }
+
+    #[test]
+    fn a_record_from_before_there_was_writing_reads_as_one_without_open_files() {
+        let old = Record { open: false, ..record(5) }.encode();
+        let new = Record { open: true, ..record(5) }.encode();
+        assert_eq!((old[20], new[20]), (0b1001, 0b1_1001), "one bit, and nothing else");
+        assert_eq!((&old[..20], &old[21..]), (&new[..20], &new[21..]));
+        assert!(!Record::decode(&old).unwrap().open);
     }
 
     #[test]

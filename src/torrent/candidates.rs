@@ -1,10 +1,13 @@
-//! Addresses that may be dialled: one bounded pool for all torrents, and the order in which they are tried.
+//! Addresses that may be dialled: one bounded pool for all torrents, the order in which they are tried, and those that
+//! are not to be dealt with at all.
 //!
 //! Read first: BEP 40 (canonical peer priority), whose order, shared by both ends, makes a swarm's connections spread.
-//! Before it comes who is on our own links, for a mesh is there to keep bytes near, and who has not failed yet.
+//! Before it comes who is near, for a mesh is there to keep bytes near, whom the user named, and who has not failed yet.
 //! Omits dialling, and remembering who connected to us: only we know from which port.
-//! Holds 32 bytes an address, at most [`MAX_ENTRIES`] of them.
+//! Holds 32 bytes an address, at most [`MAX_ENTRIES`] of them, and at most [`MAX_BANNED`] banned ones.
 
+use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
@@ -29,6 +32,15 @@ const MAX_NAMED: usize = 1000;
 /// costs us no more than five dials in two and a half hours.
 const MAX_FAILURES: u8 = 5;
 
+/// Attempts after which one that the user named is tried no less often: it is never dropped.
+const STATIC_FAILURES: u8 = 3;
+
+/// Banned addresses, 3 KiB; the first that was banned is forgotten for another.
+pub const MAX_BANNED: usize = 128;
+
+/// Seconds after which a ban is forgotten: the address may be somebody else's by then.
+const BAN_TIME: u32 = 24 * 3600;
+
 /// Entries looked at to find the one that makes room.
 const SAMPLE: usize = 8;
 
@@ -38,6 +50,9 @@ const FIRST_RETRY: u32 = 60;
 /// Seconds before somebody is dialled again who was connected and left.
 const AGAIN: u32 = 300;
 
+/// Seconds before somebody is whom we had to part from.
+const SOON: u32 = 5;
+
 /// Seconds before a seed is: it may have taken on a torrent anew, but hardly.
 const SEED_AGAIN: u32 = 2 * 3600;
 
@@ -46,8 +61,11 @@ const SEED_AGAIN: u32 = 2 * 3600;
 pub enum Source {
     /// A tracker, or a peer, somewhere on a network.
     Remote,
-    /// Something on this machine: alone it may name others on this machine.
+    /// Something on this machine: it may name others on this machine.
     Loopback,
+    /// The user. As the former, but dialled before others that are as near, never dropped, and gives way to no other as
+    /// long as half of the pool is left to those.
+    Static,
 }
 
 /// How a dial, or the connection it led to, ended.
@@ -57,8 +75,12 @@ pub enum Ended {
     Failed,
     /// It was a peer, and the connection was closed, by whomever.
     Closed,
+    /// It was a peer, and we closed: our torrent was stopped, or had lost pieces that we had told of.
+    Stopped,
     /// It has everything already.
     Seed,
+    /// It sent what was not right: nobody at its address is dealt with any more.
+    Liar,
 }
 
 /// All torrents' addresses.
@@ -67,8 +89,10 @@ pub struct Candidates {
     entries: Vec<Entry>,
     /// Where we listen, as far as we know: never dialled, and what BEP 40 reckons from.
     own: Vec<SocketAddr>,
-    /// The prefixes of our own links.
-    on_link: Vec<Prefix>,
+    /// The prefixes of our own links and of the configuration.
+    local: Vec<Prefix>,
+    /// Those that nobody deals with, and until when, in seconds. In the order in which they were banned.
+    banned: VecDeque<(IpAddr, u32)>,
     /// Seconds in entries count from here.
     start: Instant,
     /// What [`Candidates::deadline`] says: no entry falls due before it. Seconds; `None` where nothing waits.
@@ -90,19 +114,32 @@ struct Entry {
     port: u16,
     /// In a row.
     failures: u8,
-    state: State,
+    marks: Marks,
 }
 
+/// What else an entry is, in one byte: how near, and the two bits below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// May be dialled.
-    Idle,
-    /// May be dialled, and is a neighbour.
-    OnLink,
-    /// Is being dialled or connected.
-    Busy,
-    /// The same, a neighbour.
-    BusyOnLink,
+struct Marks(u8);
+
+/// It is being dialled or connected.
+const BUSY: u8 = 0x80;
+/// The user named it.
+const STATIC: u8 = 0x40;
+
+/// How near an address is, as far as the address tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum Near {
+    /// Somewhere.
+    Far,
+    /// In the same /16 (IPv4) or /48 (IPv6) as one of ours.
+    Region,
+    /// In the same /24 or /64.
+    Site,
+    /// In a prefix that counts as local.
+    Local,
+    /// On one of our own links.
+    Link,
 }
 
 impl Candidates {
@@ -111,25 +148,48 @@ impl Candidates {
         Candidates {
             entries: Vec::new(),
             own: Vec::new(),
-            on_link: Vec::new(),
+            local: Vec::new(),
+            banned: VecDeque::new(),
             start: now,
             due: None,
             random: Random::new(seed),
         }
     }
 
-    /// Tells where we listen (every address of ours that is known, with its port) and the prefixes of our links. What
-    /// is known already is judged anew.
-    pub fn set_here(&mut self, own: Vec<SocketAddr>, on_link: Vec<Prefix>) {
-        (self.own, self.on_link) = (own, on_link);
+    /// Tells where we listen (every address of ours that is known, with its port) and what counts as local, the prefixes
+    /// of our links among it. What is known already is judged anew.
+    pub fn set_here(&mut self, own: Vec<SocketAddr>, local: Vec<Prefix>) {
+        (self.own, self.local) = (own, local);
         let mut entries = std::mem::take(&mut self.entries);
-        entries.retain(|entry| entry.state.is_busy() || !self.is_own(entry.address()));
+        entries.retain(|entry| entry.marks.has(BUSY) || !self.is_own(entry.address()));
         for entry in &mut entries {
             let address = entry.address();
             entry.priority = self.priority(address);
-            entry.state = State::new(entry.state.is_busy(), self.is_on_link(address));
+            entry.marks = entry.marks.at(self.near(address.ip()));
         }
         self.entries = entries;
+    }
+
+    /// Those that the user named so far are as others from now on.
+    pub fn forget_static(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.marks = entry.marks.without(STATIC));
+    }
+
+    /// Deals with nobody at an address any more: it is not dialled, and not taken where it is named.
+    pub fn ban(&mut self, ip: IpAddr, now: Instant) {
+        let (ip, now) = (ip.to_canonical(), self.seconds(now));
+        self.banned.retain(|(banned, until)| *banned != ip && *until > now);
+        if self.banned.len() >= MAX_BANNED {
+            self.banned.pop_front();
+        }
+        self.banned.push_back((ip, now.saturating_add(BAN_TIME)));
+        // What is busy goes when it ends.
+        self.entries.retain(|entry| entry.marks.has(BUSY) || entry.address().ip() != ip);
+    }
+
+    /// Whether nobody at that address is to be dealt with.
+    pub fn is_banned(&self, ip: IpAddr) -> bool {
+        !self.banned.is_empty() && self.banned.iter().any(|(banned, _)| *banned == ip.to_canonical())
     }
 
     /// Takes addresses that somebody named for a torrent. Those that lead nowhere or to ourselves are dropped; above the
@@ -142,12 +202,20 @@ impl Candidates {
         now: Instant,
     ) {
         let now = self.seconds(now);
+        let named = if source == Source::Static { STATIC } else { 0 };
+        let static_stay = self.entries.len() < MAX_ENTRIES
+            || self.entries.iter().filter(|entry| entry.marks.has(STATIC)).count() <= MAX_ENTRIES / 2;
         let mut known: Vec<usize> = self.of(torrent).collect();
         for address in addresses.into_iter().take(MAX_NAMED) {
             let address = canonical(address);
             let (ip, port) = pack(address);
-            let is_known = known.iter().any(|&at| self.entries[at].ip == ip && self.entries[at].port == port);
-            if is_known || !net::dialable(address, source == Source::Loopback) || self.is_own(address) {
+            let is_this = |&at: &usize| self.entries[at].ip == ip && self.entries[at].port == port;
+            if let Some(at) = known.iter().copied().find(is_this) {
+                self.entries[at].marks.0 |= named;
+                continue;
+            }
+            let nowhere = !net::dialable(address, source != Source::Remote);
+            if nowhere || self.is_own(address) || self.is_banned(address.ip()) {
                 continue;
             }
             let entry = Entry {
@@ -157,17 +225,20 @@ impl Candidates {
                 priority: self.priority(address),
                 port,
                 failures: 0,
-                state: State::new(false, self.is_on_link(address)),
+                marks: Marks(named).at(self.near(address.ip())),
             };
             let most = if self.entries.len() < MAX_ENTRIES { MAX_PER_TORRENT } else { MAX_WHEN_FULL };
             if known.len() >= most {
-                if let Some(victim) = self.victim(|_| true, Some(&known)) {
+                let may_go = |entry: &Entry| !static_stay || !entry.marks.has(STATIC);
+                if let Some(victim) = self.victim(may_go, Some(&known)) {
                     self.entries[victim] = entry;
                 }
             } else if self.entries.len() < MAX_ENTRIES {
                 known.push(self.entries.len());
                 self.push(entry);
-            } else if let Some(victim) = self.victim(|entry| entry.torrent != torrent, None) {
+            } else if let Some(victim) = self
+                .victim(|entry| entry.torrent != torrent && (!static_stay || !entry.marks.has(STATIC)), None)
+            {
                 known.push(victim);
                 self.entries[victim] = entry;
             }
@@ -176,21 +247,29 @@ impl Candidates {
     }
 
     /// The address to dial next, which is busy from now on: tell how it ended. `wants` says whether a torrent has room
-    /// for another peer; when it says yes again after a no, ask again without waiting for the deadline.
-    pub fn next(&mut self, now: Instant, wants: impl Fn(u32) -> bool) -> Option<(u32, SocketAddr)> {
+    /// for another peer, and this one; when it says yes again after a no, ask again without waiting for the deadline.
+    pub fn next(
+        &mut self,
+        now: Instant,
+        wants: impl Fn(u32, SocketAddr) -> bool,
+    ) -> Option<(u32, SocketAddr)> {
         let now = self.seconds(now);
-        let mut best: Option<(usize, (bool, u8, u32))> = None;
+        while self.banned.front().is_some_and(|(_, until)| *until <= now) {
+            self.banned.pop_front();
+        }
+        let mut best: Option<(usize, (Near, bool, u8, u32))> = None;
         let mut due = None;
         for (at, entry) in self.entries.iter().enumerate() {
-            if entry.state.is_busy() {
+            if entry.marks.has(BUSY) {
                 continue;
             }
             if entry.retry > now {
                 due = Some(due.map_or(entry.retry, |due: u32| due.min(entry.retry)));
                 continue;
             }
-            let rank = (entry.state == State::OnLink, u8::MAX - entry.failures, entry.priority);
-            if best.is_none_or(|(_, best)| rank > best) && wants(entry.torrent) {
+            let marks = entry.marks;
+            let rank = (marks.near(), marks.has(STATIC), u8::MAX - entry.failures, entry.priority);
+            if best.is_none_or(|(_, best)| rank > best) && wants(entry.torrent, entry.address()) {
                 best = Some((at, rank));
             }
         }
@@ -201,29 +280,42 @@ impl Candidates {
         // There may be more that can be dialled at once.
         self.due = Some(now);
         let entry = &mut self.entries[at];
-        entry.state = State::new(true, entry.state == State::OnLink);
+        entry.marks.0 |= BUSY;
         Some((entry.torrent, entry.address()))
     }
 
     /// Tells how a dial that [`Candidates::next`] gave out ended; an address that is not known is nothing to us.
     pub fn ended(&mut self, torrent: u32, address: SocketAddr, how: Ended, now: Instant) {
+        if how == Ended::Liar {
+            self.ban(address.ip(), now);
+        }
         let now = self.seconds(now);
         let Some(at) = self.position(torrent, address) else { return };
+        if self.is_banned(address.ip()) {
+            self.entries.swap_remove(at);
+            return;
+        }
         let spread = u32::try_from(self.random.below(64)).unwrap_or(0);
         let entry = &mut self.entries[at];
-        entry.state = State::new(false, matches!(entry.state, State::OnLink | State::BusyOnLink));
+        entry.marks = entry.marks.without(BUSY);
         let wait = match how {
             Ended::Failed => {
                 entry.failures += 1;
-                if entry.failures >= MAX_FAILURES {
+                if entry.marks.has(STATIC) {
+                    entry.failures = entry.failures.min(STATIC_FAILURES);
+                } else if entry.failures >= MAX_FAILURES {
                     self.entries.swap_remove(at);
                     return;
                 }
                 FIRST_RETRY * 5_u32.pow(u32::from(entry.failures) - 1)
             }
-            Ended::Closed => {
+            Ended::Closed | Ended::Liar => {
                 entry.failures = 0;
                 AGAIN
+            }
+            Ended::Stopped => {
+                entry.failures = 0;
+                SOON
             }
             Ended::Seed => {
                 // The first to go when room is needed.
@@ -241,8 +333,7 @@ impl Candidates {
     /// effect where it is not known.
     pub fn connected(&mut self, torrent: u32, address: SocketAddr) {
         if let Some(at) = self.position(torrent, address) {
-            let entry = &mut self.entries[at];
-            entry.state = State::new(true, matches!(entry.state, State::OnLink | State::BusyOnLink));
+            self.entries[at].marks.0 |= BUSY;
         }
     }
 
@@ -295,32 +386,42 @@ impl Candidates {
         self.entries.push(entry);
     }
 
-    /// Of a few entries picked by chance, from `among` or from all, the one that failed most. Never one that is busy.
+    /// Of a few entries picked by chance, from `among` or from all, the one that failed most, of those the farthest. Never
+    /// one that is busy.
     fn victim(&mut self, may_go: impl Fn(&Entry) -> bool, among: Option<&[usize]>) -> Option<usize> {
-        let mut worst: Option<usize> = None;
-        for _ in 0..SAMPLE {
-            let at = match among {
-                Some(among) => among[self.random.below(among.len())],
-                None => self.random.below(self.entries.len()),
-            };
-            let entry = &self.entries[at];
-            if !entry.state.is_busy()
-                && may_go(entry)
-                && worst.is_none_or(|worst| entry.failures > self.entries[worst].failures)
-            {
-                worst = Some(at);
-            }
-        }
-        worst
+        let picked = (0..SAMPLE).map(|_| match among {
+            Some(among) => among[self.random.below(among.len())],
+            None => self.random.below(self.entries.len()),
+        });
+        let entries = &self.entries;
+        picked
+            .filter(|&at| !entries[at].marks.has(BUSY) && may_go(&entries[at]))
+            .max_by_key(|&at| (entries[at].failures, Reverse(entries[at].marks.near())))
     }
 
     fn is_own(&self, address: SocketAddr) -> bool {
         self.own.iter().any(|own| canonical(*own).ip() == address.ip() && own.port() == address.port())
     }
 
-    fn is_on_link(&self, address: SocketAddr) -> bool {
-        net::class(address.ip()) == net::Class::Link
-            || self.on_link.iter().any(|prefix| prefix.contains(address.ip()))
+    /// Of the prefixes that count as local, the narrowest that holds an address of ours is that of a link.
+    fn near(&self, ip: IpAddr) -> Near {
+        let holding = |ip: IpAddr| {
+            let prefixes = self.local.iter().filter(move |prefix| prefix.contains(ip));
+            prefixes.max_by_key(|prefix| prefix.bits())
+        };
+        let own = || self.own.iter().map(|own| own.ip());
+        let same = |v4, v6| {
+            let bits = if ip.is_ipv4() { v4 } else { v6 };
+            Prefix::new(ip, bits).is_some_and(|prefix| own().any(|own| prefix.contains(own)))
+        };
+        match () {
+            () if net::class(ip) == net::Class::Link => Near::Link,
+            () if own().filter_map(holding).any(|prefix| prefix.contains(ip)) => Near::Link,
+            () if holding(ip).is_some() => Near::Local,
+            () if same(24, 64) => Near::Site,
+            () if same(16, 48) => Near::Region,
+            () => Near::Far,
+        }
     }
 
     /// BEP 40 from the first address of ours of the same family and, if there are several, of the same class: a peer on
@@ -341,18 +442,22 @@ impl Candidates {
     }
 }
 
-impl State {
-    fn new(is_busy: bool, is_on_link: bool) -> State {
-        match (is_busy, is_on_link) {
-            (false, false) => State::Idle,
-            (false, true) => State::OnLink,
-            (true, false) => State::Busy,
-            (true, true) => State::BusyOnLink,
-        }
+impl Marks {
+    fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
     }
 
-    fn is_busy(self) -> bool {
-        matches!(self, State::Busy | State::BusyOnLink)
+    fn without(self, mark: u8) -> Marks {
+        Marks(self.0 & !mark)
+    }
+
+    fn at(self, near: Near) -> Marks {
+        Marks(self.0 & (BUSY | STATIC) | near as u8)
+    }
+
+    fn near(self) -> Near {
+        let levels = [Near::Far, Near::Region, Near::Site, Near::Local];
+        levels.get(usize::from(self.0 & !(BUSY | STATIC))).copied().unwrap_or(Near::Link)
     }
 }
 
@@ -502,15 +607,15 @@ mod tests {
         let mut pool = Candidates::new(1, start);
         pool.set_here(vec![at("10.9.0.1:6881")], vec!["10.9.0.0/16".parse().unwrap()]);
         pool.insert(1, [nth(1), nth(2), nth(3), at("10.9.3.3:1")], Source::Remote, start);
-        assert_eq!(pool.next(start, |_| true), Some((1, at("10.9.3.3:1"))));
+        assert_eq!(pool.next(start, |_, _| true), Some((1, at("10.9.3.3:1"))));
         let mut order = Vec::new();
-        while let Some((torrent, address)) = pool.next(start, |_| true) {
+        while let Some((torrent, address)) = pool.next(start, |_, _| true) {
             order.push(priority(at("10.9.0.1:6881"), address));
             pool.ended(torrent, address, Ended::Failed, start);
         }
         assert!(order.len() == 3 && order.is_sorted_by(|a, b| a >= b));
         pool.insert(1, [nth(9)], Source::Remote, start + secs(100));
-        assert_eq!(pool.next(start + secs(100), |_| true), Some((1, nth(9))));
+        assert_eq!(pool.next(start + secs(100), |_, _| true), Some((1, nth(9))));
     }
 
     #[test]
@@ -550,10 +655,10 @@ mod tests {
         }
         pool.insert(2, [nth(1)], Source::Remote, start);
         assert_eq!((pool.count(1), pool.count(2)), (1, 1));
-        assert_eq!(pool.next(start, |torrent| torrent == 1), Some((1, nth(1))));
+        assert_eq!(pool.next(start, |torrent, _| torrent == 1), Some((1, nth(1))));
         pool.insert(1, [nth(1)], Source::Remote, start);
-        assert_eq!(pool.next(start, |torrent| torrent == 1), None);
-        assert_eq!(pool.next(start, |_| true), Some((2, nth(1))));
+        assert_eq!(pool.next(start, |torrent, _| torrent == 1), None);
+        assert_eq!(pool.next(start, |_, _| true), Some((2, nth(1))));
     }
 
     #[test]
@@ -564,29 +669,29 @@ mod tests {
         let mut now = start;
         for least in [60, 300, 1500, 7500] {
             assert!(pool.deadline().is_some_and(|due| due <= now));
-            assert_eq!(pool.next(now, |_| true), Some((1, nth(1))));
-            assert_eq!((pool.next(now, |_| true), pool.deadline()), (None, None));
+            assert_eq!(pool.next(now, |_, _| true), Some((1, nth(1))));
+            assert_eq!((pool.next(now, |_, _| true), pool.deadline()), (None, None));
             pool.ended(1, nth(1), Ended::Failed, now);
             let due = pool.deadline().unwrap();
             assert!((secs(least)..=secs(least + least / 4)).contains(&(due - now)), "{:?}", due - now);
-            assert_eq!(pool.next(due - secs(1), |_| true), None);
+            assert_eq!(pool.next(due - secs(1), |_, _| true), None);
             now = due;
         }
-        assert_eq!(pool.next(now, |_| true), Some((1, nth(1))));
+        assert_eq!(pool.next(now, |_, _| true), Some((1, nth(1))));
         pool.ended(1, nth(1), Ended::Failed, now);
         assert!(pool.is_empty());
-        assert_eq!(pool.next(now, |_| true), None);
+        assert_eq!(pool.next(now, |_, _| true), None);
         assert_eq!(pool.deadline(), None);
     }
 
     #[test]
     fn who_left_is_dialled_again_after_a_while_and_a_seed_much_later() {
         let start = some_instant();
-        for (how, least) in [(Ended::Closed, AGAIN), (Ended::Seed, SEED_AGAIN)] {
+        for (how, least) in [(Ended::Stopped, SOON), (Ended::Closed, AGAIN), (Ended::Seed, SEED_AGAIN)] {
             let mut pool = Candidates::new(7, start);
             pool.insert(1, [nth(1)], Source::Remote, start);
-            pool.next(start, |_| true).unwrap();
-            assert_eq!(pool.next(start, |_| true), None);
+            pool.next(start, |_, _| true).unwrap();
+            assert_eq!(pool.next(start, |_, _| true), None);
             pool.ended(1, nth(1), how, start);
             assert!(pool.deadline().unwrap() - start >= secs(u64::from(least)));
             // Told of an address that nobody knows: nothing happens.
@@ -603,9 +708,9 @@ mod tests {
         pool.insert(1, [nth(1)], Source::Remote, start);
         pool.connected(1, nth(1));
         pool.connected(1, nth(2));
-        assert_eq!(pool.next(start, |_| true), None);
+        assert_eq!(pool.next(start, |_, _| true), None);
         pool.ended(1, nth(1), Ended::Closed, start);
-        assert_eq!(pool.next(start + secs(1000), |_| true), Some((1, nth(1))));
+        assert_eq!(pool.next(start + secs(1000), |_, _| true), Some((1, nth(1))));
     }
 
     #[test]
@@ -613,9 +718,9 @@ mod tests {
         let start = some_instant();
         let mut pool = Candidates::new(7, start);
         pool.insert(1, (0..10).map(nth), Source::Remote, start);
-        assert_eq!(pool.next(start, |_| false), None);
+        assert_eq!(pool.next(start, |_, _| false), None);
         assert_eq!(pool.deadline(), None);
-        assert!(pool.next(start, |_| true).is_some());
+        assert!(pool.next(start, |_, _| true).is_some());
     }
 
     #[test]
@@ -645,7 +750,7 @@ mod tests {
         for torrent in 0..40 {
             pool.insert(torrent, (0..50).map(nth), Source::Remote, start);
         }
-        let busy: Vec<_> = std::iter::from_fn(|| pool.next(start, |torrent| torrent < 2)).collect();
+        let busy: Vec<_> = std::iter::from_fn(|| pool.next(start, |torrent, _| torrent < 2)).collect();
         assert_eq!((busy.len(), pool.len()), (100, MAX_ENTRIES));
         for torrent in 100..1000 {
             pool.insert(torrent, (0..50).map(nth), Source::Remote, start);
@@ -662,8 +767,145 @@ mod tests {
             for torrent in 0..100 {
                 pool.insert(torrent, (0..60).map(nth), Source::Remote, start);
             }
-            std::iter::from_fn(|| pool.next(start, |_| true)).collect::<Vec<_>>()
+            std::iter::from_fn(|| pool.next(start, |_, _| true)).collect::<Vec<_>>()
         };
         assert_eq!(run(), run());
+    }
+
+    fn dialled(pool: &mut Candidates, now: Instant) -> Vec<SocketAddr> {
+        std::iter::from_fn(|| pool.next(now, |_, _| true)).map(|(_, address)| address).collect()
+    }
+
+    #[test]
+    fn the_nearer_an_address_the_sooner_it_is_dialled() {
+        let start = some_instant();
+        let order = [
+            &["10.9.0.77:1", "[fe80::7%2]:1"][..],
+            &["10.8.1.2:1", "[2001:db8:ff07::1]:1"],
+            &["203.0.113.9:1", "[2001:db8:7:1:ffff::1]:1"],
+            &["203.0.7.1:1", "[2001:db8:7:2::1]:1"],
+            &["203.1.7.1:1", "[2001:db8:8::1]:1", "192.168.1.1:1"],
+        ];
+        for is_known_before in [true, false] {
+            let mut pool = Candidates::new(1, start);
+            let own = vec![at("10.9.0.1:6881"), at("203.0.113.5:6881"), at("[2001:db8:7:1::5]:6881")];
+            let local = ["10.9.0.0/24", "10.0.0.0/8", "2001:db8:ff00::/40"].map(|p| p.parse().unwrap());
+            if is_known_before {
+                pool.set_here(own.clone(), local.to_vec());
+            }
+            pool.insert(1, order.iter().rev().copied().flatten().map(|text| at(text)), Source::Remote, start);
+            pool.set_here(own, local.to_vec());
+            let mut came = dialled(&mut pool, start).into_iter();
+            for group in order {
+                let mut expected: Vec<SocketAddr> = group.iter().map(|text| at(text)).collect();
+                let mut next: Vec<SocketAddr> = came.by_ref().take(group.len()).collect();
+                expected.sort();
+                next.sort();
+                assert_eq!(next, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn whom_the_user_named_is_dialled_first_among_equals_and_never_given_up() {
+        let start = some_instant();
+        let mut pool = Candidates::new(1, start);
+        pool.set_here(vec![at("10.9.0.1:6881")], vec!["10.9.0.0/16".parse().unwrap()]);
+        pool.insert(1, (0..20).map(nth).chain([at("10.9.3.3:1")]), Source::Remote, start);
+        // One of them was known before.
+        let named = [nth(7), at("127.0.0.1:8"), nth(77)];
+        pool.insert(1, named, Source::Static, start);
+        let order = dialled(&mut pool, start);
+        assert_eq!((order.len(), order[0]), (23, at("10.9.3.3:1")));
+        assert!(named.iter().all(|address| order[1..4].contains(address)), "{order:?}");
+        let mut now = start;
+        for _ in 0..20 {
+            for address in &order {
+                pool.ended(1, *address, Ended::Failed, now);
+            }
+            now += secs(8000);
+            while pool.next(now, |_, _| true).is_some() {}
+        }
+        assert_eq!(pool.len(), named.len());
+        // A thousand others do not drive them out.
+        for torrent in 1..1000 {
+            pool.insert(torrent, (1000..1050).map(nth), Source::Remote, now);
+        }
+        assert_eq!(pool.len(), MAX_ENTRIES);
+        pool.ended(1, nth(7), Ended::Closed, now);
+        assert!(dialled(&mut pool, now + secs(1000)).contains(&nth(7)));
+        // Once the user names them no more they are like all others.
+        pool.forget_static();
+        pool.remove(2);
+        for _ in 0..MAX_FAILURES {
+            pool.ended(1, nth(7), Ended::Failed, now);
+        }
+        assert!(pool.position(1, nth(7)).is_none());
+    }
+
+    #[test]
+    fn what_the_user_named_leaves_others_half_of_the_pool() {
+        let start = some_instant();
+        let mut pool = Candidates::new(1, start);
+        for torrent in 0..500 {
+            pool.insert(torrent, (0..6).map(nth), Source::Static, start);
+        }
+        assert_eq!(pool.len(), MAX_ENTRIES);
+        for torrent in 0..500 {
+            pool.insert(torrent, (100..110).map(nth), Source::Remote, start);
+        }
+        let named = pool.entries.iter().filter(|entry| entry.marks.has(STATIC)).count();
+        assert!((MAX_ENTRIES / 2 - 8..=MAX_ENTRIES / 2).contains(&named), "{named}");
+    }
+
+    #[test]
+    fn who_lied_is_neither_dialled_nor_taken_again_for_a_day() {
+        let start = some_instant();
+        let mut pool = Candidates::new(1, start);
+        let at_once = [at("30.0.0.1:1"), at("30.0.0.1:2"), at("30.0.0.2:1")];
+        pool.insert(1, at_once, Source::Remote, start);
+        pool.insert(2, at_once, Source::Remote, start);
+        let (_, busy) = pool.next(start, |torrent, _| torrent == 1).unwrap();
+        let liar = busy.ip();
+        pool.ended(1, busy, Ended::Liar, start);
+        assert!(pool.is_banned(liar) && !pool.is_banned(at("30.0.0.3:1").ip()));
+        pool.insert(3, at_once, Source::Static, start);
+        assert!(dialled(&mut pool, start).iter().all(|address| address.ip() != liar));
+        let mapped: IpAddr = match liar {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().into(),
+            v6 => v6,
+        };
+        assert!(pool.is_banned(mapped));
+        let later = start + secs(u64::from(BAN_TIME));
+        pool.next(later, |_, _| true);
+        pool.insert(4, at_once, Source::Remote, later);
+        assert!(!pool.is_banned(liar));
+        assert_eq!(pool.count(4), 3);
+    }
+
+    #[test]
+    fn a_connection_to_a_banned_address_that_ends_is_not_made_again() {
+        let start = some_instant();
+        let mut pool = Candidates::new(1, start);
+        pool.insert(1, [nth(1)], Source::Remote, start);
+        pool.next(start, |_, _| true).unwrap();
+        pool.ban(nth(1).ip(), start);
+        assert_eq!(pool.len(), 1);
+        pool.ended(1, nth(1), Ended::Closed, start);
+        assert!(pool.is_empty());
+    }
+
+    #[test]
+    fn of_many_bans_the_oldest_is_forgotten() {
+        let start = some_instant();
+        let mut pool = Candidates::new(1, start);
+        for n in 0..1000 {
+            pool.ban(nth(n).ip(), start);
+            pool.ban(nth(995.min(n)).ip(), start);
+        }
+        assert_eq!(pool.banned.len(), MAX_BANNED);
+        assert!(
+            pool.is_banned(nth(999).ip()) && pool.is_banned(nth(995).ip()) && !pool.is_banned(nth(800).ip())
+        );
     }
 }

@@ -1,12 +1,14 @@
 //! A torrent as the session keeps it: a record while it is idle, a swarm while somebody is connected.
 //!
-//! Read first: BEP 3. Omitted: piece hashes and file lists (they stay in the .torrent, see `storage`) and everything
-//! about fetching. Holds at most 512 bytes a torrent with no peers, its path and name included; what a check or a
-//! swarm needs hangs on a box that goes with it.
+//! Read first: BEP 3. Omitted: piece hashes and file lists (they stay in the .torrent, see `storage`). Holds at most 512
+//! bytes a torrent with no peers, its path and name included; what a check, a swarm or fetching needs hangs on a box
+//! that goes with it.
 
 pub mod candidates;
 pub mod choker;
+pub mod fetch;
 pub mod picker;
+pub mod superseed;
 
 use std::fmt;
 use std::ops::Range;
@@ -23,6 +25,8 @@ use crate::piece::Lengths;
 use crate::storage::io::Place;
 use crate::storage::resume::{Record, Stamp};
 use crate::storage::{Layout, Trouble};
+use fetch::Fetch;
+use superseed::Superseed;
 
 /// The reason of a pause.
 pub const PAUSED: &str = "paused by the user";
@@ -35,6 +39,8 @@ pub enum State {
     Queued,
     /// Its data is being hashed; what has passed is served.
     Checking,
+    /// What it lacks is fetched; what there is is served.
+    Downloading,
     /// All of it is served.
     Seeding,
     /// What there is of it is served.
@@ -51,9 +57,10 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of the status.
-    pub const ALL: [State; 8] = [
+    pub const ALL: [State; 9] = [
         State::Queued,
         State::Checking,
+        State::Downloading,
         State::Seeding,
         State::Incomplete,
         State::WaitingForDisk,
@@ -67,6 +74,7 @@ impl State {
         match self {
             State::Queued => "queued",
             State::Checking => "checking",
+            State::Downloading => "downloading",
             State::Seeding => "seeding",
             State::Incomplete => "incomplete",
             State::WaitingForDisk => "waiting-for-disk",
@@ -78,7 +86,7 @@ impl State {
 
     /// Whether peers are served in this state.
     pub fn serves(self) -> bool {
-        matches!(self, State::Checking | State::Seeding | State::Incomplete)
+        matches!(self, State::Checking | State::Downloading | State::Seeding | State::Incomplete)
     }
 
     /// Whether a later look at the disk may bring it back.
@@ -113,8 +121,16 @@ pub struct Torrent {
     pub private: bool,
     /// Its trackers, tier by tier (BEP 12).
     pub tiers: Rc<Tiers>,
-    /// All of its data was there once.
+    /// All of its data was there once: what goes then is not fetched again unless the user says so.
     pub was_complete: bool,
+    /// Its files may have been written to since its record was last closed.
+    pub written: bool,
+    /// It names web seeds.
+    pub web_seeded: bool,
+    /// Others have all of it, as far as we know: it is not superseeded again.
+    pub is_out: bool,
+    /// Its disk fills holes with zeros: it is fetched from the front.
+    pub windowed: bool,
     /// Its trackers know of us.
     pub announced: bool,
     /// Stamps of the files as they were last seen, hashed: data that still grows is not checked.
@@ -139,6 +155,10 @@ pub struct Torrent {
     pub uploaded: u64,
     /// What of it was sent before the daemon started: trackers count from there.
     pub uploaded_before: u64,
+    /// Bytes of content that came, ever, also those that were of no use.
+    pub downloaded: u64,
+    /// What of it came before the daemon started.
+    pub downloaded_before: u64,
     /// Times in a row that its data could not be read.
     pub failures: u8,
     /// When that was last so.
@@ -147,6 +167,8 @@ pub struct Torrent {
     pub reported: bool,
     /// A check in progress.
     pub checking: Option<Box<Checking>>,
+    /// What is being fetched, once somebody has some of it.
+    pub fetch: Option<Box<Fetch>>,
     /// Those connected.
     pub swarm: Option<Box<Swarm>>,
 }
@@ -188,6 +210,10 @@ pub struct Swarm {
     pub empty_since: u32,
     /// Bytes of content sent a second in the last choke round.
     pub rate: u64,
+    /// Bytes of content that came a second in the last choke round.
+    pub down_rate: u64,
+    /// It is given piece by piece, or was.
+    pub superseed: Option<Box<Superseed>>,
 }
 
 impl Torrent {
@@ -204,6 +230,10 @@ impl Torrent {
             private: summary.private,
             tiers,
             was_complete: false,
+            written: false,
+            web_seeded: summary.web_seeded,
+            is_out: false,
+            windowed: false,
             announced: false,
             seen: 0,
             seen_at: 0,
@@ -216,17 +246,31 @@ impl Torrent {
             completed: None,
             uploaded: 0,
             uploaded_before: 0,
+            downloaded: 0,
+            downloaded_before: 0,
             failures: 0,
             failed: 0,
             reported: false,
             checking: None,
+            fetch: None,
             swarm: None,
         }
     }
 
-    /// What the messages of its peers are judged against.
+    /// What its peers are shown, and their messages are judged against.
     pub fn view(&self) -> View<'_> {
-        View { lengths: self.lengths, have: &self.have }
+        let have = if self.is_hidden() { &Have::None } else { &self.have };
+        View { lengths: self.lengths, have }
+    }
+
+    /// How it is given piece by piece, if it is, or was.
+    pub fn superseed(&self) -> Option<&Superseed> {
+        self.swarm.as_ref()?.superseed.as_deref()
+    }
+
+    /// Whether its peers are not to know what we have (BEP 16).
+    pub fn is_hidden(&self) -> bool {
+        self.superseed().is_some_and(|superseed| !superseed.is_over())
     }
 
     /// Bytes of the pieces that we have.
@@ -239,9 +283,25 @@ impl Torrent {
         self.have.is_all()
     }
 
-    /// Whether there is something of it that peers are given.
+    /// Whether there is something of it that peers are given, or wanted from them.
     pub fn serves(&self) -> bool {
-        self.state.serves() && !self.have.is_none()
+        self.state.serves() && (!self.have.is_none() || self.state == State::Downloading)
+    }
+
+    /// Whether it lacks pieces that are to be fetched.
+    pub fn is_wanted(&self) -> bool {
+        let idle = self.checking.is_none() && !self.verify_all && self.state != State::Paused;
+        idle && !self.is_complete() && !self.was_complete
+    }
+
+    /// Why a torrent that was complete waits for what it lacks.
+    pub fn what_is_lost(&self) -> String {
+        let count = self.lengths.piece_count();
+        format!(
+            "{} of {count} pieces are in {}: it was complete once, so the others are fetched only after a 'resume'",
+            self.have.count(count),
+            self.place.data.display()
+        )
     }
 
     /// Those connected.
@@ -260,6 +320,8 @@ impl Torrent {
         self.was_complete |= known.complete;
         self.uploaded += known.uploaded;
         self.uploaded_before = known.uploaded;
+        self.downloaded += known.downloaded;
+        self.downloaded_before = known.downloaded;
         self.added = some(known.added).or(self.added);
         self.completed = some(known.completed).or(self.completed);
         if known.paused && !self.decided {
@@ -315,9 +377,9 @@ impl Torrent {
     /// The state that trouble with its data puts it into.
     pub fn state_in(&self, trouble: &Trouble) -> State {
         match trouble {
-            Trouble::RootAbsent(_) | Trouble::EmptyMount(_) => State::WaitingForDisk,
+            Trouble::RootAbsent(_) | Trouble::EmptyMount(_) | Trouble::NotMounted(_) => State::WaitingForDisk,
             Trouble::DataMissing(_) if self.was_complete => State::WaitingForData,
-            Trouble::DataMissing(_) => State::Incomplete,
+            Trouble::DataMissing(_) | Trouble::NoRoom { .. } | Trouble::ReadOnly(_) => State::Incomplete,
             _ => State::Error,
         }
     }
@@ -364,6 +426,7 @@ mod tests {
             private: false,
             multi_file: false,
             trackers: Vec::new(),
+            web_seeded: false,
         };
         Torrent::new(summary, Rc::default(), place, Some(7))
     }
@@ -428,12 +491,12 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_served_what_there_is_and_nothing_of_nothing() {
+    fn peers_are_welcome_where_there_is_something_to_give_or_to_fetch() {
         let mut torrent = torrent();
         for state in State::ALL {
             torrent.state = state;
             torrent.have = Have::None;
-            assert!(!torrent.serves(), "{state}");
+            assert_eq!(torrent.serves(), state == State::Downloading, "{state}");
             torrent.have = bits(&[3]);
             assert_eq!(torrent.serves(), state.serves(), "{state}");
         }

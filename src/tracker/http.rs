@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Announce, DEFAULT_INTERVAL, Event, Failure, MAX_PEERS, MAX_TRACKER_ID, Reply, Retry, text};
 use crate::bencode::{self, Value, Writer};
+use crate::http::escape;
 use crate::metainfo::InfoHash;
 use crate::net::dialable;
 use crate::random::Random;
@@ -19,9 +20,9 @@ const MAX_HUGE: usize = 8;
 /// Appends the query of an announce, without `?`.
 pub fn encode_announce(announce: &Announce<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"info_hash=");
-    encode_bytes(announce.info_hash.as_bytes(), out);
+    escape(announce.info_hash.as_bytes(), out);
     out.extend_from_slice(b"&peer_id=");
-    encode_bytes(&announce.peer_id, out);
+    escape(&announce.peer_id, out);
     for (name, value) in [
         ("port", u64::from(announce.port)),
         ("uploaded", announce.uploaded),
@@ -49,7 +50,7 @@ pub fn encode_announce(announce: &Announce<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(event);
     if let Some(id) = &announce.tracker_id {
         out.extend_from_slice(b"&trackerid=");
-        encode_bytes(id, out);
+        escape(id, out);
     }
 }
 
@@ -267,18 +268,6 @@ fn decode_ip(bytes: &[u8]) -> Option<IpAddr> {
         return Some(Ipv4Addr::from(v4).into());
     }
     <[u8; 16]>::try_from(bytes).ok().map(|v6| Ipv6Addr::from(v6).into())
-}
-
-/// Percent-escapes all but RFC 3986's unreserved letters.
-fn encode_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    for byte in bytes {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
-            out.push(*byte);
-        } else {
-            out.push(b'%');
-            out.extend_from_slice(&hex(*byte));
-        }
-    }
 }
 
 fn decode_bytes(text: &str) -> Option<Vec<u8>> {

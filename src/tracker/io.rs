@@ -339,7 +339,7 @@ mod tests {
         let length = Length::Exact(u64::try_from(body.len()).unwrap());
         let mut out = Vec::new();
         encode_reply_head(
-            &ReplyHead { status, length, keep_alive: true, location, retry_after: None },
+            &ReplyHead { status, length, keep_alive: true, location, retry_after: None, content_range: None },
             &mut out,
         );
         out.extend_from_slice(body);

@@ -34,7 +34,7 @@ typedef struct {
 } Request;
 
 typedef struct {
-    int fd, shaken, wants_out;
+    int fd, shaken, wants_out, wants_in;
     uint8_t in[32768];
     size_t in_used;
     Request queue[QUEUE]; // a ring
@@ -61,9 +61,11 @@ static uint64_t offset_of(Request request) {
 }
 
 static void watch_out(Peer *peer, int wants_out) {
-    if (peer->wants_out == wants_out) return;
+    int wants_in = peer->in_used < sizeof peer->in;
+    if (peer->wants_out == wants_out && peer->wants_in == wants_in) return;
     peer->wants_out = wants_out;
-    struct epoll_event event = {.events = EPOLLIN | (wants_out ? EPOLLOUT : 0), .data.ptr = peer};
+    peer->wants_in = wants_in;
+    struct epoll_event event = {.events = (wants_in ? EPOLLIN : 0) | (wants_out ? EPOLLOUT : 0), .data.ptr = peer};
     epoll_ctl(poller, EPOLL_CTL_MOD, peer->fd, &event);
 }
 
@@ -160,8 +162,11 @@ static int send_by_read(Peer *peer) {
     return peer->rest_size == 0;
 }
 
+static int messages(Peer *peer);
+
 static int pump(Peer *peer) {
     for (;;) {
+        if (peer->in_used && messages(peer)) return -1;
         if (peer->rest_size) {
             ssize_t count = send(peer->fd, peer->rest, peer->rest_size, MSG_NOSIGNAL);
             if (count < 0) return later(peer);
@@ -184,22 +189,31 @@ static int pump(Peer *peer) {
     }
 }
 
-// Answers the handshake with a whole bitfield and an unchoke.
+// Answers the handshake with a whole bitfield and an unchoke; whoever speaks the extension protocol (BEP 10) is told how
+// long the queue is, as some ask for little otherwise.
 static int shake_hands(Peer *peer) {
-    if (memcmp(peer->in + 28, info_hash, 20)) return -1;
-    size_t bits = (pieces + 7) / 8;
-    uint8_t *out = calloc(1, HANDSHAKE + 5 + bits + 5);
+    struct sockaddr_in here = {0};
+    socklen_t here_size = sizeof here;
+    char id[21];
+    if (memcmp(peer->in + 28, info_hash, 20) || getsockname(peer->fd, (void *)&here, &here_size)) return -1;
+    // At each address that it is reached by it is another peer.
+    snprintf(id, sizeof id, "-FS0001-%012x", ntohl(here.sin_addr.s_addr));
+    static const uint8_t unchoke_extended[] = "\0\0\0\1\1" "\0\0\0\25\24\0d1:mde4:reqqi1000ee";
+    int extended = peer->in[25] & 0x10;
+    size_t bits = (pieces + 7) / 8, last = extended ? sizeof unchoke_extended - 1 : 5;
+    uint8_t *out = calloc(1, HANDSHAKE + 5 + bits + last);
     memcpy(out, peer->in, HANDSHAKE);
     memset(out + 20, 0, 8);
-    memcpy(out + 48, "-FS0001-abcdefghijkl", 20);
+    out[25] = extended;
+    memcpy(out + 48, id, 20);
     uint32_t length = htonl(1 + bits);
     memcpy(out + HANDSHAKE, &length, 4);
     out[HANDSHAKE + 4] = 5;
     memset(out + HANDSHAKE + 5, 0xff, bits);
     if (pieces % 8) out[HANDSHAKE + 5 + bits - 1] = 0xff << (8 - pieces % 8);
-    memcpy(out + HANDSHAKE + 5 + bits, "\0\0\0\1\1", 5);
+    memcpy(out + HANDSHAKE + 5 + bits, unchoke_extended, last);
     peer->rest = out;
-    peer->rest_size = HANDSHAKE + 5 + bits + 5;
+    peer->rest_size = HANDSHAKE + 5 + bits + last;
     peer->shaken = 1;
     return 0;
 }
@@ -211,7 +225,7 @@ static Request request_in(const uint8_t *body) {
 }
 
 static int request(Peer *peer, Request request) {
-    if (peer->queued == QUEUE || request.length > BLOCK || offset_of(request) + request.length > total) return -1;
+    if (request.length > BLOCK || offset_of(request) + request.length > total) return -1;
     peer->queue[(peer->head + peer->queued++) % QUEUE] = request;
     return 0;
 }
@@ -226,17 +240,15 @@ static void cancel(Peer *peer, Request request) {
     }
 }
 
-static int input(Peer *peer) {
-    ssize_t count = recv(peer->fd, peer->in + peer->in_used, sizeof peer->in - peer->in_used, 0);
-    if (count <= 0) return count < 0 && errno == EAGAIN ? 0 : -1;
-    peer->in_used += count;
+// Takes what was received, as far as the queue has room.
+static int messages(Peer *peer) {
     size_t at = 0;
     if (!peer->shaken) {
         if (peer->in_used < HANDSHAKE) return 0;
         if (shake_hands(peer)) return -1;
         at = HANDSHAKE;
     }
-    while (peer->in_used - at >= 4) {
+    while (peer->in_used - at >= 4 && peer->queued < QUEUE) {
         uint32_t length;
         memcpy(&length, peer->in + at, 4);
         length = ntohl(length);
@@ -252,6 +264,13 @@ static int input(Peer *peer) {
     return 0;
 }
 
+static int input(Peer *peer) {
+    ssize_t count = recv(peer->fd, peer->in + peer->in_used, sizeof peer->in - peer->in_used, 0);
+    if (count <= 0) return count < 0 && errno == EAGAIN ? 0 : -1;
+    peer->in_used += count;
+    return 0;
+}
+
 static void close_peer(Peer *peer) {
     close(peer->fd);
     free(peer->rest);
@@ -264,6 +283,7 @@ static void accept_peer(int listener) {
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     Peer *peer = calloc(1, sizeof *peer);
     peer->fd = fd;
+    peer->wants_in = 1;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = peer};
     epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
 }

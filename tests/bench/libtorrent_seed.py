@@ -1,4 +1,4 @@
-"""The least seeding daemon on libtorrent's Python wheel: libtorrent_seed.py PORT TORRENTS DATA STATE"""
+"""The least seeding daemon on libtorrent's Python wheel: libtorrent_seed.py PORT TORRENTS DATA STATE ADDRESS"""
 
 import glob
 import os
@@ -8,11 +8,11 @@ import time
 
 import libtorrent as lt
 
-port, torrents, data, state = sys.argv[1:]
+port, torrents, data, state, address = sys.argv[1:]
 session = lt.session({
-    "listen_interfaces": f"10.77.0.1:{port}", "enable_dht": False, "enable_lsd": False, "enable_upnp": False,
+    "listen_interfaces": f"{address}:{port}", "enable_dht": False, "enable_lsd": False, "enable_upnp": False,
     "enable_natpmp": False, "allow_multiple_connections_per_ip": True, "unchoke_slots_limit": 64,
-    "connections_limit": 3000, "alert_mask": 0,
+    "connections_limit": 3000, "alert_mask": 0, "out_enc_policy": lt.enc_policy.disabled,
 })
 handles = []
 for path in sorted(glob.glob(torrents + "/*.torrent")):

@@ -40,6 +40,12 @@ def memory(pid):
     return total["Rss"], total["Private_Dirty"], total["VmHWM"]
 
 
+def anonymous(pid):
+    """KiB of memory that is resident and no file's."""
+    found = [re.search(r"^RssAnon:\s+(\d+) kB", read(f"/proc/{process}/status"), re.M) for process in family(pid)]
+    return sum(int(match[1]) for match in found if match)
+
+
 def forget_peak(pid):
     for process in family(pid):
         with open(f"/proc/{process}/clear_refs", "w") as file:

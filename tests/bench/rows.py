@@ -24,11 +24,11 @@ class Bench:
         self.ports = iter(range(21000, 32000, 3))
         self.figures = []
 
-    def seeder(self, name, made, keep=None, **more):
+    def seeder(self, name, made, keep=None, port=None, **more):
         """Starts a seeder by its name, in a fresh state folder or that of an earlier one."""
         if name == "floorseed":
             return Floor(self, made, more.get("enter"))
-        port = next(self.ports)
+        port = port or next(self.ports)
         known = {"meshseed": seeders.meshseed, "musl": seeders.meshseed}
         command = known[name](self.binaries[name]) if name in known else getattr(seeders, name)
         return Seeder(name, command, made, port, keep or f"{self.work}/state/{name}-{port}", **more)
@@ -98,10 +98,10 @@ def leech(*arguments, **options):
 class Floor:
     """The floor: `floorseed preadbatch` on the same file."""
 
-    def __init__(self, bench, made, enter=None):
+    def __init__(self, bench, made, enter=None, mode="preadbatch", before=()):
         self.port = next(bench.ports)
         numbers = [made.one, made.pieces, made.total, made.piece_length]
-        words = [bench.work + "/floorseed", self.port, *numbers, made.path, "preadbatch"]
+        words = [*before, bench.work + "/floorseed", self.port, *numbers, made.path, mode]
         self.process = subprocess.Popen(list(map(str, words)), preexec_fn=enter)
         self.pid, self.name = self.process.pid, "floorseed"
 

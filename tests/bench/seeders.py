@@ -99,16 +99,16 @@ def ctorrent(port, made, state, peers, slots):
     return ["ctorrent", "-f", "-e", "9999", "-E", "9999", "-M", str(min(peers, 1000)), "-p", str(port), "-i", ADDRESS, "-s", data, torrent]
 
 
-def libtorrent(port, made, state, peers, slots):
-    return [os.environ["PYTHON"], HERE + "/libtorrent_seed.py", str(port), made.torrents, made.data, state]
+def libtorrent(port, made, state, peers, slots, address=ADDRESS):
+    return [os.environ["PYTHON"], HERE + "/libtorrent_seed.py", str(port), made.torrents, made.data, state, address]
 
 
 class Seeder:
     """A running seeder. Its state folder survives it, for a restart."""
 
-    def __init__(self, name, command, made, port, state, before=(), enter=None, peers=1100, slots=64):
+    def __init__(self, name, command, made, port, state, before=(), enter=None, peers=1100, slots=64, **more):
         os.makedirs(state, exist_ok=True)
-        words = [*before, *command(port, made, state, peers, slots)]
+        words = [*before, *command(port, made, state, peers, slots, **more)]
         environment = dict(os.environ, HOME=state, TERM="xterm")
         log = open(f"{state}/log", "ab")
         # ctorrent ends with its standard input, so that is held open.
@@ -146,6 +146,6 @@ class Seeder:
                 os.kill(pid, signal.SIGKILL)
 
 
-def ask(tracker, what, port):
-    with urllib.request.urlopen(f"http://{ADDRESS}:{tracker}/{what}?port={port}", timeout=20) as reply:
+def ask(tracker, what, port, more=""):
+    with urllib.request.urlopen(f"http://{ADDRESS}:{tracker}/{what}?port={port}{more}", timeout=20) as reply:
         return int(reply.read())

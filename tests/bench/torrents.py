@@ -1,7 +1,9 @@
 """The sets of torrents that the rows seed, made once and kept in the work folder."""
 
+import copy
 import hashlib
 import os
+import shutil
 
 
 def bencode(value):
@@ -32,6 +34,14 @@ class Set:
         with open(f"{self.torrents}/{info['name']}.torrent", "wb") as file:
             file.write(bencode({"announce": self.announce, "info": info}))
         self.one = hashlib.sha1(bytes_).hexdigest()
+
+    def into(self, folder):
+        """The same torrents, of which nothing is there yet, for one who downloads them to that folder."""
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        wanted = copy.copy(self)
+        wanted.data = folder
+        return wanted
 
     def close(self):
         open(self.folder + "/done", "w").close()
@@ -81,16 +91,21 @@ def hole(path, length):
         file.truncate(length)
 
 
-def big(folder, announce, mebibytes):
-    """One torrent of one file of noise in pieces of 256 KiB."""
+def big(folder, announce, mebibytes, piece_length=1 << 18, content=None):
+    """One torrent of one file of noise, or of that of another such set."""
     made = Set(folder, announce)
-    made.path, made.piece_length, made.total = made.data + "/big", 1 << 18, mebibytes << 20
-    if not made.done:
+    made.path, made.piece_length, made.total = made.data + "/big", piece_length, mebibytes << 20
+    if content and not made.done:
+        os.link(content.path, made.path)
+    elif not made.done:
         with open(made.path, "wb") as file:
             for _ in range(mebibytes):
                 file.write(os.urandom(1 << 20))
             os.fsync(file.fileno())
     made.pieces = made.total // made.piece_length
     pieces = pieces_of(made.path, made.piece_length)
+    made.digests = folder + "/digests"
+    with open(made.digests, "wb") as file:
+        file.write(pieces)
     made.add({"name": "big", "length": made.total, "piece length": made.piece_length, "pieces": pieces})
     return made.close()

@@ -26,6 +26,8 @@ pub struct Home {
     pub state: PathBuf,
     pub control: PathBuf,
     pub config: PathBuf,
+    /// The first port it tries.
+    pub port: u16,
     log: PathBuf,
     /// Section ("" for the top), key, value in TOML.
     settings: RefCell<Vec<(String, String, String)>>,
@@ -44,8 +46,10 @@ impl Home {
             ["control.sock", "config.toml", "log"].map(|name| folder.path().join(name));
         // Ranges of ports that do not overlap, for tests that run side by side.
         let port = 20_000 + (std::process::id() * 400 + number() * 10) % 40_000;
+        let port = u16::try_from(port).expect("below 60000");
         let settings = RefCell::default();
-        let home = Self { folder, torrents, data, state, control, config, log, settings, namespace: None };
+        let home =
+            Self { folder, torrents, data, state, control, config, port, log, settings, namespace: None };
         home.set("", "torrents", json!([home.torrents]));
         home.set("", "data", json!(home.data));
         home.set("", "state", json!(home.state));
@@ -194,6 +198,12 @@ impl Daemon<'_> {
             || self.torrent(torrent),
             |said| said["state"].as_str().is_some_and(|state| states.contains(&state)),
         )
+    }
+
+    /// Waits until it has these bytes of the torrent, and no more are to come.
+    pub fn wait_have(&self, torrent: &Torrent, bytes: u64) -> Value {
+        let what = format!("{} has {bytes} bytes", torrent.name);
+        wait_value(&what, PATIENCE, || self.torrent(torrent), |said| said["have"] == bytes)
     }
 
     /// Waits until all of the torrent is verified and served.

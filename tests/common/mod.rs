@@ -6,15 +6,19 @@
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
 pub mod daemon;
+pub mod disk;
+pub mod machine;
 pub mod peer;
+pub mod seed;
 pub mod torrent;
 pub mod tracker;
+pub mod webserver;
 pub mod world;
 
 use std::fmt::Debug;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -27,6 +31,8 @@ pub enum Need {
     Root,
     Program(&'static str),
     Python(&'static str),
+    /// FAT, in the kernel of this machine or in one of our own.
+    Fat,
     /// The released binary, whose path `tests/run` gives: budgets are never taken from a debug build.
     Release,
     /// The project's shared folder of real torrents and their data.
@@ -39,6 +45,7 @@ impl Need {
             Self::Root => nix::unistd::geteuid().is_root(),
             Self::Program(name) => on_path(name),
             Self::Python(module) => quiet(Command::new(python()).args(["-c", &format!("import {module}")])),
+            Self::Fat => machine::kernel_knows("vfat") || (on_path(machine::LINUX) && on_path("insmod")),
             Self::Release => std::env::var_os("MESHSEED").is_some(),
             Self::Shared => shared().is_some(),
         }
@@ -116,6 +123,17 @@ pub fn run(command: &mut Command) -> String {
         String::from_utf8_lossy(&out.stderr)
     );
     text
+}
+
+/// A process that is ended with the test.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 /// The SHA-256 of a file, by another program than ours.

@@ -9,6 +9,7 @@ use super::torrent::Torrent;
 pub const CHOKE: u8 = 0;
 pub const UNCHOKE: u8 = 1;
 pub const INTERESTED: u8 = 2;
+pub const HAVE: u8 = 4;
 pub const BITFIELD: u8 = 5;
 pub const REQUEST: u8 = 6;
 pub const PIECE: u8 = 7;
@@ -107,7 +108,7 @@ impl RawPeer {
 
     /// Downloads everything in order, `q` blocks ahead, and returns the content.
     pub fn download(&mut self, torrent: &Torrent, q: usize) -> io::Result<Vec<u8>> {
-        let total = torrent.files.iter().map(|(_, bytes)| bytes.len()).sum();
+        let total = usize::try_from(torrent.size()).expect("in memory");
         let blocks = blocks(total, torrent.piece_length);
         let mut content = Vec::with_capacity(total);
         let mut asked = 0;

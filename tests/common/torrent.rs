@@ -1,102 +1,189 @@
 //! Torrents made for a test: content that follows from the name, and the metainfo of BEP 3 around it.
 
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 
 use sha1::{Digest, Sha1};
+use sha2::Sha256;
 
 use super::daemon::Home;
+use super::{run, sha256};
 
-/// A torrent with its content in memory.
+/// A torrent and its content.
 #[derive(Clone, Debug)]
 pub struct Torrent {
     pub name: String,
     pub info_hash: [u8; 20],
     pub piece_length: usize,
-    /// Paths as they lie below the data root, with the bytes.
-    pub files: Vec<(String, Vec<u8>)>,
-    /// The same for files of zeros alone: path and length.
-    holes: Vec<(String, u64)>,
+    files: Vec<Entry>,
     info: Vec<u8>,
     announce: Option<String>,
+    /// `url-list` (BEP 19) and `httpseeds` (BEP 17).
+    web_seeds: [Vec<String>; 2],
+}
+
+/// A file of a torrent: zeros, which need no memory here, up to the bytes at its end.
+#[derive(Clone, Debug)]
+struct Entry {
+    /// As it lies below the data root.
+    path: String,
+    length: u64,
+    end: Vec<u8>,
+    /// It fills a piece up and is on no disk (BEP 47).
+    padding: bool,
+}
+
+impl Entry {
+    fn noise(path: String, seed: &str, length: usize) -> Self {
+        Self { path, length: length as u64, end: noise(seed, length), padding: false }
+    }
+
+    fn zeros(path: String, length: u64) -> Self {
+        Self { path, length, end: Vec::new(), padding: false }
+    }
+
+    /// Where its bytes that are not zeros lie, counted from its start.
+    fn end(&self) -> Range<u64> {
+        self.length - self.end.len() as u64..self.length
+    }
 }
 
 impl Torrent {
     /// One file called `name`.
     pub fn single(name: &str, length: usize, piece_length: usize) -> Self {
-        let files = vec![(name.to_owned(), noise(name, length))];
-        let info = [("length", integer(length as u64))];
-        Self::new(name, files, &info, piece_length)
+        Self::one_file(Entry::noise(name.to_owned(), name, length), piece_length)
+    }
+
+    /// One file of zeros that ends with these bytes: gigabytes that take no room.
+    pub fn sparse(name: &str, length: u64, piece_length: usize, end: &[u8]) -> Self {
+        let file = Entry { end: end.to_vec(), ..Entry::zeros(name.to_owned(), length) };
+        Self::one_file(file, piece_length)
     }
 
     /// A folder called `name` with files of these lengths at these paths.
     pub fn multi(name: &str, files: &[(&str, usize)], piece_length: usize) -> Self {
-        let entries: Vec<_> = files
-            .iter()
-            .map(|(path, length)| {
-                let components: Vec<_> = path.split('/').map(|part| string(part.as_bytes())).collect();
-                dictionary(&[("length", integer(*length as u64)), ("path", list(&components))])
-            })
-            .collect();
-        let files =
-            files.iter().map(|(path, length)| (format!("{name}/{path}"), noise(path, *length))).collect();
-        Self::new(name, files, &[("files", list(&entries))], piece_length)
+        let file = |&(path, length): &(&str, usize)| Entry::noise(format!("{name}/{path}"), path, length);
+        Self::folder(name, files.iter().map(file).collect(), piece_length)
     }
 
-    fn new(
-        name: &str,
-        files: Vec<(String, Vec<u8>)>,
-        lengths: &[(&str, Vec<u8>)],
-        piece_length: usize,
-    ) -> Self {
-        let content: Vec<u8> = files.iter().flat_map(|(_, bytes)| bytes).copied().collect();
-        let hashes: Vec<u8> = content.chunks(piece_length).flat_map(Sha1::digest).collect();
-        let info = info(name, lengths, piece_length as u64, &hashes);
-        Self::of_info(name, files, info, piece_length)
-    }
-
-    /// A torrent of a sparse file of zeros that ends with the bytes of `tail`: gigabytes that take no room.
-    pub fn sparse(name: &str, length: u64, piece_length: usize, tail: &[u8]) -> Self {
-        let zeros = Sha1::digest(vec![0; piece_length]);
-        let count = length.div_ceil(piece_length as u64);
-        let last_length =
-            usize::try_from(length - (count - 1) * piece_length as u64).expect("at most a piece");
-        let mut last = vec![0; last_length];
-        last[last_length - tail.len()..].copy_from_slice(tail);
-        let mut hashes: Vec<u8> = (1..count).flat_map(|_| zeros).collect();
-        hashes.extend(Sha1::digest(last));
-        let info = info(name, &[("length", integer(length))], piece_length as u64, &hashes);
-        Self { holes: vec![(name.to_owned(), length)], ..Self::of_info(name, Vec::new(), info, piece_length) }
-    }
-
-    /// The same with many files of zeros.
-    pub fn sparse_files(name: &str, count: usize, length: u64, piece_length: usize) -> Self {
-        let paths: Vec<String> = (0..count).map(|n| format!("file {n}")).collect();
-        let total = count as u64 * length;
-        let zeros = Sha1::digest(vec![0; piece_length]);
-        let pieces = total.div_ceil(piece_length as u64);
-        let last = usize::try_from(total - (pieces - 1) * piece_length as u64).expect("at most a piece");
-        let mut hashes: Vec<u8> = (1..pieces).flat_map(|_| zeros).collect();
-        hashes.extend(Sha1::digest(vec![0; last]));
-        let entry = |path: &String| {
-            dictionary(&[("length", integer(length)), ("path", list(&[string(path.as_bytes())]))])
-        };
-        let entries: Vec<_> = paths.iter().map(entry).collect();
-        let info = info(name, &[("files", list(&entries))], piece_length as u64, &hashes);
-        let holes = paths.iter().map(|path| (format!("{name}/{path}"), length)).collect();
-        Self { holes, ..Self::of_info(name, Vec::new(), info, piece_length) }
-    }
-
-    fn of_info(name: &str, files: Vec<(String, Vec<u8>)>, info: Vec<u8>, piece_length: usize) -> Self {
-        let info_hash = Sha1::digest(&info).into();
-        Self {
-            name: name.to_owned(),
-            info_hash,
-            piece_length,
-            files,
-            holes: Vec::new(),
-            info,
-            announce: None,
+    /// The same, each file beginning with a piece, as BEP 47 has it.
+    pub fn padded(name: &str, files: &[(&str, usize)], piece_length: usize) -> Self {
+        let mut entries = Vec::new();
+        for &(path, length) in files {
+            entries.push(Entry::noise(format!("{name}/{path}"), path, length));
+            let missing = length.next_multiple_of(piece_length) - length;
+            if missing > 0 {
+                let path = format!("{name}/.pad/{missing}");
+                entries.push(Entry { padding: true, ..Entry::zeros(path, missing as u64) });
+            }
         }
+        Self::folder(name, entries, piece_length)
+    }
+
+    /// A folder of files of zeros.
+    pub fn sparse_files(name: &str, count: usize, length: u64, piece_length: usize) -> Self {
+        let files = (0..count).map(|n| Entry::zeros(format!("{name}/file {n}"), length)).collect();
+        Self::folder(name, files, piece_length)
+    }
+
+    fn one_file(file: Entry, piece_length: usize) -> Self {
+        let lengths = [("length", integer(file.length))];
+        Self::new(&file.path.clone(), vec![file], &lengths, piece_length)
+    }
+
+    fn folder(name: &str, files: Vec<Entry>, piece_length: usize) -> Self {
+        let entry = |file: &Entry| {
+            let parts: Vec<_> = file.path.split('/').skip(1).map(|part| string(part.as_bytes())).collect();
+            let (length, path) = (("length", integer(file.length)), ("path", list(&parts)));
+            if file.padding {
+                dictionary(&[("attr", string(b"p")), length, path])
+            } else {
+                dictionary(&[length, path])
+            }
+        };
+        let entries = list(&files.iter().map(entry).collect::<Vec<_>>());
+        Self::new(name, files, &[("files", entries)], piece_length)
+    }
+
+    fn new(name: &str, files: Vec<Entry>, lengths: &[(&str, Vec<u8>)], piece_length: usize) -> Self {
+        let (name, info_hash, info, announce) = (name.to_owned(), [0; 20], Vec::new(), None);
+        let web_seeds = Default::default();
+        let mut torrent = Self { name, info_hash, piece_length, files, info, announce, web_seeds };
+        torrent.info = torrent.info(lengths);
+        torrent.info_hash = Sha1::digest(&torrent.info).into();
+        torrent
+    }
+
+    fn info(&self, lengths: &[(&str, Vec<u8>)]) -> Vec<u8> {
+        // Of the many pieces of zeros in a large file one is hashed.
+        let of_zeros = Sha1::digest(vec![0; self.piece_length]);
+        let ends: Vec<_> = self.ends().collect();
+        let mut hashes = Vec::new();
+        for piece in 0..self.pieces() {
+            let range = self.range(piece);
+            let whole = range.end - range.start == self.piece_length as u64;
+            let zeros = !ends.iter().any(|(end, _)| end.start < range.end && range.start < end.end);
+            hashes.extend(if whole && zeros { of_zeros } else { Sha1::digest(self.read(range)) });
+        }
+        let mut keys = lengths.to_vec();
+        keys.push(("name", string(self.name.as_bytes())));
+        keys.push(("piece length", integer(self.piece_length as u64)));
+        keys.push(("pieces", string(&hashes)));
+        dictionary(&keys)
+    }
+
+    /// How many pieces it has.
+    pub fn pieces(&self) -> u32 {
+        u32::try_from(self.size().div_ceil(self.piece_length as u64)).expect("a torrent of this protocol")
+    }
+
+    /// Where a piece lies in the content.
+    fn range(&self, piece: u32) -> Range<u64> {
+        let at = u64::from(piece) * self.piece_length as u64;
+        at..self.size().min(at + self.piece_length as u64)
+    }
+
+    /// The bytes in these pieces.
+    pub fn bytes_in(&self, pieces: Range<u32>) -> u64 {
+        pieces.map(|piece| self.range(piece)).map(|range| range.end - range.start).sum()
+    }
+
+    /// A block, where it has one.
+    pub fn block(&self, piece: u32, begin: u32, length: u32) -> Option<Vec<u8>> {
+        let range = (piece < self.pieces()).then(|| self.range(piece))?;
+        let at = range.start + u64::from(begin);
+        (at + u64::from(length) <= range.end).then(|| self.read(at..at + u64::from(length)))
+    }
+
+    /// The bytes of all files, padding too.
+    pub fn size(&self) -> u64 {
+        self.files.iter().map(|file| file.length).sum()
+    }
+
+    /// What is not zero in the content, and where it lies.
+    fn ends(&self) -> impl Iterator<Item = (Range<u64>, &[u8])> {
+        let mut begin = 0;
+        self.files.iter().filter_map(move |file| {
+            let end = begin + file.end().start..begin + file.length;
+            begin += file.length;
+            (!end.is_empty()).then_some((end, file.end.as_slice()))
+        })
+    }
+
+    /// A part of the content of all files, as pieces run through it.
+    pub fn read(&self, range: Range<u64>) -> Vec<u8> {
+        let short = |length: u64| usize::try_from(length).expect("in memory");
+        let mut bytes = vec![0; short(range.end - range.start)];
+        for (place, end) in self.ends() {
+            let (from, to) = (range.start.max(place.start), range.end.min(place.end));
+            if from < to {
+                let part = &end[short(from - place.start)..short(to - place.start)];
+                bytes[short(from - range.start)..short(to - range.start)].copy_from_slice(part);
+            }
+        }
+        bytes
     }
 
     /// The same torrent, with a tracker.
@@ -105,40 +192,83 @@ impl Torrent {
         self
     }
 
+    /// The same torrent, with web seeds of BEP 19.
+    pub fn web_seeds(mut self, urls: &[String]) -> Self {
+        self.web_seeds[0] = urls.to_vec();
+        self
+    }
+
+    /// The same torrent, with web seeds of BEP 17.
+    pub fn http_seeds(mut self, urls: &[String]) -> Self {
+        self.web_seeds[1] = urls.to_vec();
+        self
+    }
+
     /// The bytes of the .torrent file.
     pub fn metainfo(&self) -> Vec<u8> {
-        match &self.announce {
-            Some(url) => dictionary(&[("announce", string(url.as_bytes())), ("info", self.info.clone())]),
-            None => dictionary(&[("info", self.info.clone())]),
+        let mut keys = Vec::new();
+        if let Some(url) = &self.announce {
+            keys.push(("announce", string(url.as_bytes())));
         }
+        let urls = |urls: &[String]| list(&urls.iter().map(|url| string(url.as_bytes())).collect::<Vec<_>>());
+        if !self.web_seeds[1].is_empty() {
+            keys.push(("httpseeds", urls(&self.web_seeds[1])));
+        }
+        keys.push(("info", self.info.clone()));
+        if !self.web_seeds[0].is_empty() {
+            keys.push(("url-list", urls(&self.web_seeds[0])));
+        }
+        dictionary(&keys)
+    }
+
+    /// The files that lie on a disk: paths below the data root, and bytes.
+    pub fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        let mut begin = 0;
+        let mut contents = Vec::new();
+        for file in &self.files {
+            if !file.padding {
+                contents.push((file.path.clone(), self.read(begin..begin + file.length)));
+            }
+            begin += file.length;
+        }
+        contents
     }
 
     /// The content of all files, as pieces run through it.
     pub fn content(&self) -> Vec<u8> {
-        self.files.iter().flat_map(|(_, bytes)| bytes).copied().collect()
+        self.read(0..self.size())
     }
 
     pub fn hex(&self) -> String {
         hex(&self.info_hash)
     }
 
-    /// Writes the files below `root`.
+    /// Writes the files below `root`. Zeros before their end take no room.
     pub fn write_data(&self, root: &Path) {
-        for (path, bytes) in &self.files {
-            let path = root.join(path);
+        for entry in self.files.iter().filter(|entry| !entry.padding) {
+            let path = root.join(&entry.path);
             std::fs::create_dir_all(path.parent().expect("below the root")).expect("the root is ours");
-            std::fs::write(path, bytes).expect("the root is ours");
+            let file = std::fs::File::create(path).expect("the root is ours");
+            file.set_len(entry.length).expect("a file system with sparse files");
+            file.write_all_at(&entry.end, entry.end().start).expect("there is room");
         }
     }
 
-    /// Makes the files of zeros below `root`, without giving them room.
-    pub fn write_sparse(&self, root: &Path) {
-        for (path, length) in &self.holes {
-            let path = root.join(path);
-            std::fs::create_dir_all(path.parent().expect("below the root")).expect("the root is ours");
-            let file = std::fs::File::create(path).expect("the root is ours");
-            file.set_len(*length).expect("a file system with sparse files");
+    /// All files lie below `root` with the right bytes, and nothing else does.
+    pub fn assert_lies_in(&self, root: &Path) {
+        let mut wanted = Vec::new();
+        for entry in self.files.iter().filter(|entry| !entry.padding) {
+            let zeros = vec![0; usize::try_from(entry.end().start).expect("in memory")];
+            let sum = Sha256::new().chain_update(zeros).chain_update(&entry.end).finalize();
+            assert_eq!(sha256(&root.join(&entry.path)), hex(&sum), "{} is right", entry.path);
+            wanted.push(entry.path.clone());
         }
+        let found = run(Command::new("find").arg(root.join(&self.name)).args(["-type", "f", "-print"]));
+        let mut found: Vec<_> =
+            found.lines().map(|line| line[root.as_os_str().len() + 1..].to_owned()).collect();
+        found.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(found, wanted, "the files of the torrent and no others");
     }
 
     /// Drops the .torrent into a watched folder at once, as a careful user does: under its name, by a rename.
@@ -190,14 +320,6 @@ fn skip(bytes: &[u8], at: usize) -> usize {
     }
 }
 
-fn info(name: &str, lengths: &[(&str, Vec<u8>)], piece_length: u64, hashes: &[u8]) -> Vec<u8> {
-    let mut keys = lengths.to_vec();
-    keys.push(("name", string(name.as_bytes())));
-    keys.push(("piece length", integer(piece_length)));
-    keys.push(("pieces", string(hashes)));
-    dictionary(&keys)
-}
-
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -223,7 +345,7 @@ pub fn dictionary(pairs: &[(&str, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// Bytes without a pattern that depend on the name alone (xorshift64*).
-fn noise(name: &str, length: usize) -> Vec<u8> {
+pub fn noise(name: &str, length: usize) -> Vec<u8> {
     let mut state = name.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |state, byte| {
         (state ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     }) | 1;

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::torrent::{dictionary, integer, string};
 use super::world::Namespace;
-use super::{Folder, PATIENCE, wait};
+use super::{Folder, PATIENCE, Running, wait};
 
 /// One announce as it came.
 #[derive(Clone, Debug)]
@@ -269,7 +269,7 @@ fn unescape(text: &str) -> Vec<u8> {
 /// opentracker of Debian, which serves listed torrents only and does not run as root.
 #[derive(Debug)]
 pub struct Opentracker {
-    child: Child,
+    _process: Running,
     address: SocketAddr,
     _folder: Folder,
 }
@@ -304,9 +304,10 @@ impl Opentracker {
             .stderr(Stdio::null())
             .spawn()
             .expect("opentracker starts");
+        let process = Running(child);
         let address = SocketAddr::new(space.address.into(), Self::PORT);
         space.enter(|| wait("opentracker listens", PATIENCE, || TcpStream::connect(address).ok()));
-        Self { child, address, _folder: folder }
+        Self { _process: process, address, _folder: folder }
     }
 
     pub fn url(&self) -> String {
@@ -325,13 +326,6 @@ impl Opentracker {
             String::from_utf8_lossy(&reply).contains(wanted).then_some(())
         };
         from.enter(|| wait(&format!("the tracker counts {wanted}"), PATIENCE, scrape));
-    }
-}
-
-impl Drop for Opentracker {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }
 

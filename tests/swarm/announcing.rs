@@ -1,6 +1,6 @@
 //! What trackers hear, how often we wake up for it, and how it all ends.
 
-use meshseed::session::Happened;
+use meshseed::session::{Happened, Session};
 use meshseed::torrent::State;
 use meshseed::tracker::Event as Told;
 
@@ -159,7 +159,7 @@ fn the_end_comes_in_time_though_trackers_hang() {
     // The check goes on where it was.
     let record = world.disk.written[&world.hash(big)].verified.clone().unwrap();
     assert!(record.have.count(record.pieces) > 200);
-    assert!(world.session.poll(world.now).is_none());
+    assert!(world.act(Session::poll).is_none());
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn a_seed_that_stayed_during_a_check_is_left_when_all_is_there() {
 fn bad_pieces_are_not_served() {
     let mut world = World::new(settings());
     let torrent = world.torrent("bad", 4 * MIB, 1 << 18);
-    world.disk.torrents[torrent].bad.extend([0, 7, 15]);
+    world.disk.torrents[torrent].spoil(&[0, 7, 15]);
     world.insert(torrent);
     world.until(60.0, |world| world.state(torrent) == State::Incomplete);
     let remote = world.connect(Kind::Leecher, torrent);
@@ -252,7 +252,7 @@ fn data_that_once_was_whole_is_waited_for_and_part_of_it_comes_back_too() {
     let mut world = World::new(settings());
     let whole = world.seeded("whole", MIB, 1 << 18);
     let part = world.torrent("part", 4 * MIB, 1 << 18);
-    world.disk.torrents[part].len = 2 * MIB;
+    world.disk.torrents[part].hold(2 * MIB);
     world.insert(part);
     world.run(60.0);
     for torrent in [whole, part] {
@@ -373,11 +373,11 @@ fn data_that_grows_is_hashed_when_it_holds_still() {
     world.disk.hashed.clear();
     world.disk.torrents[torrent].there = true;
     for step in 1..=60 {
-        world.disk.torrents[torrent].len = GIB / 60 * step;
+        world.disk.torrents[torrent].hold(GIB / 60 * step);
         world.disk.torrents[torrent].mtime += 5;
         world.run(5.0);
     }
-    world.disk.torrents[torrent].len = GIB;
+    world.disk.torrents[torrent].hold(GIB);
     world.disk.torrents[torrent].mtime += 1;
     let hashed = world.disk.hashed.get(&torrent).copied().unwrap_or(0);
     assert!(hashed <= GIB / 10, "{hashed} bytes were hashed while it grew");
@@ -390,7 +390,7 @@ fn data_that_grows_is_hashed_when_it_holds_still() {
 fn data_that_changes_while_it_is_served_is_hashed_again() {
     let mut world = World::new(settings());
     let torrent = world.seeded("one", 8 * MIB, 1 << 18);
-    world.disk.torrents[torrent].bad.insert(3);
+    world.disk.torrents[torrent].spoil(&[3]);
     world.disk.torrents[torrent].mtime += 9;
     let remote = world.connect(Kind::Leecher, torrent);
     world.until(60.0, |world| world.state(torrent) == State::Incomplete);
@@ -514,7 +514,7 @@ fn verify_hashes_all_and_serves_only_what_it_found_right() {
     let remote = world.connect_as(Kind::Leecher, torrent, |remote| remote.bandwidth = 200_000);
     world.run(10.0);
     // Nobody can see it by the stamps.
-    world.disk.torrents[torrent].bad.extend([5, 500]);
+    world.disk.torrents[torrent].spoil(&[5, 500]);
     let hash = world.hash(torrent);
     assert!(world.act(|session, _| session.verify(hash)));
     world.run(3.0);
@@ -527,7 +527,7 @@ fn verify_hashes_all_and_serves_only_what_it_found_right() {
     assert_eq!(world.why(remote), Some(&Close::TorrentStopped));
     world.run(1.0);
     assert_eq!(world.remotes[during].seen.count(512), 510);
-    world.disk.torrents[torrent].bad.clear();
+    world.disk.torrents[torrent].hold(512 * MIB);
     assert!(world.act(|session, _| session.verify(hash)));
     world.until(60.0, |world| world.state(torrent) == State::Seeding);
 }

@@ -231,8 +231,7 @@ fn whoever_breaks_the_protocol_goes_alone() {
         .collect();
     world.run(0.2);
     for &remote in &remotes {
-        world.remotes[remote].bandwidth = 3000;
-        world.wake_link(remote);
+        world.set_bandwidth(remote, 3000);
     }
     world.run(30.0);
     for (n, &remote) in remotes.iter().enumerate() {
@@ -247,7 +246,7 @@ fn whoever_breaks_the_protocol_goes_alone() {
 fn one_who_wants_what_we_do_not_have_is_told_so_and_goes_in_the_end() {
     let mut world = World::new(settings());
     let torrent = world.torrent("half", 8 * MIB, 1 << 18);
-    world.disk.torrents[torrent].len = 4 * MIB;
+    world.disk.torrents[torrent].hold(4 * MIB);
     world.insert(torrent);
     world.until(60.0, |world| world.state(torrent) == State::Incomplete);
     let mut bytes = Vec::new();
@@ -328,5 +327,5 @@ fn a_thousand_connections_that_come_and_go_leave_nothing_behind() {
     world.run(400.0);
     assert_eq!(world.session.peer_count(), 0);
     assert!(world.session.torrents().all(|(_, torrent)| torrent.swarm.is_none()));
-    assert!(world.session.upload_rate() == 0);
+    assert_eq!(world.session.rates(world.net.now), (0, 0));
 }

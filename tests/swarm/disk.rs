@@ -1,9 +1,10 @@
 //! A disk in memory with the storage thread's manners: bounded queues, one job at a time, and each takes its time.
 //!
-//! Content follows from the offset, so a torrent of a terabyte costs nothing. What a record says is kept as the
-//! resume file does it: changes are seen at once, and written by a flush.
+//! Of content it keeps which ranges are there and right, so a torrent of a terabyte costs nothing. What a record says is
+//! kept as the resume file does it: changes are seen at once, and written by a flush.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,39 +12,50 @@ use std::time::Duration;
 use meshseed::have::Have;
 use meshseed::ident::Ident;
 use meshseed::metainfo::{self, InfoHash, Metainfo, maker};
-use meshseed::piece::Lengths;
-use meshseed::storage::io::{Checked, Done, Job, Loaded, Place};
+use meshseed::piece::{BLOCK, Lengths};
+use meshseed::storage::intake::Filled;
+use meshseed::storage::io::{
+    Batch, Checked, Done, Hashed, Job, LaidOut, Loaded, Outcome, Place, Prepared, Progress, Target,
+};
 use meshseed::storage::resume::{Record, Stamp, Verified};
-use meshseed::storage::{Layout, Trouble};
+use meshseed::storage::{Layout, Room, Trouble};
 use rustix::io::Errno;
+
+use super::content::{Content, Extents};
 
 /// Bounds of the storage thread's queues.
 const URGENT: usize = 256;
 const USUAL: usize = 64;
+const WRITES: usize = 4;
 /// A slice of hashing ends after this long.
 const SLICE: Duration = Duration::from_millis(100);
 /// What is brought into the page cache at a time.
 pub const PAGE: u64 = 128 * 1024;
 /// Where everything lies.
 const ROOT: &str = "/mnt/disk";
-/// Content repeats after so many bytes: a prime, so that no two pieces are alike.
-const PERIOD: u64 = 65_521;
 
 /// A torrent and its data.
 pub struct Torrent {
     pub metainfo: Metainfo,
     pub place: Place,
-    /// So many of its bytes are there, from the first on.
-    pub len: u64,
+    pub content: Content,
+    /// What of it was ever written, and what of that is out of the page cache.
+    extents: Extents,
+    synced: Extents,
+    /// The pieces that were found right, each when it was last hashed.
+    verified: Have,
+    /// Its stamps are not minded: it is being written.
+    open: bool,
+    /// Why nothing is written of it until the next look.
+    fault: Option<Trouble>,
+    /// Pieces that are hashed in part: how far, and whether all was right up to there.
+    hashing: BTreeMap<u32, (u32, bool)>,
     pub there: bool,
     pub mtime: i64,
-    /// Pieces that are not what they should be.
-    pub bad: BTreeSet<u32>,
     /// Reading its data fails.
     pub broken: bool,
     /// Looking at it fails as well.
     pub unreachable: bool,
-    shift: u64,
 }
 
 pub struct Disk {
@@ -58,17 +70,22 @@ pub struct Disk {
     pub small_cache: bool,
     /// Bytes a second.
     pub speed: u64,
+    /// Bytes that are free, and how many are to stay so.
+    pub free: u64,
+    pub floor: u64,
+    pub read_only: bool,
+    /// Far writes fill what is before them.
+    pub fat: bool,
     records: BTreeMap<InfoHash, Record>,
     /// As they are on the disk.
     pub written: BTreeMap<InfoHash, Record>,
     urgent: VecDeque<Job>,
     usual: VecDeque<Job>,
     hashing: VecDeque<Job>,
-    under_way: [usize; 2],
+    under_way: [usize; 3],
     busy: Option<Job>,
     opened: HashSet<(usize, u32)>,
     hot: VecDeque<(usize, u32, u64)>,
-    pattern: Vec<u8>,
     pub reads: u64,
     pub flushes: u64,
     pub records_taken: u64,
@@ -89,38 +106,83 @@ impl Torrent {
         self.metainfo.lengths
     }
 
-    fn piece_is_right(&self, index: u32) -> bool {
+    /// The bytes of a piece.
+    pub fn range(&self, index: u32) -> Range<u64> {
         let lengths = self.lengths();
         let piece = lengths.piece(index).expect("a piece that exists");
-        self.there
-            && lengths.offset(piece) + u64::from(lengths.size(piece)) <= self.len
-            && !self.bad.contains(&index)
+        lengths.offset(piece)..lengths.offset(piece) + u64::from(lengths.size(piece))
+    }
+
+    /// Whether a piece was found right when it was last hashed.
+    pub fn is_verified(&self, piece: u32) -> bool {
+        self.verified.contains(piece)
+    }
+
+    /// Whether all of it is there and right.
+    pub fn is_whole(&self) -> bool {
+        self.there && self.extents.is_right(0..self.lengths().total())
+    }
+
+    /// So many of its bytes are there, from the first on, and right.
+    pub fn hold(&mut self, len: u64) {
+        self.extents = Extents::whole(len);
+        self.synced = self.extents.clone();
+    }
+
+    /// Those pieces are there, and right.
+    pub fn hold_pieces(&mut self, holds: impl FnMut(&u32) -> bool) {
+        self.extents = Extents::default();
+        for piece in (0..self.lengths().piece_count()).filter(holds) {
+            self.extents.write(self.range(piece), true);
+        }
+        self.synced = self.extents.clone();
+        self.there = self.held() > 0;
+    }
+
+    /// Nothing of it is there.
+    pub fn clear(&mut self) {
+        self.hold(0);
+        (self.there, self.verified) = (false, Have::None);
+    }
+
+    /// Bytes of it that are there.
+    pub fn held(&self) -> u64 {
+        self.extents.len_in(0..self.lengths().total())
+    }
+
+    /// These pieces are not what they should be, though they are there.
+    pub fn spoil(&mut self, pieces: &[u32]) {
+        for &piece in pieces {
+            let range = self.range(piece);
+            self.extents.write(range, false);
+        }
+    }
+
+    fn judge(&mut self, index: u32) -> bool {
+        let count = self.lengths().piece_count();
+        let right = self.there && self.extents.is_right(self.range(index));
+        if right {
+            self.verified.insert(index, count);
+        } else {
+            self.verified.remove(index, count);
+        }
+        right
     }
 
     fn stamps(&self) -> Box<[Stamp]> {
-        let size = |file: &metainfo::File| file.length.min(self.len);
-        self.metainfo
-            .files
-            .iter()
-            .map(|file| Stamp { size: size(file), mtime_secs: self.mtime, mtime_nanos: 0 })
-            .collect()
-    }
-
-    /// The byte range that should be there, as it should be.
-    pub fn content(&self, disk: &Disk, offset: u64, out: &mut [u8]) {
-        let (mut at, mut rest) = (usize::try_from((offset + self.shift) % PERIOD).expect("small"), out);
-        while !rest.is_empty() {
-            let n = rest.len().min(disk.pattern.len() - at);
-            let (these, others) = rest.split_at_mut(n);
-            these.copy_from_slice(&disk.pattern[at..at + n]);
-            (at, rest) = (0, others);
-        }
+        let mut start = 0;
+        let stamps = self.metainfo.files.iter().map(|file| {
+            let range = start..start + file.length;
+            start = range.end;
+            let size = self.extents.end_in(range.clone()) - range.start;
+            Stamp { size, mtime_secs: self.mtime, mtime_nanos: 0 }
+        });
+        stamps.collect()
     }
 }
 
 impl Disk {
     pub fn new() -> Disk {
-        let mut random = meshseed::random::Random::new(7);
         Disk {
             torrents: Vec::new(),
             by_path: HashMap::new(),
@@ -129,16 +191,19 @@ impl Disk {
             no_descriptors: false,
             small_cache: false,
             speed: 50 << 20,
+            free: u64::MAX / 2,
+            floor: 0,
+            read_only: false,
+            fat: false,
             records: BTreeMap::new(),
             written: BTreeMap::new(),
             urgent: VecDeque::new(),
             usual: VecDeque::new(),
             hashing: VecDeque::new(),
-            under_way: [0; 2],
+            under_way: [0; 3],
             busy: None,
             opened: HashSet::new(),
             hot: VecDeque::new(),
-            pattern: (0..PERIOD).map(|_| random.draw().to_le_bytes()[3]).collect(),
             reads: 0,
             flushes: 0,
             records_taken: 0,
@@ -174,15 +239,19 @@ impl Disk {
         };
         self.by_path.insert(torrent, at);
         self.torrents.push(Torrent {
-            len: metainfo.lengths.total(),
+            content: Content::of(metainfo.info_hash),
+            extents: Extents::whole(metainfo.lengths.total()),
+            synced: Extents::whole(metainfo.lengths.total()),
+            verified: Have::None,
+            open: false,
+            fault: None,
+            hashing: BTreeMap::new(),
             metainfo,
             place,
             there: true,
             mtime: 1_000_000,
-            bad: BTreeSet::new(),
             broken: false,
             unreachable: false,
-            shift: at as u64 * 977,
         });
         at
     }
@@ -200,10 +269,22 @@ impl Disk {
     pub fn restart(&mut self) {
         self.records = self.written.clone();
         (self.urgent, self.usual, self.hashing) = Default::default();
-        self.under_way = [0; 2];
+        self.under_way = [0; 3];
         self.busy = None;
         self.opened.clear();
         self.hot.clear();
+        for torrent in &mut self.torrents {
+            (torrent.open, torrent.fault) = (false, None);
+            torrent.hashing.clear();
+        }
+    }
+
+    /// The machine ends: what was not synced has gone with it.
+    pub fn cut_power(&mut self) {
+        self.restart();
+        for torrent in &mut self.torrents {
+            torrent.extents = torrent.synced.clone();
+        }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -218,9 +299,11 @@ impl Disk {
     pub fn submit(&mut self, job: Job) -> Result<(), Box<Job>> {
         let (queue, bound) = match job {
             Job::Read { .. } | Job::Layout { .. } => (0, URGENT),
+            Job::Write(_) => (2, WRITES),
+            Job::Save { .. } => (1, usize::MAX),
             _ => (1, USUAL),
         };
-        if !matches!(job, Job::Record(_) | Job::Forget(_) | Job::Stop) {
+        if !matches!(job, Job::Disk(_) | Job::Record(_) | Job::Forget(_) | Job::Stop) {
             if self.under_way[queue] >= bound {
                 return Err(Box::new(job));
             }
@@ -235,6 +318,11 @@ impl Disk {
         let checks = self.usual.iter().chain(&self.busy).filter(is_check).count();
         self.most_checks = self.most_checks.max(checks);
         Ok(())
+    }
+
+    /// Writes that are not done.
+    pub fn writes_under_way(&self) -> usize {
+        self.under_way[2]
     }
 
     /// Begins the next job; says how long it takes.
@@ -254,8 +342,12 @@ impl Disk {
                 let piece = u64::from(piece);
                 u64::from(self.slice(pieces.clone(), piece)) * piece * 1_000_000 / self.speed
             }
-            Job::Flush => 20_000,
-            Job::Record(_) | Job::Forget(_) => 1,
+            Job::Write(batch) => {
+                let bytes: u64 = batch.filled.writes.iter().map(|write| u64::from(write.len)).sum();
+                bytes * 1_000_000 / self.speed
+            }
+            Job::Flush | Job::Save { .. } => 20_000,
+            Job::Disk(_) | Job::Record(_) | Job::Forget(_) => 1,
             Job::Probe(places) => 50 * places.len() as u64,
             _ => 300,
         };
@@ -264,7 +356,7 @@ impl Disk {
     }
 
     /// Pieces of a slice.
-    fn slice(&self, pieces: std::ops::Range<u32>, piece: u64) -> u32 {
+    fn slice(&self, pieces: Range<u32>, piece: u64) -> u32 {
         let in_time = self.speed * u64::try_from(SLICE.as_millis()).expect("small") / 1000 / piece;
         u32::try_from(in_time).unwrap_or(u32::MAX).clamp(1, pieces.end - pieces.start)
     }
@@ -282,8 +374,9 @@ impl Disk {
             Job::Check { key, info_hash, place } => {
                 self.checks.extend(self.at(&place));
                 let mut known = self.records.get(&info_hash).cloned().map(Box::new);
+                let open = known.as_ref().is_some_and(|record| record.open);
                 let verified = known.as_mut().and_then(|record| record.verified.take());
-                Done::Checked { key, known, result: self.compare(&place, verified) }
+                Done::Checked { key, known, result: self.compare(&place, verified, open) }
             }
             Job::Verify { key, place, pieces } => self.verify(key, &place, pieces),
             Job::Probe(places) => {
@@ -291,16 +384,33 @@ impl Disk {
                 Done::Lost(lost.collect())
             }
             Job::Layout { key, place } => {
-                let layout = |at: usize| Layout::new(&self.torrents[at].metainfo, place.data.clone());
+                let laid_out = |at: usize| LaidOut {
+                    layout: Layout::new(&self.torrents[at].metainfo, place.data.clone()),
+                    web_seeds: Vec::new(),
+                    http_seeds: Vec::new(),
+                };
                 let result = match self.no_descriptors {
                     true => Err(Trouble::NoDescriptors(place.torrent.to_path_buf())),
-                    false => self.at(&place).map(|at| Box::new(layout(at))),
+                    false => self.at(&place).map(|at| Box::new(laid_out(at))),
                 };
                 Done::LaidOut { key, result }
             }
             Job::Read { key, peer, place, file, path, offset, len, .. } => {
                 let result = self.fetch(&place, file, path, offset, len).map(|()| None);
                 Done::Read { key, peer, file, result }
+            }
+            Job::Prepare { key, place, .. } => Done::Prepared { key, result: self.prepare(&place) },
+            Job::Write(batch) => {
+                let Batch { filled, targets } = *batch;
+                let outcomes = targets.iter().map(|target| self.write(target, &filled)).collect();
+                Done::Wrote { bytes: filled.bytes, outcomes }
+            }
+            Job::Save { key, place, record, open } => {
+                Done::Saved { key, result: self.save(&place, *record, open) }
+            }
+            Job::Disk(disk) => {
+                self.floor = disk.free_floor;
+                return None;
             }
             Job::Flush => {
                 self.flushes += u64::from(self.written != self.records);
@@ -317,9 +427,160 @@ impl Disk {
             }
             Job::Stop => return None,
         };
-        let queue = usize::from(!matches!(done, Done::Read { .. } | Done::LaidOut { .. }));
+        let queue = match done {
+            Done::Read { .. } | Done::LaidOut { .. } => 0,
+            Done::Wrote { .. } => 2,
+            _ => 1,
+        };
         self.under_way[queue] -= 1;
         Some(done)
+    }
+
+    // Writing.
+
+    fn prepare(&mut self, place: &Place) -> Result<Prepared, Trouble> {
+        let at = self.at(place)?;
+        self.torrents[at].hashing.clear();
+        if !self.root_there {
+            return Err(Trouble::RootAbsent(place.root.to_path_buf()));
+        }
+        if self.read_only {
+            return Err(Trouble::ReadOnly(place.data.to_path_buf()));
+        }
+        self.has_room(place, 0)?;
+        (self.torrents[at].open, self.torrents[at].fault) = (true, None);
+        Ok(Prepared { window: self.fat })
+    }
+
+    fn has_room(&self, place: &Place, bytes: u64) -> Result<(), Trouble> {
+        let (free, floor) = (self.free, self.floor);
+        let path = place.data.to_path_buf();
+        if free.saturating_sub(bytes) < floor {
+            Err(Trouble::NoRoom(Room { path, free, floor }))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes what is of one torrent, and hashes its pieces as far as they are received.
+    fn write(&mut self, target: &Target, filled: &Filled) -> Outcome {
+        let key = target.key;
+        let failed = |trouble| Outcome { key, trouble: Some(trouble), hashed: Vec::new() };
+        let at = match self.at(&target.place) {
+            Ok(at) => at,
+            Err(trouble) => return failed(trouble),
+        };
+        assert!(self.torrents[at].open, "written before it was asked whether that may be");
+        let its = filled.writes.iter().filter(|write| write.key == key);
+        let fault = self.torrents[at].fault.clone();
+        let done = fault.map_or(Ok(()), Err).and_then(|()| {
+            its.clone().try_for_each(|write| {
+                let bytes = &filled.bytes[write.at as usize..(write.at + write.len) as usize];
+                self.write_fragment(at, &target.place, write.piece, write.begin, bytes)
+            })
+        });
+        if let Err(trouble) = done {
+            self.torrents[at].fault = Some(trouble.clone());
+            return failed(trouble);
+        }
+        let hashed = target.pieces.iter().filter_map(|progress| self.hash_on(at, *progress));
+        Outcome { key, trouble: None, hashed: hashed.collect() }
+    }
+
+    fn write_fragment(
+        &mut self,
+        at: usize,
+        place: &Place,
+        piece: u32,
+        begin: u32,
+        bytes: &[u8],
+    ) -> Result<(), Trouble> {
+        if !self.root_there {
+            return Err(Trouble::RootAbsent(place.root.to_path_buf()));
+        }
+        if self.read_only {
+            return Err(Trouble::ReadOnly(place.data.to_path_buf()));
+        }
+        if self.torrents[at].broken {
+            return Err(io_error(&place.data));
+        }
+        let torrent = &self.torrents[at];
+        let start = torrent.range(piece).start + u64::from(begin);
+        let range = start..start + bytes.len() as u64;
+        assert!(range.end <= torrent.range(piece).end, "written beyond piece {piece}");
+        assert!(!torrent.is_verified(piece), "piece {piece} is right, and written over");
+        let hashed = torrent.hashing.get(&piece).map_or(0, |&(to, _)| to);
+        assert!(
+            begin >= hashed,
+            "{begin} of piece {piece} is written again: {hashed} bytes of it are hashed"
+        );
+        let new = range.end - range.start - torrent.extents.len_in(range.clone());
+        self.has_room(place, new)?;
+        self.free -= new;
+        let torrent = &mut self.torrents[at];
+        let right = torrent.content.is(start, bytes);
+        torrent.extents.write(range, right);
+        (torrent.there, torrent.mtime) = (true, torrent.mtime + 1);
+        Ok(())
+    }
+
+    /// Goes on with the hash of a piece; its verdict, when it is whole.
+    fn hash_on(&mut self, at: usize, Progress { piece, ready, digests }: Progress) -> Option<Hashed> {
+        let torrent = &mut self.torrents[at];
+        let range = torrent.range(piece);
+        let (from, right) = torrent.hashing.get(&piece).copied().unwrap_or((0, true));
+        assert!(ready >= from, "less of piece {piece} is received than was");
+        let these = range.start + u64::from(from)..range.start + u64::from(ready);
+        let there = torrent.extents.len_in(these.clone());
+        assert_eq!(
+            there,
+            these.end - these.start,
+            "piece {piece} is received up to {ready} and was not written"
+        );
+        let good = right && torrent.extents.is_right(these);
+        torrent.hashing.insert(piece, (ready, good));
+        if range.start + u64::from(ready) < range.end {
+            return None;
+        }
+        torrent.hashing.remove(&piece);
+        assert_eq!(torrent.judge(piece), good, "piece {piece} is not what was hashed");
+        let mut hashed = Hashed { piece, good, digests: Box::default() };
+        if !good || digests {
+            let blocks = (range.start..range.end).step_by(BLOCK as usize);
+            let digest = |start: u64| {
+                let right = torrent.extents.is_right(start..range.end.min(start + u64::from(BLOCK)));
+                start << 1 | u64::from(right)
+            };
+            hashed.digests = blocks.map(digest).collect();
+        }
+        Some(hashed)
+    }
+
+    /// Puts a torrent on record, once all that it has is out of the page cache.
+    fn save(&mut self, place: &Place, mut record: Record, open: bool) -> Result<(), Trouble> {
+        let at = self.at(place)?;
+        if let Some(trouble) = self.missing(place) {
+            return Err(trouble);
+        }
+        let torrent = &mut self.torrents[at];
+        if torrent.broken {
+            return Err(io_error(&place.data));
+        }
+        torrent.synced = torrent.extents.clone();
+        torrent.open &= open;
+        if let Some(verified) = &mut record.verified {
+            for piece in 0..torrent.lengths().piece_count() {
+                let right = torrent.extents.is_right(torrent.range(piece));
+                assert!(
+                    right || !verified.have.contains(piece),
+                    "piece {piece} is put on record and is not right"
+                );
+            }
+            verified.stamps = torrent.stamps();
+            record.open = open;
+        }
+        self.take_record(record);
+        Ok(())
     }
 
     fn take_record(&mut self, mut record: Record) {
@@ -328,6 +589,7 @@ impl Disk {
             && let Some(old) = self.records.get(&record.info_hash)
         {
             record.verified = old.verified.clone();
+            record.open = old.open;
             record.data = record.data.or(old.data.clone());
         }
         self.records.insert(record.info_hash, record);
@@ -349,29 +611,39 @@ impl Disk {
         (!there).then(|| Trouble::DataMissing(place.data.to_path_buf()))
     }
 
-    fn compare(&self, place: &Place, verified: Option<Verified>) -> Result<Checked, Trouble> {
-        let torrent = &self.torrents[self.at(place)?];
+    fn compare(&mut self, place: &Place, verified: Option<Verified>, open: bool) -> Result<Checked, Trouble> {
+        let at = self.at(place)?;
+        let torrent = &self.torrents[at];
         if let Some(trouble) = self.missing(place) {
             return Err(trouble);
         }
         if torrent.unreachable {
             return Err(io_error(&place.data));
         }
-        let count = torrent.lengths().piece_count();
-        let piece = u64::from(torrent.lengths().piece_length());
-        let whole =
-            |index: u32| (u64::from(index) * piece + piece).min(torrent.lengths().total()) <= torrent.len;
-        let all = Have::from_fn(count, whole);
+        let is_there = |index: u32| {
+            let range = torrent.range(index);
+            torrent.extents.len_in(range.clone()) == range.end - range.start
+        };
+        let all = Have::from_fn(torrent.lengths().piece_count(), is_there);
         let stamps = torrent.stamps();
         let (have, todo) = match verified {
             Some(verified) if verified.stamps == stamps => (verified.have, verified.todo),
+            // What is on record was synced before; of the rest something may have been written since.
+            Some(Verified { have, .. }) if open => {
+                let todo = Have::from_fn(torrent.lengths().piece_count(), |piece| {
+                    !have.contains(piece) && is_there(piece)
+                });
+                (have, todo)
+            }
             _ => (Have::None, all.clone()),
         };
-        let fingerprint = torrent.len.wrapping_mul(31).wrapping_add(torrent.mtime.unsigned_abs());
+        let len = torrent.extents.end_in(0..torrent.lengths().total());
+        let fingerprint = len.wrapping_mul(31).wrapping_add(torrent.mtime.unsigned_abs());
+        self.torrents[at].verified = have.clone();
         Ok(Checked { data: place.data.clone(), kept: place.kept, have, todo, all, stamps, fingerprint })
     }
 
-    fn verify(&mut self, key: u32, place: &Place, mut pieces: std::ops::Range<u32>) -> Done {
+    fn verify(&mut self, key: u32, place: &Place, mut pieces: Range<u32>) -> Done {
         let found = match self.at(place) {
             Ok(at) if self.torrents[at].broken => Err(io_error(&place.data)),
             found => self.missing(place).map_or(found, Err),
@@ -383,12 +655,11 @@ impl Disk {
                 return Done::Verified { key, pieces, good: Vec::new(), trouble: Some(trouble) };
             }
         };
-        let torrent = &self.torrents[at];
-        let piece = u64::from(torrent.lengths().piece_length());
+        let piece = u64::from(self.torrents[at].lengths().piece_length());
         let interrupted = !self.urgent.is_empty() || !self.usual.is_empty();
         let count = if interrupted { 1 } else { self.slice(pieces.clone(), piece) };
         pieces.end = pieces.start + count;
-        let good = pieces.clone().map(|index| torrent.piece_is_right(index)).collect();
+        let good = pieces.clone().map(|index| self.torrents[at].judge(index)).collect();
         *self.hashed.entry(at).or_default() += u64::from(count) * piece;
         Done::Verified { key, pieces, good, trouble: None }
     }
@@ -411,6 +682,7 @@ impl Disk {
         }
         let recorded = self.records.get(&torrent.info_hash()).and_then(|record| record.verified.as_ref());
         if self.opened.insert((at, file))
+            && !torrent.open
             && recorded.is_some_and(|verified| verified.stamps != torrent.stamps())
         {
             return Err(Trouble::Changed(path));
@@ -435,7 +707,7 @@ impl Disk {
         out: &mut [u8],
         force: bool,
     ) -> usize {
-        if !self.opened.contains(&(torrent, file)) {
+        if !self.opened.contains(&(torrent, file)) || !self.torrents[torrent].there {
             return 0;
         }
         let mut there = out.len() as u64;
@@ -447,13 +719,13 @@ impl Disk {
         let there = usize::try_from(there).expect("small");
         let of = &self.torrents[torrent];
         let start = layout.range(file).start + offset;
-        of.content(self, start, &mut out[..there]);
-        if !of.bad.is_empty() {
-            for (at, byte) in (start..).zip(&mut out[..there]) {
-                let piece = u32::try_from(at / u64::from(of.lengths().piece_length())).expect("a piece");
-                if of.bad.contains(&piece) {
-                    *byte = !*byte;
-                }
+        of.content.read(start, &mut out[..there]);
+        let range = start..start + there as u64;
+        if !of.extents.is_right(range.clone()) {
+            out[..there].iter_mut().for_each(|byte| *byte = !*byte);
+            for (part, _) in of.extents.parts(range).filter(|(_, right)| *right) {
+                let at = |offset: u64| usize::try_from(offset - start).expect("small");
+                of.content.read(part.start, &mut out[at(part.start)..at(part.end)]);
             }
         }
         there

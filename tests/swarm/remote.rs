@@ -9,7 +9,8 @@ use meshseed::peer::extension;
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
 use meshseed::piece::Lengths;
 
-use super::disk::Disk;
+use super::content::Content;
+use super::disk::Torrent;
 
 /// What a peer is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,7 @@ pub struct Remote {
     pub latency: Duration,
     info_hash: [u8; 20],
     lengths: Lengths,
+    content: Content,
     handshaking: Option<Handshaking>,
     decoder: Decoder,
     /// What the seed said it has.
@@ -67,7 +69,6 @@ pub struct Remote {
     /// Asked for, and dropped by a choke: one may have been on its way.
     dropped: Vec<usize>,
     cursor: usize,
-    check: Vec<u8>,
     pub received: u64,
     trickled: usize,
     pub keep_alives: u32,
@@ -83,8 +84,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    pub fn new(kind: Kind, disk: &Disk, torrent: usize, n: u32) -> Remote {
-        let of = &disk.torrents[torrent];
+    pub fn new(kind: Kind, of: &Torrent, torrent: usize, n: u32) -> Remote {
         let mut id = *b"-TS0001-000000000000";
         id[16..].copy_from_slice(&n.to_be_bytes());
         let [a, b, ..] = n.to_le_bytes();
@@ -103,6 +103,7 @@ impl Remote {
             latency: Duration::from_millis(20),
             info_hash: *of.info_hash().as_bytes(),
             lengths,
+            content: of.content,
             handshaking: Some(Handshaking::new()),
             decoder: Decoder::new(),
             seen: Have::None,
@@ -114,7 +115,6 @@ impl Remote {
             asked: VecDeque::new(),
             dropped: Vec::new(),
             cursor: 0,
-            check: Vec::new(),
             received: 0,
             trickled: 0,
             keep_alives: 0,
@@ -168,6 +168,11 @@ impl Remote {
         }
     }
 
+    /// How often it does something by itself.
+    pub fn period(&self) -> Duration {
+        Duration::from_secs(if self.kind == Kind::Trickle { 4 } else { 90 })
+    }
+
     /// Every while: honest ones say that they live.
     pub fn tick(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -185,7 +190,7 @@ impl Remote {
     }
 
     /// Takes bytes of the seed; returns what it answers. `now`: seconds.
-    pub fn receive(&mut self, disk: &Disk, mut input: &[u8], now: f64) -> Vec<u8> {
+    pub fn receive(&mut self, mut input: &[u8], now: f64) -> Vec<u8> {
         let mut out = Vec::new();
         if let Some(handshaking) = &mut self.handshaking {
             loop {
@@ -207,7 +212,7 @@ impl Remote {
         let limits = Limits { pieces: self.lengths.piece_count(), max_extended: 10_000 };
         let mut decoder = std::mem::take(&mut self.decoder);
         while let Some(message) = decoder.decode(&mut input, &limits).expect("well-formed messages") {
-            self.take(disk, &message, &mut out, now);
+            self.take(&message, &mut out, now);
         }
         self.decoder = decoder;
         self.ask(&mut out);
@@ -242,7 +247,7 @@ impl Remote {
         }
     }
 
-    fn take(&mut self, disk: &Disk, message: &Message<'_>, out: &mut Vec<u8>, now: f64) {
+    fn take(&mut self, message: &Message<'_>, out: &mut Vec<u8>, now: f64) {
         let count = self.lengths.piece_count();
         let first = std::mem::replace(&mut self.first, false);
         match *message {
@@ -281,9 +286,7 @@ impl Remote {
                     self.asked.remove(at.expect("a reject of what was asked for"));
                 }
             }
-            Message::Piece { piece, begin, data, rest } => {
-                self.block(disk, (piece, begin), data, rest, out, now)
-            }
+            Message::Piece { piece, begin, data, rest } => self.block((piece, begin), data, rest, out, now),
             Message::KeepAlive => self.keep_alives += 1,
             _ => {}
         }
@@ -305,13 +308,13 @@ impl Remote {
     }
 
     /// A fragment of a block came.
-    fn block(&mut self, disk: &Disk, at: (u32, u32), data: &[u8], rest: u32, out: &mut Vec<u8>, now: f64) {
-        assert_eq!(self.kind, Kind::Leecher, "nobody else asks for blocks that exist");
+    fn block(&mut self, at: (u32, u32), data: &[u8], rest: u32, out: &mut Vec<u8>, now: f64) {
+        if self.kind != Kind::Leecher {
+            return;
+        }
         let (piece, begin) = at;
         let offset = u64::from(piece) * u64::from(self.lengths.piece_length()) + u64::from(begin);
-        self.check.resize(data.len(), 0);
-        disk.torrents[self.torrent].content(disk, offset, &mut self.check);
-        assert!(data == &self.check[..], "wrong bytes in piece {piece} at {begin}");
+        assert!(self.content.is(offset, data), "wrong bytes in piece {piece} at {begin}");
         self.received += data.len() as u64;
         let last = u32::try_from(data.len()).expect("a block");
         if rest > 0 {

@@ -30,7 +30,7 @@ fn every_leecher_of_a_swarm_gets_all_of_it_though_there_are_few_slots() {
     for n in 0..12 {
         assert_eq!(world.why(n), Some(&Close::BothSeeds), "peer {n}");
     }
-    let sizes = [world.disk.torrents[one].len, world.disk.torrents[two].len];
+    let sizes = [world.disk.torrents[one].lengths().total(), world.disk.torrents[two].lengths().total()];
     let sent = world.session.uploaded();
     // A little is sent twice: a choke drops what old clients ask for again.
     assert!((8 * sizes[0] + 4 * sizes[1]..9 * sizes[0] + 5 * sizes[1]).contains(&sent), "{sent}");
@@ -182,8 +182,8 @@ fn one_that_asks_and_never_reads_costs_a_send_buffer() {
     // It reads until it is unchoked, then stalls.
     let remote = world.connect_as(Kind::Hoarder, torrent, |_| {});
     world.run(1.0);
-    world.remotes[remote].bandwidth = 0;
-    world.say(remote, bytes);
+    world.set_bandwidth(remote, 0);
+    world.say(remote, &bytes);
     world.run(60.0);
     assert!(world.read <= 300 * KIB, "{} bytes were read", world.read);
     assert!(requests(&world) >= 40);
@@ -201,7 +201,7 @@ fn a_cold_disk_is_read_once_and_peers_wait_for_nothing_else() {
         world.connect_as(Kind::Leecher, torrent, |remote| remote.pipeline = 32);
     }
     world.until(120.0, |world| world.remotes.iter().all(|remote| remote.is_done()));
-    let total = 3 * world.disk.torrents[torrent].len;
+    let total = 3 * world.disk.torrents[torrent].lengths().total();
     assert!(world.disk.reads <= total * 5 / 4, "{} bytes read for {total}", world.disk.reads);
 }
 

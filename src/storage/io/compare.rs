@@ -1,7 +1,8 @@
 //! Comparing the files of a torrent with its record: what is known to be right, and what must be hashed.
 //!
 //! One `stat` a file, no byte read. Files that have not changed since they were hashed need no hashing; of the others
-//! only the pieces that touch them do; what is not there needs none either. Holds one byte a piece and 24 a file
+//! only the pieces that touch them do; what is not there needs none either. Of files that were being written the pieces
+//! on record need none, and of the others those where something was written. Holds one byte a piece and 24 a file
 //! while it works, and only where something differs from the record.
 
 use std::path::Path;
@@ -23,6 +24,10 @@ enum Piece {
     AsRecorded,
     /// It must be hashed.
     Changed,
+    /// It lies in a file that was being written: it must be hashed if it is not on record.
+    Open,
+    /// The same, and some of it was never written.
+    Hole,
     /// Some of it is not there.
     Missing,
 }
@@ -35,8 +40,9 @@ pub(super) fn compare(
     buffer: &mut Vec<u8>,
 ) -> (Option<Box<Record>>, Result<Checked, Trouble>) {
     let mut known = records.find(&info_hash).map(Box::new);
+    let had_data = known.as_ref().is_some_and(|record| record.had_data());
     let verified = known.as_mut().and_then(|record| record.verified.take());
-    let result = against(info_hash, place, known.as_deref(), verified, buffer);
+    let result = against(info_hash, place, known.as_deref(), had_data, verified, buffer);
     (known, result)
 }
 
@@ -44,6 +50,7 @@ fn against(
     info_hash: InfoHash,
     place: &Place,
     known: Option<&Record>,
+    had_data: bool,
     verified: Option<Verified>,
     buffer: &mut Vec<u8>,
 ) -> Result<Checked, Trouble> {
@@ -61,9 +68,14 @@ fn against(
     if (0..layout.file_count()).any(|file| needed(&file))
         && !(0..layout.file_count()).filter(needed).any(present)
     {
-        return Err(missing(&place, known.is_some()));
+        return Err(missing(&place, had_data));
     }
-    let (have, todo, all) = judge(&layout, &stamps, verified);
+    let (have, todo, all) = match verified.filter(|verified| verified.fits(&layout)) {
+        Some(verified) if known.is_some_and(|record| record.open) => {
+            judge_open(&layout, &tree, &stamps, &verified)?
+        }
+        verified => judge(&layout, &stamps, verified),
+    };
     let fingerprint = fingerprint(&stamps);
     Ok(Checked { data: place.data, kept, have, todo, all, stamps, fingerprint })
 }
@@ -101,40 +113,80 @@ fn stamps(tree: &Tree, layout: &Layout, place: &Place) -> Result<Box<[Stamp]>, T
 
 /// What is right, what is to be hashed, and what would be to be hashed without the record.
 fn judge(layout: &Layout, stamps: &[Stamp], verified: Option<Verified>) -> (Have, Have, Have) {
-    let count = layout.lengths().piece_count();
-    let verified =
-        verified.filter(|verified| verified.pieces == count && verified.stamps.len() == stamps.len());
-    let is_short = |file: u32| {
-        let (range, stamp) = (layout.range(file), stamps[file as usize]);
-        layout.is_needed(file) && (stamp == Stamp::ABSENT || stamp.size < range.end - range.start)
-    };
-    let any_short = (0..layout.file_count()).any(is_short);
-    let all = if any_short { whole(layout, stamps, count) } else { Have::All };
+    let all = whole(layout, stamps);
     let Some(verified) = verified else { return (Have::None, all.clone(), all) };
     if *verified.stamps == *stamps {
         return (verified.have, verified.todo, all);
     }
-    let mut pieces = vec![Piece::AsRecorded; count as usize];
+    let mut pieces = vec![Piece::AsRecorded; layout.lengths().piece_count() as usize];
     for file in (0..layout.file_count()).filter(|&file| layout.is_needed(file)) {
         if verified.stamps[file as usize] != stamps[file as usize] {
             mark(&mut pieces, layout.pieces(layout.range(file)), Piece::Changed);
         }
     }
     mark_missing(&mut pieces, layout, stamps);
-    let state = |piece: u32| pieces.get(piece as usize).copied().unwrap_or(Piece::Missing);
-    let have = Have::from_fn(count, |piece| {
-        state(piece) == Piece::AsRecorded && verified.have.contains(piece) && !verified.todo.contains(piece)
-    });
-    let todo = Have::from_fn(count, |piece| match state(piece) {
-        Piece::AsRecorded => verified.todo.contains(piece),
-        Piece::Changed => true,
-        Piece::Missing => false,
-    });
+    let (have, todo) = sort_out(&pieces, &verified);
     (have, todo, all)
 }
 
+/// The same where files were open for writing: what is on record was safe on disk before.
+fn judge_open(
+    layout: &Layout,
+    tree: &Tree,
+    stamps: &[Stamp],
+    verified: &Verified,
+) -> Result<(Have, Have, Have), Trouble> {
+    let mut pieces = vec![Piece::AsRecorded; layout.lengths().piece_count() as usize];
+    let needed = || (0..layout.file_count()).filter(|&file| layout.is_needed(file));
+    let is_open = |file: u32| layout.pieces(layout.range(file)).any(|piece| !verified.have.contains(piece));
+    for file in needed().filter(|&file| is_open(file)) {
+        mark(&mut pieces, layout.pieces(layout.range(file)), Piece::Open);
+    }
+    for file in needed().filter(|&file| is_open(file) && stamps[file as usize] != Stamp::ABSENT) {
+        let range = layout.range(file);
+        tree.holes(layout, file, range.end - range.start, &mut |hole| {
+            let hole = range.start + hole.start..range.start + hole.end;
+            mark(&mut pieces, layout.pieces(hole), Piece::Hole);
+        })?;
+    }
+    for file in needed().filter(|&file| !is_open(file)) {
+        if verified.stamps[file as usize] != stamps[file as usize] {
+            mark(&mut pieces, layout.pieces(layout.range(file)), Piece::Changed);
+        }
+    }
+    mark_missing(&mut pieces, layout, stamps);
+    let (have, todo) = sort_out(&pieces, verified);
+    Ok((have, todo, whole(layout, stamps)))
+}
+
+/// The pieces that are right, and those to be hashed.
+fn sort_out(pieces: &[Piece], verified: &Verified) -> (Have, Have) {
+    let recorded = |piece: u32| verified.have.contains(piece) && !verified.todo.contains(piece);
+    let state = |piece: u32| pieces.get(piece as usize).copied().unwrap_or(Piece::Missing);
+    let have = Have::from_fn(verified.pieces, |piece| {
+        recorded(piece) && matches!(state(piece), Piece::AsRecorded | Piece::Open)
+    });
+    let todo = Have::from_fn(verified.pieces, |piece| match state(piece) {
+        Piece::AsRecorded => verified.todo.contains(piece),
+        Piece::Changed => true,
+        Piece::Open => !recorded(piece),
+        // What was on record and is not there is not to be trusted.
+        Piece::Hole => recorded(piece),
+        Piece::Missing => false,
+    });
+    (have, todo)
+}
+
 /// The pieces of which every byte has a place in a file that is there.
-fn whole(layout: &Layout, stamps: &[Stamp], count: u32) -> Have {
+fn whole(layout: &Layout, stamps: &[Stamp]) -> Have {
+    let is_short = |file: u32| {
+        let (range, stamp) = (layout.range(file), stamps[file as usize]);
+        layout.is_needed(file) && (stamp == Stamp::ABSENT || stamp.size < range.end - range.start)
+    };
+    if !(0..layout.file_count()).any(is_short) {
+        return Have::All;
+    }
+    let count = layout.lengths().piece_count();
     let mut pieces = vec![Piece::Changed; count as usize];
     mark_missing(&mut pieces, layout, stamps);
     Have::from_fn(count, |piece| pieces.get(piece as usize) == Some(&Piece::Changed))
@@ -154,6 +206,13 @@ fn mark_missing(pieces: &mut [Piece], layout: &Layout, stamps: &[Stamp]) {
 fn mark(pieces: &mut [Piece], range: std::ops::Range<u32>, as_what: Piece) {
     if let Some(pieces) = pieces.get_mut(range.start as usize..range.end as usize) {
         pieces.fill(as_what);
+    }
+}
+
+impl Verified {
+    /// Whether it is of a torrent that is cut like this one.
+    fn fits(&self, layout: &Layout) -> bool {
+        self.pieces == layout.lengths().piece_count() && self.stamps.len() == layout.file_count() as usize
     }
 }
 

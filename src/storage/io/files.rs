@@ -7,9 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Advice, Stat, fadvise, fstat, fstatfs};
+use rustix::fs::{Advice, Stat, fadvise, fstat};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv, preadv2};
 
+use super::prepare::is_in_memory;
 use super::tree::{number, stamp_of};
 use crate::storage::resume::Stamp;
 
@@ -125,7 +126,8 @@ impl OpenFile {
     /// what lies beyond the range is only asked for: it comes while the range is sent.
     pub(super) fn warm(&self, offset: u64, len: u64, ahead: u64) -> Result<bool, Errno> {
         if self.mode == ReadMode::Direct {
-            return Ok(offset.saturating_add(len) <= self.stamp.size);
+            // It may have grown since it was opened.
+            return Ok(offset.saturating_add(len) <= number(fstat(&self.fd)?.st_size));
         }
         // One request for all of it: the reads below would otherwise bring it in piecemeal.
         let _ = fadvise(&self.fd, offset, std::num::NonZeroU64::new(len.max(ahead)), Advice::WillNeed);
@@ -168,10 +170,7 @@ impl Modes {
 }
 
 fn probe(fd: &OwnedFd) -> ReadMode {
-    // linux/magic.h: tmpfs, ramfs.
-    const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
-    let kind = fstatfs(fd).map_or(0, |statfs| number(statfs.f_type));
-    if IN_MEMORY.contains(&kind) {
+    if is_in_memory(fd) {
         return ReadMode::Direct;
     }
     let mut byte = [0];

@@ -1,7 +1,7 @@
-//! Hashing pieces against the hashes in the .torrent, one at a time and in small reads.
+//! Hashing pieces against the hashes in the .torrent: a whole one from disk in small reads, or as it is received.
 //!
-//! Read first: BEP 3 ("pieces"). Holds a layout, three descriptors and a few KiB of hashes while a check goes on; the
-//! buffer for content is the caller's.
+//! Read first: BEP 3 ("pieces"), BEP 47 (padding is zeros). Holds a layout, three descriptors and a few KiB of hashes
+//! for a torrent, and a hundred bytes for a piece that is begun; the buffer for content is the caller's.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -12,10 +12,13 @@ use rustix::io::{Errno, pread};
 use sha1::{Digest, Sha1};
 
 use super::Place;
+use super::fault::attempt;
 use super::tree::{Tree, blame, exists, ident_of, missing, number, open_torrent};
 use crate::have::Have;
 use crate::ident::Ident;
 use crate::metainfo::{self, MAX_TORRENT, Metainfo};
+use crate::piece::PieceIndex;
+use crate::storage::intake::Write;
 use crate::storage::{Layout, Trouble};
 
 /// Bytes read at a time: small enough for a router's cache, large enough that the system call does not count.
@@ -23,6 +26,25 @@ pub(super) const CHUNK: usize = 128 * 1024;
 
 /// Hashes of the .torrent read at a time.
 const HASHES: usize = 200;
+
+/// Bytes of a block that has a digest of its own: what clients ask for.
+const BLOCK: usize = crate::piece::BLOCK as usize;
+
+/// A piece that is hashed as far as it is known.
+pub(super) struct Begun {
+    piece: PieceIndex,
+    /// Bytes hashed.
+    at: u32,
+    sha: Sha1,
+}
+
+/// What reading content needs.
+pub(super) struct Reader<'a> {
+    /// Of [`CHUNK`] bytes, or none yet.
+    pub(super) buffer: &'a mut Vec<u8>,
+    /// Called between two reads.
+    pub(super) between: &'a mut dyn FnMut(),
+}
 
 /// A torrent whose pieces are being hashed.
 pub(super) struct Hashing {
@@ -117,34 +139,60 @@ pub(super) fn parse_torrent(place: &Place, buffer: &mut Vec<u8>) -> Result<(Owne
     Ok((fd, metainfo))
 }
 
+impl Begun {
+    pub(super) fn new(piece: PieceIndex) -> Begun {
+        Begun { piece, at: 0, sha: Sha1::new() }
+    }
+
+    pub(super) fn piece(&self) -> PieceIndex {
+        self.piece
+    }
+
+    /// Bytes hashed.
+    pub(super) fn at(&self) -> u32 {
+        self.at
+    }
+}
+
 impl Hashing {
     pub(super) fn open(place: &Place, buffer: &mut Vec<u8>) -> Result<Hashing, Trouble> {
         let (torrent, metainfo) = parse_torrent(place, buffer)?;
         let tree = Tree::open(place, metainfo.multi_file)?;
-        Ok(Hashing {
-            torrent,
-            tree,
-            hashes_at: metainfo.hashes_at,
-            layout: Layout::new(&metainfo, place.data.clone()),
-            place: place.clone(),
-            open: None,
-            hashes: Vec::new(),
-            hashes_from: 0,
-        })
+        let layout = Layout::new(&metainfo, place.data.clone());
+        Ok(Hashing::new(place, torrent, metainfo.hashes_at, layout, tree))
+    }
+
+    pub(super) fn new(
+        place: &Place,
+        torrent: OwnedFd,
+        hashes_at: u32,
+        layout: Layout,
+        tree: Tree,
+    ) -> Hashing {
+        let place = place.clone();
+        Hashing { place, torrent, hashes_at, layout, tree, open: None, hashes: Vec::new(), hashes_from: 0 }
     }
 
     /// Whether it is of that place, whose .torrent is still the same file.
     pub(super) fn is_of(&self, place: &Place) -> bool {
+        self.is_at(place) && fstat(&self.torrent).is_ok_and(|stat| ident_of(&stat).matches(&place.ident))
+    }
+
+    /// Whether it is of that place, as far as can be told without asking the system.
+    pub(super) fn is_at(&self, place: &Place) -> bool {
         let same = |one: &Arc<Path>, other: &Arc<Path>| Arc::ptr_eq(one, other) || one == other;
         same(&self.place.torrent, &place.torrent)
             && same(&self.place.data, &place.data)
             && same(&self.place.root, &place.root)
             && self.place.ident.matches(&place.ident)
-            && fstat(&self.torrent).is_ok_and(|stat| ident_of(&stat).matches(&place.ident))
     }
 
     pub(super) fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
     }
 
     /// Lets go of the file read last, so that a disk can be unmounted and a file that came since is seen.
@@ -152,40 +200,123 @@ impl Hashing {
         self.open = None;
     }
 
-    /// Whether a piece is right; one that is not all there is wrong. `between` is called between two reads.
-    pub(super) fn piece(
-        &mut self,
-        index: u32,
-        buffer: &mut Vec<u8>,
-        between: &mut dyn FnMut(),
-    ) -> Result<bool, Trouble> {
+    /// Whether a piece is right; one that is not all there is wrong.
+    pub(super) fn piece(&mut self, index: u32, reader: &mut Reader<'_>) -> Result<bool, Trouble> {
         let lengths = self.layout.lengths();
         let Some(piece) = lengths.piece(index) else { return Ok(false) };
-        let expected = self.hash(index)?;
-        let mut sha = Sha1::new();
-        if buffer.len() < CHUNK {
-            *buffer = vec![0; CHUNK];
+        // A .torrent that has changed is told before its content is read.
+        self.hash(index)?;
+        let mut begun = Begun::new(piece);
+        let short = self.advance(&mut begun, lengths.size(piece), &[], &[], reader)?;
+        Ok(short.is_none() && self.is_right(begun)?)
+    }
+
+    /// Hashes a piece on, up to its first `ready` bytes: from memory what is among `fragments`, which lie in `bytes` and
+    /// are of this piece, in order and without overlap; the rest from disk. Tells a file that ends before that; then, as
+    /// after trouble, the piece must be begun anew.
+    pub(super) fn advance(
+        &mut self,
+        begun: &mut Begun,
+        ready: u32,
+        fragments: &[Write],
+        bytes: &[u8],
+        reader: &mut Reader<'_>,
+    ) -> Result<Option<u32>, Trouble> {
+        let start = self.layout.lengths().offset(begun.piece);
+        let mut fragments = fragments.iter().peekable();
+        while begun.at < ready {
+            let at = begun.at;
+            while fragments.next_if(|next| next.begin + next.len <= at).is_some() {}
+            let (until, memory) = match fragments.peek() {
+                Some(next) if next.begin <= at => {
+                    let until = (next.begin + next.len).min(ready);
+                    let from = (next.at + (at - next.begin)) as usize;
+                    (until, bytes.get(from..from + (until - at) as usize))
+                }
+                Some(next) => (next.begin.min(ready), None),
+                None => (ready, None),
+            };
+            let (from, len) = (start + u64::from(at), u64::from(until - at));
+            if let Some(short) = self.feed(&mut begun.sha, from, len, memory, reader)? {
+                return Ok(Some(short));
+            }
+            begun.at = until;
         }
-        let mut left = lengths.size(piece);
+        Ok(None)
+    }
+
+    /// Whether a piece that was hashed to its end has the hash of the .torrent.
+    pub(super) fn is_right(&mut self, begun: Begun) -> Result<bool, Trouble> {
+        let expected = self.hash(begun.piece.index())?;
+        Ok(begun.sha.finalize().as_slice() == expected)
+    }
+
+    /// The trouble with a file that ends before what was written to it.
+    pub(super) fn cut(&self, file: u32) -> Trouble {
+        blame(Trouble::Changed(self.layout.path(file)), &self.place)
+    }
+
+    /// The first eight bytes of the SHA-1 of each block of a piece, as it is on disk.
+    pub(super) fn digests(
+        &mut self,
+        piece: PieceIndex,
+        reader: &mut Reader<'_>,
+    ) -> Result<Box<[u64]>, Trouble> {
+        let lengths = self.layout.lengths();
+        let (start, size) = (lengths.offset(piece), u64::from(lengths.size(piece)));
+        let mut digests = Vec::with_capacity(usize::try_from(size).map_or(0, |size| size.div_ceil(BLOCK)));
+        for at in (0..size).step_by(BLOCK) {
+            let mut sha = Sha1::new();
+            let len = (size - at).min(BLOCK as u64);
+            if let Some(short) = self.feed(&mut sha, start + at, len, None, reader)? {
+                return Err(self.cut(short));
+            }
+            let [a, b, c, d, e, f, g, h, ..] = <[u8; 20]>::from(sha.finalize());
+            digests.push(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
+        }
+        Ok(digests.into())
+    }
+
+    /// Hashes a range of the torrent that is in `memory`, or else on disk. Padding is zeros, whatever was received.
+    /// Tells the file that ends before the range does.
+    fn feed(
+        &mut self,
+        sha: &mut Sha1,
+        offset: u64,
+        len: u64,
+        memory: Option<&[u8]>,
+        reader: &mut Reader<'_>,
+    ) -> Result<Option<u32>, Trouble> {
         let Hashing { layout, tree, open, place, .. } = self;
-        for span in layout.spans(lengths.offset(piece), u64::from(left)) {
-            if span.pad {
-                zeros(&mut sha, span.len);
-                left = left.saturating_sub(u32::try_from(span.len).unwrap_or(left));
+        let mut memory = memory;
+        let mut left = len;
+        for span in layout.spans(offset, len) {
+            let here = memory.as_mut().and_then(|memory| memory.split_off(..usize::try_from(span.len).ok()?));
+            if span.pad || here.is_some() {
+                match here {
+                    Some(bytes) if !span.pad => sha.update(bytes),
+                    _ => zeros(sha, span.len),
+                }
+                left -= span.len;
                 continue;
             }
-            let Some(file) = opened(open, tree, layout, place, span.file)? else { return Ok(false) };
+            if reader.buffer.len() < CHUNK {
+                *reader.buffer = vec![0; CHUNK];
+            }
+            let Some(file) = opened(open, tree, layout, place, span.file)? else {
+                return Ok(Some(span.file));
+            };
             let (mut at, end) = (span.offset, span.offset + span.len);
             while at < end {
                 let want = usize::try_from(end - at).map_or(CHUNK, |rest| rest.min(CHUNK));
-                match pread(file, &mut buffer[..want], at) {
-                    Ok(0) => return Ok(false),
+                match attempt().and_then(|()| pread(file, &mut reader.buffer[..want], at)) {
+                    Ok(0) => return Ok(Some(span.file)),
                     Ok(read) => {
-                        sha.update(&buffer[..read]);
+                        sha.update(&reader.buffer[..read]);
                         at += read as u64;
-                        left = left.saturating_sub(u32::try_from(read).unwrap_or(left));
+                        left -= read as u64;
                         if left > 0 {
-                            between();
+                            (reader.between)();
                         }
                     }
                     Err(Errno::INTR) => {}
@@ -193,7 +324,7 @@ impl Hashing {
                 }
             }
         }
-        Ok(left == 0 && sha.finalize().as_slice() == expected)
+        Ok(None)
     }
 
     /// The hash of a piece as the .torrent has it.
@@ -211,7 +342,8 @@ impl Hashing {
                 let offset = u64::from(self.hashes_at) + u64::from(index) * 20;
                 let mut read = 0;
                 while read < self.hashes.len() {
-                    match pread(&self.torrent, &mut self.hashes[read..], offset + read as u64) {
+                    let hashes = &mut self.hashes[read..];
+                    match attempt().and_then(|()| pread(&self.torrent, hashes, offset + read as u64)) {
                         Ok(0) => break,
                         Ok(n) => read += n,
                         Err(Errno::INTR) => {}
@@ -279,13 +411,14 @@ pub fn check(torrent: &Path, data: &Path, progress: &mut dyn FnMut(u64, u64)) ->
     let mut hashing = Hashing::open(&place, &mut buffer)?;
     let name = metainfo::parse(&buffer).map_err(|_| Trouble::TorrentChanged)?.name;
     buffer = Vec::new();
+    let mut reader = Reader { buffer: &mut buffer, between: &mut || {} };
     let lengths = hashing.layout.lengths();
     let (pieces, total) = (lengths.piece_count(), lengths.total());
     let mut right = vec![false; pieces as usize];
     let mut done = 0;
     progress(0, total);
     for piece in (0..pieces).filter_map(|index| lengths.piece(index)) {
-        right[piece.index() as usize] = hashing.piece(piece.index(), &mut buffer, &mut || {})?;
+        right[piece.index() as usize] = hashing.piece(piece.index(), &mut reader)?;
         done += u64::from(lengths.size(piece));
         progress(done, total);
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::{Errno, pread};
 
+use super::fault::attempt;
 use super::tree::number;
 use crate::metainfo::InfoHash;
 use crate::storage::resume::{
@@ -40,14 +41,6 @@ pub(super) struct Records {
     stale: bool,
     /// The last error has been logged.
     told: bool,
-    disk: Disk,
-}
-
-/// The system calls of the writer, so that tests can make each of them fail.
-#[derive(Default)]
-struct Disk {
-    #[cfg(test)]
-    faults: Option<tests::Faults>,
 }
 
 /// What was found in a file.
@@ -71,7 +64,6 @@ impl Records {
             pending_bytes: 0,
             stale: false,
             told: false,
-            disk: Disk::default(),
         };
         let Some(directory) = records.directory.clone() else { return records };
         let path = directory.join("resume");
@@ -110,6 +102,11 @@ impl Records {
         self.find(info_hash)?.verified?.stamps.get(file as usize).copied()
     }
 
+    /// Whether some of a torrent's data was there.
+    pub(super) fn had_data(&self, info_hash: &InfoHash) -> bool {
+        self.find(info_hash).is_some_and(|record| record.had_data())
+    }
+
     /// Takes a changed record, to be written at the next flush. Without `verified`, that and the path of the data
     /// stay as they are on record.
     pub(super) fn insert(&mut self, mut record: Record) {
@@ -117,6 +114,7 @@ impl Records {
             && let Some(old) = self.find(&record.info_hash)
         {
             record.verified = old.verified;
+            record.open = old.open;
             record.data = record.data.or(old.data);
         }
         let body = record.encode();
@@ -198,23 +196,23 @@ impl Records {
     fn write(&mut self, directory: &Path) -> io::Result<()> {
         let (new, current, old) =
             (directory.join("resume.new"), directory.join("resume"), directory.join("resume.old"));
-        self.disk.create_directory(directory)?;
-        let file = self.disk.create(&new)?;
+        create_directory(directory)?;
+        let file = create(&new)?;
         let index = self.copy(&file)?;
-        self.disk.sync(&file)?;
-        match self.disk.rename(&current, &old) {
+        sync(&file)?;
+        match rename(&current, &old) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             answer => answer?,
         }
-        self.disk.rename(&new, &current)?;
+        rename(&new, &current)?;
         // From here on the new file is the one, whether or not its name is safe on disk yet.
         self.file = Some(file);
         self.index = index;
         self.pending = BTreeMap::new();
         self.pending_bytes = 0;
         self.stale = true;
-        let directory = self.disk.open_directory(directory)?;
-        self.disk.sync(&directory)?;
+        let directory = open_directory(directory)?;
+        sync(&directory)?;
         self.stale = false;
         Ok(())
     }
@@ -231,7 +229,7 @@ impl Records {
             out.extend_from_slice(&resume::frame(body));
             out.extend_from_slice(body);
             if out.len() >= BLOCK {
-                self.disk.write(file, out)?;
+                write(file, out)?;
                 written += out.len() as u64;
                 out.clear();
                 out.shrink_to(BLOCK);
@@ -259,71 +257,54 @@ impl Records {
             }
         }
         out.extend_from_slice(&resume::foot(u32::try_from(index.len()).unwrap_or(u32::MAX)));
-        self.disk.write(file, &out)?;
+        write(file, &out)?;
         index.shrink_to_fit();
         Ok(index)
     }
 }
 
-impl Disk {
-    fn create_directory(&self, path: &Path) -> io::Result<()> {
-        use std::os::unix::fs::DirBuilderExt;
-        self.step()?;
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
-    }
+fn create_directory(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    attempt()?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
 
-    fn create(&self, path: &Path) -> io::Result<OwnedFd> {
-        self.step()?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?)
-    }
+fn create(path: &Path) -> io::Result<OwnedFd> {
+    attempt()?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?)
+}
 
-    fn open_directory(&self, path: &Path) -> io::Result<OwnedFd> {
-        self.step()?;
-        Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
-    }
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    attempt()?;
+    Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
 
-    fn write(&self, file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            self.step()?;
-            match rustix::io::write(file, bytes) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(n) => bytes = &bytes[n..],
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn sync(&self, file: &OwnedFd) -> io::Result<()> {
-        self.step()?;
-        match rustix::fs::fsync(file) {
-            // A file system that has nothing to sync.
-            Err(Errno::INVAL | Errno::ROFS) => Ok(()),
-            answer => Ok(answer?),
+fn write(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        attempt()?;
+        match rustix::io::write(file, bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
+    Ok(())
+}
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step()?;
-        std::fs::rename(from, to)
+fn sync(file: &OwnedFd) -> io::Result<()> {
+    attempt()?;
+    match rustix::fs::fsync(file) {
+        // A file system that has nothing to sync.
+        Err(Errno::INVAL | Errno::ROFS) => Ok(()),
+        answer => Ok(answer?),
     }
+}
 
-    #[cfg(not(test))]
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "the seam at which tests make calls fail"
-    )]
-    fn step(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    #[cfg(test)]
-    fn step(&self) -> io::Result<()> {
-        self.faults.as_ref().map_or(Ok(()), tests::Faults::step)
-    }
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    attempt()?;
+    std::fs::rename(from, to)
 }
 
 /// Looks through a resume file: what it holds, and whether that is all it held.
@@ -450,38 +431,14 @@ fn read_at(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> Result<usize, Errno
 
 #[cfg(test)]
 mod tests {
+    use super::super::fault::tests::Faults;
     use super::super::tests::Temp;
     use super::*;
     use crate::have::Have;
     use crate::storage::resume::Verified;
     use crate::storage::resume::tests::{hash, record};
-    use std::cell::Cell;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-
-    /// What happens at the n-th system call of the writer.
-    pub(super) struct Faults {
-        left: Cell<u32>,
-        /// No call after it succeeds either: the process has been killed.
-        dead: bool,
-    }
-
-    impl Faults {
-        pub(super) fn step(&self) -> io::Result<()> {
-            match self.left.get() {
-                0 if self.dead => Err(io::Error::from_raw_os_error(5)),
-                0 => Ok(()),
-                1 => {
-                    self.left.set(0);
-                    Err(io::Error::from_raw_os_error(28))
-                }
-                left => {
-                    self.left.set(left - 1);
-                    Ok(())
-                }
-            }
-        }
-    }
 
     fn at(temp: &Temp) -> Records {
         Records::open(Some(temp.path("state")))
@@ -506,6 +463,7 @@ mod tests {
         let mut records = at(&temp);
         assert_eq!(records.index.len(), 5);
         records.insert(Record { uploaded: 9, verified: None, ..record(3) });
+        records.insert(Record { verified: None, open: false, ..record(5) });
         records.insert(record(4));
         records.remove(hash(200));
         records.remove(hash(77));
@@ -552,7 +510,7 @@ mod tests {
                 let mut records = at(&temp);
                 before().into_iter().for_each(|record| records.insert(record));
                 records.flush().unwrap();
-                records.disk.faults = Some(Faults { left: Cell::new(n), dead });
+                let faults = Faults::at(n, Errno::NOSPC, dead);
                 records.insert(with_files(2, 2));
                 records.insert(with_files(4, 2));
                 records.remove(hash(3));
@@ -566,6 +524,7 @@ mod tests {
                 assert!(result.is_err() || is(after()), "call {n}");
                 drop(now);
                 assert_eq!(records.find(&hash(4)), Some(with_files(4, 2)), "what was told is not forgotten");
+                drop(faults);
                 if !dead {
                     records.flush().unwrap();
                     let now = at(&temp);
@@ -666,7 +625,7 @@ mod tests {
     fn many_changes_are_bounded_in_memory_and_written_with_few_syncs() {
         let temp = Temp::new();
         let mut records = at(&temp);
-        records.disk.faults = Some(Faults { left: Cell::new(u32::MAX), dead: false });
+        let faults = Faults::at(u32::MAX, Errno::NOSPC, false);
         for n in 0..1000u32 {
             let mut bytes = [0; 20];
             bytes[..4].copy_from_slice(&n.wrapping_mul(0x9e37_79b9).to_be_bytes());
@@ -675,7 +634,7 @@ mod tests {
             assert!(records.pending_bytes <= PENDING);
         }
         records.flush().unwrap();
-        let calls = u32::MAX - records.disk.faults.as_ref().unwrap().left.get();
+        let calls = faults.calls();
         assert!(calls < 60, "{calls} calls");
         assert_eq!(records.index.len(), 1000);
         assert_eq!(records.index.capacity() * size_of::<(InfoHash, u32)>(), 24_000);

@@ -9,9 +9,19 @@ pub(crate) struct Temp(PathBuf);
 
 impl Temp {
     pub(crate) fn new() -> Temp {
+        Temp::below(std::env::temp_dir())
+    }
+
+    /// One where nothing waits for a disk, if there is such a place.
+    pub(crate) fn in_memory() -> Temp {
+        let memory = Path::new("/dev/shm");
+        Temp::below(if memory.is_dir() { memory.into() } else { std::env::temp_dir() })
+    }
+
+    fn below(directory: PathBuf) -> Temp {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("meshseed-test-{}-{number}", std::process::id()));
+        let path = directory.join(format!("meshseed-test-{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
         Temp(fs::canonicalize(path).unwrap())
@@ -46,27 +56,28 @@ impl Drop for Temp {
     }
 }
 
-use crate::storage::resume::Verified;
+use crate::have::Have;
+use crate::storage::resume::{Stamp, Verified};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use sha1::{Digest, Sha1};
 use std::io::IoSliceMut;
 use std::os::unix::fs::symlink;
 
 /// A thread with a torrent directory, a data root and a state directory of its own.
-struct World {
-    temp: Temp,
-    storage: Storage,
+pub(super) struct World {
+    pub(super) temp: Temp,
+    pub(super) storage: Storage,
 }
 
 /// A torrent in it.
 #[derive(Clone)]
-struct Torrent {
-    info_hash: InfoHash,
-    place: Place,
-    pieces: u32,
+pub(super) struct Torrent {
+    pub(super) info_hash: InfoHash,
+    pub(super) place: Place,
+    pub(super) pieces: u32,
 }
 
-fn piece_hashes(content: &[u8], piece: usize) -> Vec<u8> {
+pub(super) fn piece_hashes(content: &[u8], piece: usize) -> Vec<u8> {
     content.chunks(piece).flat_map(|piece| Sha1::digest(piece).to_vec()).collect()
 }
 
@@ -75,28 +86,37 @@ fn ident(path: &Path) -> Ident {
 }
 
 /// Sets a file's time of change.
-fn touch(path: &Path, seconds: i64, nanos: u32) {
+pub(super) fn touch(path: &Path, seconds: i64, nanos: u32) {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
     let times = Timestamps { last_access: time, last_modification: time };
     utimensat(CWD, path, &times, AtFlags::empty()).unwrap();
 }
 
 impl World {
-    fn new() -> World {
-        let temp = Temp::new();
+    pub(super) fn new() -> World {
+        World::within(Temp::new())
+    }
+
+    pub(super) fn within(temp: Temp) -> World {
         fs::create_dir_all(temp.path("root")).unwrap();
         let storage = Storage::start(Some(temp.path("state"))).unwrap();
         World { temp, storage }
     }
 
     /// The same after the daemon was killed.
-    fn restarted(self) -> World {
+    pub(super) fn restarted(self) -> World {
         let World { temp, .. } = self;
         let storage = Storage::start(Some(temp.path("state"))).unwrap();
         World { temp, storage }
     }
 
-    fn write_torrent(&self, name: &str, piece: usize, files: &[(&str, u64)], hashes: &[u8]) -> Torrent {
+    pub(super) fn write_torrent(
+        &self,
+        name: &str,
+        piece: usize,
+        files: &[(&str, u64)],
+        hashes: &[u8],
+    ) -> Torrent {
         let mut info = b"d".to_vec();
         if let [("", length)] = files {
             info.extend(format!("6:lengthi{length}e").bytes());
@@ -106,6 +126,8 @@ impl World {
                 info.push(b'd');
                 if path.starts_with(".pad") {
                     info.extend(b"4:attr1:p");
+                } else if path.ends_with(".sh") {
+                    info.extend(b"4:attr1:x");
                 }
                 info.extend(format!("6:lengthi{length}e4:pathl").bytes());
                 path.split('/').for_each(|part| info.extend(format!("{}:{part}", part.len()).bytes()));
@@ -133,7 +155,7 @@ impl World {
     }
 
     /// A torrent and its data.
-    fn torrent(&self, name: &str, piece: usize, files: &[(&str, &[u8])]) -> Torrent {
+    pub(super) fn torrent(&self, name: &str, piece: usize, files: &[(&str, &[u8])]) -> Torrent {
         let content: Vec<u8> = files.iter().flat_map(|(_, bytes)| bytes.to_vec()).collect();
         for (path, bytes) in
             files.iter().filter(|(path, bytes)| !path.starts_with(".pad") && !bytes.is_empty())
@@ -144,12 +166,12 @@ impl World {
         self.write_torrent(name, piece, &lengths, &piece_hashes(&content, piece))
     }
 
-    fn ask(&self, job: Job) -> Done {
+    pub(super) fn ask(&self, job: Job) -> Done {
         self.storage.try_submit(job).unwrap();
         smol::block_on(self.storage.next())
     }
 
-    fn check_with(&self, torrent: &Torrent) -> (Option<Box<Record>>, Result<Checked, Trouble>) {
+    pub(super) fn check_with(&self, torrent: &Torrent) -> (Option<Box<Record>>, Result<Checked, Trouble>) {
         let (info_hash, place) = (torrent.info_hash, torrent.place.clone());
         let Done::Checked { key: 1, known, result } = self.ask(Job::Check { key: 1, info_hash, place })
         else {
@@ -158,11 +180,11 @@ impl World {
         (known, result)
     }
 
-    fn check(&self, torrent: &Torrent) -> Result<Checked, Trouble> {
+    pub(super) fn check(&self, torrent: &Torrent) -> Result<Checked, Trouble> {
         self.check_with(torrent).1
     }
 
-    fn verify(&self, torrent: &Torrent, pieces: Range<u32>) -> (Vec<bool>, Option<Trouble>) {
+    pub(super) fn verify(&self, torrent: &Torrent, pieces: Range<u32>) -> (Vec<bool>, Option<Trouble>) {
         let (mut all, mut next) = (Vec::new(), pieces.start);
         while next < pieces.end {
             let job = Job::Verify { key: 1, place: torrent.place.clone(), pieces: next..pieces.end };
@@ -180,7 +202,7 @@ impl World {
         (all, None)
     }
 
-    fn record(&self, torrent: &Torrent, checked: &Checked, have: Have, todo: Have) {
+    pub(super) fn record(&self, torrent: &Torrent, checked: &Checked, have: Have, todo: Have) {
         let verified = Verified { pieces: torrent.pieces, have, todo, stamps: checked.stamps.clone() };
         let mut record = Record::new(torrent.info_hash);
         record.complete = true;
@@ -189,7 +211,7 @@ impl World {
     }
 
     /// Checks, hashes what must be, and puts it on record.
-    fn settle(&self, torrent: &Torrent) -> Have {
+    pub(super) fn settle(&self, torrent: &Torrent) -> Have {
         let checked = self.check(torrent).unwrap();
         let mut have = checked.have.clone();
         for piece in (0..torrent.pieces).filter(|&piece| checked.todo.contains(piece)) {
@@ -202,7 +224,14 @@ impl World {
         have
     }
 
-    fn read(&self, torrent: &Torrent, path: &str, file: u32, at: u64, len: u64) -> Result<OpenFile, Trouble> {
+    pub(super) fn read(
+        &self,
+        torrent: &Torrent,
+        path: &str,
+        file: u32,
+        at: u64,
+        len: u64,
+    ) -> Result<OpenFile, Trouble> {
         let job = Job::Read {
             key: 1,
             peer: 9,
@@ -224,7 +253,7 @@ impl World {
     }
 }
 
-fn numbers(have: &Have, pieces: u32) -> Vec<u32> {
+pub(super) fn numbers(have: &Have, pieces: u32) -> Vec<u32> {
     (0..pieces).filter(|&piece| have.contains(piece)).collect()
 }
 
@@ -357,7 +386,7 @@ fn another_torrent_in_the_place_of_the_one_loaded_is_noticed() {
     let torrent = world.torrent("t", 10, &[("a", &[1; 60])]);
     let changed = || Err(Trouble::TorrentChanged);
     let layout = |torrent: &Torrent| match world.ask(Job::Layout { key: 1, place: torrent.place.clone() }) {
-        Done::LaidOut { result, .. } => result.map(|layout| layout.path(0)),
+        Done::LaidOut { result, .. } => result.map(|laid_out| laid_out.layout.path(0)),
         _ => panic!("another answer"),
     };
     assert_eq!(layout(&torrent), Ok(world.temp.path("root/t/a")));

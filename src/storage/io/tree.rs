@@ -1,25 +1,35 @@
-//! Opening what is to be read: .torrent files as the user names them, content never outside its tree.
+//! Opening files: .torrent files as the user names them, content never outside its tree.
 //!
 //! Read first: openat2(2). Where the kernel has no `openat2` (below 5.6), and for absolute links that stay inside,
-//! the path is resolved first and then walked without following a link. Holds no memory.
+//! the path is resolved first and then walked without following a link. What is made is made in a directory that was
+//! reached so, and never through a link. Holds no memory.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, openat, openat2, statat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat, fchmod, fstat, fsync, mkdirat,
+    openat, openat2, seek, statat,
+};
 use rustix::io::Errno;
 
 use super::Place;
+use super::fault::attempt;
 use crate::ident::Ident;
 use crate::storage::resume::Stamp;
 use crate::storage::{Layout, Trouble};
 
 /// How files are opened: a FIFO in the place of a file must not block, a terminal must not become ours.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+/// The same for what is to be written.
+const WRITE: OFlags = OFlags::RDWR.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// For looking at what is there without reading it.
 const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
@@ -64,6 +74,24 @@ impl Tree {
         }
     }
 
+    /// The same for writing: a folder that the user has named need not be there yet, the directory it stands in must.
+    pub(super) fn make(place: &Place, multi_file: bool) -> Result<Tree, Trouble> {
+        let (root, data) = (root_of(place), &*place.data);
+        if multi_file && root != &*place.root {
+            match attempt().and_then(|()| mkdirat(CWD, data, Mode::from_raw_mode(0o777))) {
+                Ok(()) => {
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                    // As well as it can be done; there is nothing in it yet.
+                    let _ = openat(CWD, root, flags, Mode::empty()).and_then(fsync);
+                }
+                Err(Errno::EXIST) => {}
+                Err(Errno::NOENT | Errno::NOTDIR) => return Err(Trouble::RootAbsent(root.into())),
+                Err(error) => return Err(Trouble::of(data, error)),
+            }
+        }
+        Tree::open(place, multi_file)
+    }
+
     /// The path of a file below the base, and whole.
     fn paths(&self, layout: &Layout, file: u32) -> (PathBuf, PathBuf) {
         let name = layout.name(file);
@@ -71,29 +99,34 @@ impl Tree {
         (below, layout.path(file))
     }
 
-    /// A file as it is now; [`Stamp::ABSENT`] where there is none, or something else than a file.
-    pub(super) fn stamp(&self, layout: &Layout, file: u32) -> Result<Stamp, Trouble> {
+    /// A file as it is now; `None` where there is none, or something else than a file.
+    pub(super) fn stat(&self, layout: &Layout, file: u32) -> Result<Option<Stat>, Trouble> {
         let (below, path) = self.paths(layout, file);
         let found = match &self.base {
             None => statat(CWD, &below, AtFlags::empty()),
             Some((_, fd)) => match statat(fd, &below, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_symlink() => {
-                    self.open_beneath(&below, LOOK).and_then(rustix::fs::fstat)
+                    self.open_beneath(&below, LOOK).and_then(fstat)
                 }
                 found => found,
             },
         };
         match found {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(stamp_of(&stat)),
-            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Ok(Stamp::ABSENT),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(Some(stat)),
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Ok(None),
             Err(error) => Err(Trouble::of(&path, error)),
         }
+    }
+
+    /// The same as a stamp.
+    pub(super) fn stamp(&self, layout: &Layout, file: u32) -> Result<Stamp, Trouble> {
+        Ok(self.stat(layout, file)?.map_or(Stamp::ABSENT, |stat| stamp_of(&stat)))
     }
 
     /// Opens a file for reading; `None` where there is none.
     pub(super) fn file(&self, layout: &Layout, file: u32) -> Result<Option<(OwnedFd, Stat)>, Trouble> {
         let (below, path) = self.paths(layout, file);
-        self.regular(&below, &path)
+        self.regular(&below, &path, READ)
     }
 
     /// The same by its path.
@@ -102,21 +135,144 @@ impl Tree {
             None => path,
             Some((base, _)) => path.strip_prefix(base).map_err(|_| Trouble::Outside(path.into()))?,
         };
-        self.regular(below, path)
+        self.regular(below, path, READ)
     }
 
-    fn regular(&self, below: &Path, path: &Path) -> Result<Option<(OwnedFd, Stat)>, Trouble> {
-        let opened = match &self.base {
-            None => openat(CWD, below, READ, Mode::empty()),
-            Some(_) => self.open_beneath(below, READ),
-        };
-        match opened.and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat))) {
+    /// Opens a file for writing. It is made where it is not there, and so are the directories that lead to it. Tells
+    /// whether it was made.
+    pub(super) fn output(&self, layout: &Layout, file: u32) -> Result<(OwnedFd, Stat, bool), Trouble> {
+        let (below, path) = self.paths(layout, file);
+        let executable = layout.is_executable(file);
+        if let Some((fd, stat)) = self.regular(&below, &path, WRITE)? {
+            let mode = Mode::from_raw_mode(stat.st_mode);
+            if executable && !mode.contains(Mode::XUSR) {
+                // Whoever may read it may run it. A file system without such modes does without.
+                let run = Mode::from_raw_mode((stat.st_mode & 0o444) >> 2);
+                let _ = fchmod(&fd, mode | run);
+            }
+            return Ok((fd, stat, false));
+        }
+        let mode = Mode::from_raw_mode(if executable { 0o777 } else { 0o666 });
+        match self.create(&below, mode).and_then(|fd| fstat(&fd).map(|stat| (fd, stat))) {
+            Ok((fd, stat)) => Ok((fd, stat, true)),
+            // A link that leads nowhere.
+            Err(Errno::EXIST) => Err(Trouble::NotAFile(path)),
+            Err(error) => Err(Trouble::of(&path, error)),
+        }
+    }
+
+    /// Puts it on disk that a file was made. `done` holds the directories of which that is known.
+    pub(super) fn sync_name(
+        &self,
+        layout: &Layout,
+        file: u32,
+        done: &mut BTreeSet<PathBuf>,
+    ) -> Result<(), Trouble> {
+        let (below, path) = self.paths(layout, file);
+        for directory in below.ancestors().skip(1) {
+            if done.contains(directory) {
+                break;
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let opened = match &self.base {
+                None => openat(CWD, directory, flags, Mode::empty()),
+                Some((_, fd)) if directory == Path::new("") => openat(fd, ".", flags, Mode::empty()),
+                Some(_) => self.open_beneath(directory, flags),
+            };
+            match opened.and_then(|fd| attempt().and_then(|()| fsync(fd))) {
+                // A file system that has nothing to sync, a directory that may not be listed.
+                Ok(()) | Err(Errno::INVAL | Errno::ACCESS) => {}
+                Err(error) => return Err(Trouble::of(&path, error)),
+            }
+            done.insert(directory.into());
+            if self.base.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of the holes in the first `len` bytes of a file: nobody has written there. A file system that does not
+    /// know of any has none.
+    pub(super) fn holes(
+        &self,
+        layout: &Layout,
+        file: u32,
+        len: u64,
+        each: &mut dyn FnMut(Range<u64>),
+    ) -> Result<(), Trouble> {
+        let Some((fd, _)) = self.file(layout, file)? else { return Ok(()) };
+        let mut at = 0;
+        while at < len {
+            match seek(&fd, SeekFrom::Data(at)) {
+                Ok(data) if data > at => {
+                    each(at..data.min(len));
+                    at = data;
+                }
+                Ok(_) => match seek(&fd, SeekFrom::Hole(at)) {
+                    Ok(hole) if hole > at => at = hole,
+                    _ => break,
+                },
+                Err(Errno::NXIO) => {
+                    each(at..len);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn regular(&self, below: &Path, path: &Path, flags: OFlags) -> Result<Option<(OwnedFd, Stat)>, Trouble> {
+        let opened = attempt().and_then(|()| match &self.base {
+            None => openat(CWD, below, flags, Mode::empty()),
+            Some(_) => self.open_beneath(below, flags),
+        });
+        match opened.and_then(|fd| fstat(&fd).map(|stat| (fd, stat))) {
             Ok((fd, stat)) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(Some((fd, stat))),
-            // A socket or a device without a driver.
-            Ok(_) | Err(Errno::NXIO) => Err(Trouble::NotAFile(path.into())),
+            // A socket or a device without a driver; a directory that was to be written.
+            Ok(_) | Err(Errno::NXIO | Errno::ISDIR) => Err(Trouble::NotAFile(path.into())),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Ok(None),
             Err(error) => Err(Trouble::of(path, error)),
         }
+    }
+
+    fn create(&self, below: &Path, mode: Mode) -> Result<OwnedFd, Errno> {
+        let name = below.file_name().ok_or(Errno::ISDIR)?;
+        let parent = below.parent().unwrap_or(Path::new(""));
+        let directory = match &self.base {
+            None => openat(CWD, parent, LOOK | OFlags::DIRECTORY, Mode::empty())?,
+            Some((_, fd)) => self.directory(fd, parent)?,
+        };
+        attempt()?;
+        openat(directory, name, WRITE | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, mode)
+    }
+
+    /// Opens a directory below the base; what is not there of the way to it is made.
+    fn directory(&self, base: &OwnedFd, below: &Path) -> Result<OwnedFd, Errno> {
+        let look = LOOK | OFlags::DIRECTORY;
+        if below != Path::new("") {
+            match self.open_beneath(below, look) {
+                Err(Errno::NOENT) => {}
+                found => return found,
+            }
+        }
+        let mut at = openat(base, ".", look, Mode::empty())?;
+        let mut reached = PathBuf::new();
+        for name in below.components() {
+            reached.push(name);
+            at = match self.open_beneath(&reached, look) {
+                Err(Errno::NOENT) => {
+                    attempt()?;
+                    match mkdirat(&at, name.as_os_str(), Mode::from_raw_mode(0o777)) {
+                        Ok(()) | Err(Errno::EXIST) => self.open_beneath(&reached, look)?,
+                        Err(error) => return Err(error),
+                    }
+                }
+                found => found?,
+            };
+        }
+        Ok(at)
     }
 
     fn open_beneath(&self, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -174,7 +330,7 @@ pub(super) fn exists(path: &Path) -> Result<bool, Errno> {
 /// Opens a .torrent, or what stands beside it.
 pub(super) fn open_torrent(path: &Path) -> Result<(OwnedFd, Stat), Errno> {
     let fd = openat(CWD, path, READ, Mode::empty())?;
-    let stat = rustix::fs::fstat(&fd)?;
+    let stat = fstat(&fd)?;
     Ok((fd, stat))
 }
 
@@ -216,7 +372,7 @@ pub fn sidecar(torrent: &Path) -> Result<Option<PathBuf>, String> {
 /// A file's identity from what `stat` returned.
 pub(super) fn ident_of(stat: &Stat) -> Ident {
     let stamp = stamp_of(stat);
-    let [a, b, c, d, ..] = seconds(stat.st_ctime).to_le_bytes();
+    let [a, b, c, d, ..] = signed(stat.st_ctime).to_le_bytes();
     Ident {
         inode: number(stat.st_ino),
         size: stamp.size,
@@ -230,7 +386,7 @@ pub(super) fn ident_of(stat: &Stat) -> Ident {
 pub(super) fn stamp_of(stat: &Stat) -> Stamp {
     Stamp {
         size: number(stat.st_size),
-        mtime_secs: seconds(stat.st_mtime),
+        mtime_secs: signed(stat.st_mtime),
         mtime_nanos: u32::try_from(number(stat.st_mtime_nsec)).unwrap_or(0),
     }
 }
@@ -240,7 +396,7 @@ pub(super) fn number(field: impl TryInto<u64>) -> u64 {
     field.try_into().unwrap_or(0)
 }
 
-fn seconds(field: impl TryInto<i64>) -> i64 {
+pub(super) fn signed(field: impl TryInto<i64>) -> i64 {
     field.try_into().unwrap_or(0)
 }
 

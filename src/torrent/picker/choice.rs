@@ -7,10 +7,10 @@ use std::ops::Range;
 
 use super::begun::{Access, Begun};
 use super::taken::round;
-use super::{BLOCK, Claim, Picker};
+use super::{Claim, Picker};
 use crate::have::Have;
 use crate::peer::PeerKey;
-use crate::piece::Block;
+use crate::piece::{BLOCK, Block};
 
 /// Free pieces looked at for the rarest. Exact for most torrents; where there are more, a piece that only one in a hundred
 /// has still is found soon after the first few dozen choices.
@@ -131,7 +131,7 @@ impl Picker {
     /// Begins the rarest pieces of those looked at, as many as are needed.
     fn pick_new(&mut self, peer: PeerKey, has: &Have, ours: &Have, end: usize, out: &mut Vec<Block>) {
         let epoch = self.epoch;
-        if self.sources.get(&peer).is_some_and(|source| source.vain == Some(epoch)) {
+        if self.sources.get(&peer).is_some_and(|source| source.vain == Some(epoch)) || !self.has_room() {
             return;
         }
         let per_piece = self.lengths.piece_length().div_ceil(BLOCK) as usize;

@@ -16,16 +16,12 @@ use std::ops::Range;
 
 use crate::have::Have;
 use crate::peer::PeerKey;
-use crate::piece::{Block, Lengths};
+use crate::piece::{BLOCK, Block, Lengths};
 use crate::random::Random;
 use availability::Availability;
 use begun::{Access, Begun, Fragment, NOBODY};
 use blame::Failures;
 use taken::Taken;
-
-/// What is asked for at a time, as all clients do: some close the connection when it is more. The last block of a piece
-/// may be shorter.
-pub const BLOCK: u32 = 16 * 1024;
 
 /// What begun pieces may take, in blocks of 8 bytes, 512 KiB: forty peers each with a piece of 16 MiB of their own. With more,
 /// pieces on which nobody works keep a bit a block; who sent their blocks is forgotten.
@@ -263,9 +259,12 @@ impl Picker {
     fn has_room(&mut self) -> bool {
         let more = self.lengths.piece_length().div_ceil(BLOCK) as usize + PIECE_COST;
         while self.load > 0 && self.load + more > MAX_BLOCKS {
-            let idle = |(_, begun): &(&u32, &Begun)| begun.is_idle() && begun.access == Access::Anyone;
-            let Some((&piece, begun)) = self.begun.iter().find(idle) else { return false };
-            let bits = begun.parked();
+            let idle = |begun: &&Begun| begun.is_idle() && begun.access == Access::Anyone;
+            let mut open =
+                self.open.iter().filter_map(|&piece| Some((piece, self.begun.get(&piece).filter(idle)?)));
+            let Some((piece, bits)) = open.next().map(|(piece, begun)| (piece, begun.parked())) else {
+                return false;
+            };
             self.end(piece);
             self.parked.insert(piece, bits);
         }

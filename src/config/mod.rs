@@ -3,9 +3,11 @@
 //! Every default stands here, in `Config::default`; `config/meshseed.toml` explains the same to users. Keys of parts
 //! that do not exist yet are unknown keys. Holds the few strings of one file.
 
+mod entry;
+
 use std::ffi::OsStr;
-use std::fmt::{self, Display, Write};
-use std::net::{IpAddr, Ipv6Addr};
+use std::fmt::{Display, Write};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,17 +15,17 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use log::LevelFilter;
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Entries of one list: more is a mistake, and each watched tree, peer or tracker costs work all the time.
-const MAX_LIST: usize = 64;
+use entry::{Entry, absolute, host_and_port, line_of, local, ports, tracker_url};
+
+pub use entry::Error;
 
 /// Bytes of a socket's path that the kernel takes (`sun_path`, less the closing zero).
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Every key, in the order of `config/meshseed.toml`.
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 31] = [
     "torrents",
     "data",
     "layout",
@@ -35,7 +37,9 @@ const KEYS: [&str; 24] = [
     "listen.port",
     "listen.addresses",
     "limits.upload",
+    "limits.download",
     "limits.local-upload",
+    "limits.local-download",
     "limits.local",
     "limits.peers",
     "limits.peers-per-torrent",
@@ -44,14 +48,19 @@ const KEYS: [&str; 24] = [
     "limits.open-files",
     "limits.dials-per-second",
     "limits.memory",
+    "disk.free-floor",
+    "disk.preallocate",
+    "disk.require-mount",
     "trackers.enabled",
     "trackers.also",
+    "seed.superseed",
+    "webseeds.enabled",
     "log.to",
     "log.level",
 ];
 
 /// The sections among them.
-const SECTIONS: [&str; 4] = ["listen", "limits", "trackers", "log"];
+const SECTIONS: [&str; 7] = ["listen", "limits", "disk", "trackers", "seed", "webseeds", "log"];
 
 /// The configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +85,14 @@ pub struct Config {
     pub listen: Listen,
     /// `[limits]`
     pub limits: Limits,
+    /// `[disk]`
+    pub disk: Disk,
     /// `[trackers]`
     pub trackers: Trackers,
+    /// `[seed]`
+    pub seed: Seed,
+    /// `[webseeds]`
+    pub webseeds: WebSeeds,
     /// `[log]`
     pub log: Log,
 }
@@ -109,8 +124,12 @@ pub struct Listen {
 pub struct Limits {
     /// To peers that are not local, bytes a second.
     pub upload: u64,
+    /// From whom is not local, web seeds among them, bytes a second.
+    pub download: u64,
     /// To local peers, bytes a second.
     pub local_upload: u64,
+    /// From local peers, bytes a second.
+    pub local_download: u64,
     /// `on-link` or prefixes: who is local.
     pub local: Vec<String>,
     /// Connections in all.
@@ -129,6 +148,28 @@ pub struct Limits {
     pub memory: u64,
 }
 
+/// How the disk is treated that content is fetched to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Bytes that stay free: nothing is written that would leave less.
+    pub free_floor: u64,
+    /// A file takes all its room before its first byte is fetched.
+    pub preallocate: bool,
+    /// Where nothing is written at all.
+    pub require_mount: RequireMount,
+}
+
+/// Which file systems are refused, so that a disk that is not mounted does not fill a router's flash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequireMount {
+    /// The one that holds `/overlay`.
+    Auto,
+    /// The root file system, and those that lie in memory.
+    Always,
+    /// None.
+    Never,
+}
+
 /// Trackers beside what the torrents say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trackers {
@@ -136,6 +177,20 @@ pub struct Trackers {
     pub enabled: bool,
     /// URLs added to every torrent that is not private.
     pub also: Vec<String>,
+}
+
+/// How what we have is given away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed {
+    /// A torrent that nobody else has is given out a piece at a time (BEP 16).
+    pub superseed: bool,
+}
+
+/// Web servers that have a torrent's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WebSeeds {
+    /// Whether those that a torrent names are asked.
+    pub enabled: bool,
 }
 
 /// Where log lines go and which.
@@ -156,17 +211,6 @@ pub enum LogTo {
     Stderr,
 }
 
-/// What is wrong with a configuration: one sentence with line, key and what would be right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error {
-    /// From 1.
-    pub line: usize,
-    /// The key with its section; empty where the text is no TOML.
-    pub key: String,
-    /// What is wrong and what would be right.
-    pub reason: String,
-}
-
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -181,7 +225,9 @@ impl Default for Config {
             listen: Listen { port: 6881..=6889, addresses: Vec::new() },
             limits: Limits {
                 upload: 0,
+                download: 0,
                 local_upload: 0,
+                local_download: 0,
                 local: vec!["on-link".to_owned()],
                 peers: 200,
                 peers_per_torrent: 40,
@@ -191,9 +237,18 @@ impl Default for Config {
                 dials_per_second: 5,
                 memory: 16 << 20,
             },
+            disk: Disk::default(),
             trackers: Trackers { enabled: true, also: Vec::new() },
+            seed: Seed { superseed: false },
+            webseeds: WebSeeds { enabled: true },
             log: Log { to: LogTo::Syslog, level: LevelFilter::Info },
         }
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Disk {
+        Disk { free_floor: 64 << 20, preallocate: false, require_mount: RequireMount::Auto }
     }
 }
 
@@ -290,7 +345,9 @@ impl Config {
         );
         let limits = &self.limits;
         line("limits.upload", rate_text(limits.upload));
+        line("limits.download", rate_text(limits.download));
         line("limits.local-upload", rate_text(limits.local_upload));
+        line("limits.local-download", rate_text(limits.local_download));
         line("limits.local", or_none(&limits.local));
         line("limits.peers", limits.peers.to_string());
         line("limits.peers-per-torrent", limits.peers_per_torrent.to_string());
@@ -299,8 +356,13 @@ impl Config {
         line("limits.open-files", limits.open_files.to_string());
         line("limits.dials-per-second", limits.dials_per_second.to_string());
         line("limits.memory", format!("{} bytes", limits.memory));
-        line("trackers.enabled", if self.trackers.enabled { "yes" } else { "no" }.to_owned());
+        line("disk.free-floor", floor_text(self.disk.free_floor));
+        line("disk.preallocate", yes_or_no(self.disk.preallocate));
+        line("disk.require-mount", self.disk.require_mount.explain().to_owned());
+        line("trackers.enabled", yes_or_no(self.trackers.enabled));
         line("trackers.also", or_none(&self.trackers.also));
+        line("seed.superseed", yes_or_no(self.seed.superseed));
+        line("webseeds.enabled", yes_or_no(self.webseeds.enabled));
         line("log.to", if self.log.to == LogTo::Syslog { "syslog" } else { "stderr" }.to_owned());
         line("log.level", self.log.level.as_str().to_ascii_lowercase());
         text
@@ -349,7 +411,9 @@ impl Config {
                 self.listen.addresses = texts.iter().filter_map(|text| text.parse().ok()).collect();
             }
             "limits.upload" => self.limits.upload = entry.rate()?,
+            "limits.download" => self.limits.download = entry.rate()?,
             "limits.local-upload" => self.limits.local_upload = entry.rate()?,
+            "limits.local-download" => self.limits.local_download = entry.rate()?,
             "limits.local" => self.limits.local = entry.list(local)?,
             "limits.peers" => self.limits.peers = entry.count(1..=65_535)?,
             "limits.peers-per-torrent" => self.limits.peers_per_torrent = entry.count(1..=65_535)?,
@@ -357,9 +421,24 @@ impl Config {
             "limits.uploads-per-torrent" => self.limits.uploads_per_torrent = entry.count(1..=65_535)?,
             "limits.open-files" => self.limits.open_files = entry.count(1..=65_535)?,
             "limits.dials-per-second" => self.limits.dials_per_second = entry.count(1..=1000)?,
-            "limits.memory" => self.limits.memory = entry.memory()?,
+            "limits.memory" => {
+                self.limits.memory = entry.size(1 << 20, "a size of at least \"1M\", such as \"16M\"")?;
+            }
+            "disk.free-floor" => {
+                self.disk.free_floor = entry.size(0, "a size such as \"64M\", \"1.5G\" or \"0\" (none)")?;
+            }
+            "disk.preallocate" => self.disk.preallocate = entry.flag()?,
+            "disk.require-mount" => {
+                self.disk.require_mount = match entry.flag_or("auto")? {
+                    None => RequireMount::Auto,
+                    Some(true) => RequireMount::Always,
+                    Some(false) => RequireMount::Never,
+                }
+            }
             "trackers.enabled" => self.trackers.enabled = entry.flag()?,
             "trackers.also" => self.trackers.also = entry.list(tracker_url)?,
+            "seed.superseed" => self.seed.superseed = entry.flag()?,
+            "webseeds.enabled" => self.webseeds.enabled = entry.flag()?,
             "log.to" => {
                 self.log.to = entry.choice(&[("syslog", LogTo::Syslog), ("stderr", LogTo::Stderr)])?
             }
@@ -371,7 +450,7 @@ impl Config {
                     ("debug", LevelFilter::Debug),
                 ])?;
             }
-            _ => return Err(entry.unknown()),
+            _ => return Err(unknown(entry)),
         }
         Ok(())
     }
@@ -406,6 +485,16 @@ impl SaveAs {
     }
 }
 
+impl RequireMount {
+    fn explain(self) -> &'static str {
+        match self {
+            RequireMount::Auto => "nothing is written to the file system that holds /overlay",
+            RequireMount::Always => "nothing is written to the root file system or into memory",
+            RequireMount::Never => "every file system is written to",
+        }
+    }
+}
+
 impl FromStr for Listen {
     type Err = String;
 
@@ -422,164 +511,6 @@ impl FromStr for Listen {
     }
 }
 
-impl Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.key.is_empty() {
-            return write!(f, "line {}: {}", self.line, self.reason);
-        }
-        write!(f, "line {}: {}: {}", self.line, self.key, self.reason)
-    }
-}
-
-impl std::error::Error for Error {}
-
-/// One `key = value` of the text.
-struct Entry<'a> {
-    /// With its section: `limits.upload`.
-    key: String,
-    line: usize,
-    value: &'a Spanned<DeValue<'a>>,
-}
-
-impl Entry<'_> {
-    fn refuse(&self, reason: &str) -> Error {
-        Error { line: self.line, key: self.key.clone(), reason: reason.to_owned() }
-    }
-
-    fn wrong_type(&self, right: &str) -> Error {
-        self.refuse(&format!("expected {right}, not {}", kind(self.value.get_ref())))
-    }
-
-    fn unknown(&self) -> Error {
-        let split = |key: &'static str| key.split_once('.').unwrap_or(("", key));
-        let (section, name) = self.key.split_once('.').unwrap_or(("", &self.key));
-        let here =
-            || KEYS.iter().map(|key| split(key)).filter(|(place, _)| *place == section).map(|(_, key)| key);
-        // Two slips of the finger, but not so many that any short word is near to any other.
-        let near = |known: &&str| distance(name, known) <= 2.min(name.len() / 3);
-        if let Some(known) = here().find(near) {
-            return self.refuse(&format!("unknown key; did you mean \"{known}\"?"));
-        }
-        if let Some(known) = SECTIONS.into_iter().find(|known| section.is_empty() && near(known)) {
-            return self.refuse(&format!("unknown section; did you mean [{known}]?"));
-        }
-        if let Some((place, _)) = KEYS.iter().map(|key| split(key)).find(|(_, key)| *key == name) {
-            return self.refuse(&match place {
-                "" => "unknown key here; it stands above the first [section]".to_owned(),
-                _ => format!("unknown key here; it stands in [{place}]"),
-            });
-        }
-        let known = here().collect::<Vec<_>>().join(", ");
-        self.refuse(&match section {
-            "" => {
-                format!("unknown key or section; known are {known}, and the sections {}", SECTIONS.join(", "))
-            }
-            _ => format!("unknown key; known in [{section}] are {known}"),
-        })
-    }
-
-    fn text(&self) -> Result<&str, Error> {
-        self.value.get_ref().as_str().ok_or_else(|| self.wrong_type("a text in quotes"))
-    }
-
-    fn flag(&self) -> Result<bool, Error> {
-        self.value.get_ref().as_bool().ok_or_else(|| self.wrong_type("true or false"))
-    }
-
-    fn count(&self, range: RangeInclusive<u32>) -> Result<u32, Error> {
-        let right = format!("a whole number from {} to {}", range.start(), range.end());
-        let number = self.integer().ok_or_else(|| self.wrong_type(&right))?;
-        u32::try_from(number)
-            .ok()
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| self.refuse(&format!("{number} is not {right}")))
-    }
-
-    fn integer(&self) -> Option<i128> {
-        let integer = self.value.get_ref().as_integer()?;
-        i128::from_str_radix(integer.as_str(), integer.radix()).ok()
-    }
-
-    /// A text, or a whole number as people write where a unit is not needed.
-    fn amount(&self, right: &str) -> Result<String, Error> {
-        match self.integer() {
-            Some(number) => Ok(number.to_string()),
-            None => self.value.get_ref().as_str().map(str::to_owned).ok_or_else(|| self.wrong_type(right)),
-        }
-    }
-
-    fn rate(&self) -> Result<u64, Error> {
-        let right = "bytes a second such as \"0\" (no limit), \"50k\" or \"1.5M\"";
-        let text = self.amount(right)?;
-        scaled(&text, 1000).ok_or_else(|| self.refuse(&format!("{text:?} is not {right}")))
-    }
-
-    fn memory(&self) -> Result<u64, Error> {
-        let right = "a size of at least \"1M\", such as \"16M\"";
-        let text = self.amount(right)?;
-        let size = scaled(&text, 1024).filter(|size| *size >= 1 << 20);
-        size.ok_or_else(|| self.refuse(&format!("{text:?} is not {right}")))
-    }
-
-    fn ports(&self) -> Result<RangeInclusive<u16>, Error> {
-        let right = "a port such as \"6881\", a range such as \"6881-6889\", or \"0\" for any";
-        let text = self.amount(right)?;
-        ports(&text).ok_or_else(|| self.refuse(&format!("{text:?} is not {right}")))
-    }
-
-    /// An absolute path, or `None` for "".
-    fn path(&self) -> Result<Option<PathBuf>, Error> {
-        let text = self.text()?;
-        match (text.is_empty(), absolute(text)) {
-            (true, _) => Ok(None),
-            (false, None) => Ok(Some(PathBuf::from(text))),
-            (false, Some(right)) => Err(self.refuse(&format!("{text:?} is not {right}"))),
-        }
-    }
-
-    fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Error> {
-        let text = self.text()?;
-        choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice).ok_or_else(|| {
-            let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
-            self.refuse(&format!("{text:?} is not one of {}", names.join(", ")))
-        })
-    }
-
-    /// A list of texts, each accepted by `check`, which otherwise says what would be right.
-    fn list(&self, check: fn(&str) -> Option<&'static str>) -> Result<Vec<String>, Error> {
-        let wrong = || self.wrong_type("a list of texts such as [\"…\", \"…\"]");
-        let array = self.value.get_ref().as_array().ok_or_else(wrong)?;
-        if array.len() > MAX_LIST {
-            return Err(self.refuse(&format!("at most {MAX_LIST} entries, not {}", array.len())));
-        }
-        array
-            .iter()
-            .map(|item| {
-                let text = item.get_ref().as_str().ok_or_else(wrong)?;
-                match check(text) {
-                    None => Ok(text.to_owned()),
-                    Some(right) => Err(self.refuse(&format!("{text:?} is not {right}"))),
-                }
-            })
-            .collect()
-    }
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
-}
-
-fn kind(value: &DeValue) -> &'static str {
-    match value {
-        DeValue::String(_) => "a text",
-        DeValue::Integer(_) | DeValue::Float(_) => "a number",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a section",
-    }
-}
-
 fn list(items: impl Iterator<Item = impl Display>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
@@ -592,83 +523,41 @@ fn rate_text(rate: u64) -> String {
     if rate == 0 { "no limit".to_owned() } else { format!("{rate} bytes a second") }
 }
 
-/// Decimal digits alone: `parse` would take a sign as well.
-fn number(text: &str) -> Option<u16> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+fn yes_or_no(flag: bool) -> String {
+    if flag { "yes" } else { "no" }.to_owned()
 }
 
-/// `"0"`, `"50k"`, `"1.5M"`, `"2G"` as bytes, exactly (no floating point, of which small routers have none).
-fn scaled(text: &str, thousand: u64) -> Option<u64> {
-    let (digits, unit) = match text.as_bytes().last()? {
-        b'k' | b'K' => (&text[..text.len() - 1], thousand),
-        b'M' => (&text[..text.len() - 1], thousand * thousand),
-        b'G' => (&text[..text.len() - 1], thousand * thousand * thousand),
-        _ => (text, 1),
-    };
-    let (whole, part) = match digits.split_once('.') {
-        Some((whole, part)) if unit > 1 && (1..=6).contains(&part.len()) => (whole, part),
-        Some(_) => return None,
-        None => (digits, ""),
-    };
-    if whole.is_empty() || !whole.bytes().chain(part.bytes()).all(|byte| byte.is_ascii_digit()) {
-        return None;
+fn floor_text(floor: u64) -> String {
+    if floor == 0 { "a disk may be filled".to_owned() } else { format!("{floor} bytes of a disk stay free") }
+}
+
+/// What a key that is none of ours was most likely meant to be.
+fn unknown(entry: &Entry) -> Error {
+    let split = |key: &'static str| key.split_once('.').unwrap_or(("", key));
+    let (section, name) = entry.key.split_once('.').unwrap_or(("", &entry.key));
+    let here =
+        || KEYS.iter().map(|key| split(key)).filter(|(place, _)| *place == section).map(|(_, key)| key);
+    // Two slips of the finger, but not so many that any short word is near to any other.
+    let near = |known: &&str| distance(name, known) <= 2.min(name.len() / 3);
+    if let Some(known) = here().find(near) {
+        return entry.refuse(&format!("unknown key; did you mean \"{known}\"?"));
     }
-    let mut bytes = whole.parse::<u64>().ok()?.checked_mul(unit)?;
-    if !part.is_empty() {
-        let tenths = 10_u64.pow(u32::try_from(part.len()).ok()?);
-        bytes = bytes.checked_add(part.parse::<u64>().ok()?.checked_mul(unit)? / tenths)?;
+    if let Some(known) = SECTIONS.into_iter().find(|known| section.is_empty() && near(known)) {
+        return entry.refuse(&format!("unknown section; did you mean [{known}]?"));
     }
-    Some(bytes)
-}
-
-fn absolute(text: &str) -> Option<&'static str> {
-    (!text.starts_with('/') || text.contains('\0')).then_some("an absolute path: begin it with /")
-}
-
-/// A port, a range of ports, or 0 for any.
-fn ports(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    match (number(first)?, number(last)?) {
-        (0, last) if last != 0 => None,
-        (first, last) => (first <= last).then_some(first..=last),
+    if let Some((place, _)) = KEYS.iter().map(|key| split(key)).find(|(_, key)| *key == name) {
+        return entry.refuse(&match place {
+            "" => "unknown key here; it stands above the first [section]".to_owned(),
+            _ => format!("unknown key here; it stands in [{place}]"),
+        });
     }
-}
-
-fn host_and_port(text: &str) -> Option<&'static str> {
-    let right = Some("\"host:port\", such as \"10.0.0.7:6881\", \"[fd00::7]:6881\" or \"node.mesh:6881\"");
-    let Some((host, port)) = text.rsplit_once(':') else { return right };
-    let host_is_right = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        // A link-local address carries its interface: fe80::1%br-lan.
-        Some(v6) => v6.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
-        None => {
-            (1..=253).contains(&host.len())
-                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+    let known = here().collect::<Vec<_>>().join(", ");
+    entry.refuse(&match section {
+        "" => {
+            format!("unknown key or section; known are {known}, and the sections {}", SECTIONS.join(", "))
         }
-    };
-    if host_is_right && number(port).is_some_and(|port| port > 0) { None } else { right }
-}
-
-fn local(text: &str) -> Option<&'static str> {
-    if text == "on-link" {
-        return None;
-    }
-    let (address, length) =
-        text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
-    let most = address.parse().ok().map(|address: IpAddr| if address.is_ipv4() { 32 } else { 128 });
-    let right = match (most, length) {
-        (None, _) => false,
-        (Some(_), None) => true,
-        (Some(most), Some(length)) => number(length).is_some_and(|length| length <= most),
-    };
-    (!right).then_some("\"on-link\" or a prefix such as \"10.0.0.0/8\" or \"fd00::/8\"")
-}
-
-fn tracker_url(text: &str) -> Option<&'static str> {
-    let rest = ["http://", "https://", "udp://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-    let right = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':']))
-        && text.len() <= 2048
-        && text.bytes().all(|byte| byte.is_ascii_graphic());
-    (!right).then_some("a tracker's URL such as \"http://tracker.mesh:6969/announce\"")
+        _ => format!("unknown key; known in [{section}] are {known}"),
+    })
 }
 
 /// Levenshtein's, to guess what a mistyped key was meant to be.
@@ -700,7 +589,7 @@ mod tests {
 
     #[test]
     fn the_commented_default_file_is_the_default_and_names_every_key_once() {
-        let text = include_str!("../config/meshseed.toml");
+        let text = include_str!("../../config/meshseed.toml");
         assert_eq!(Config::parse(text), Ok(Config::default()));
         let mut section = String::new();
         let mut keys = Vec::new();
@@ -733,11 +622,14 @@ mod tests {
             peers = ["10.0.0.1:6881", "[fe80::1%br-lan]:1", "node.mesh:80"]
             listen.port = 7000
             listen.addresses = ["127.0.0.1", "::1"]
-            limits = { upload = "1.5M", local-upload = "50k", local = ["on-link", "10.0.0.0/8", "fd00::1"], peers = 1,
+            limits = { upload = "1.5M", download = "2M", local-upload = "50k", local-download = 7, local = ["on-link", "10.0.0.0/8", "fd00::1"], peers = 1,
               peers-per-torrent = 2, uploads = 3, uploads-per-torrent = 4, open-files = 5, dials-per-second = 6,
               memory = "2.5M" }
+            disk = { free-floor = "1.5G", preallocate = true, require-mount = true }
             trackers.enabled = false
             trackers.also = ["http://t/announce", "udp://[fd00::1]:6969"]
+            seed.superseed = true
+            webseeds.enabled = false
             log.to = "stderr"
             log.level = "debug"
             "#,
@@ -758,7 +650,9 @@ mod tests {
             },
             limits: Limits {
                 upload: 1_500_000,
+                download: 2_000_000,
                 local_upload: 50_000,
+                local_download: 7,
                 local: vec!["on-link".into(), "10.0.0.0/8".into(), "fd00::1".into()],
                 peers: 1,
                 peers_per_torrent: 2,
@@ -768,10 +662,13 @@ mod tests {
                 dials_per_second: 6,
                 memory: 2_621_440,
             },
+            disk: Disk { free_floor: 3 << 29, preallocate: true, require_mount: RequireMount::Always },
             trackers: Trackers {
                 enabled: false,
                 also: vec!["http://t/announce".into(), "udp://[fd00::1]:6969".into()],
             },
+            seed: Seed { superseed: true },
+            webseeds: WebSeeds { enabled: false },
             log: Log { to: LogTo::Stderr, level: LevelFilter::Debug },
         };
         assert_eq!(config, expected);
@@ -813,6 +710,18 @@ mod tests {
             ("layout = \"4\"", "layout: \"4\" is not one of \"torrent\", \"name\", \"both\", \"auto\""),
             ("control = \"\"", "control: the socket needs a path"),
             ("trackers.enabled = 1", "trackers.enabled: expected true or false, not a number"),
+            (
+                "disk.free-floor = -1",
+                "disk.free-floor: \"-1\" is not a size such as \"64M\", \"1.5G\" or \"0\" (none)",
+            ),
+            (
+                "disk.require-mount = \"true\"",
+                "disk.require-mount: \"true\" is not \"auto\", or true or false without quotes",
+            ),
+            (
+                "disk.require-mount = 1",
+                "disk.require-mount: expected \"auto\", or true or false without quotes, not a number",
+            ),
         ] {
             assert_eq!(refused(text), format!("line 1: {error}"));
         }
@@ -841,6 +750,8 @@ mod tests {
             ("limits.local", &["[\"lan\"]", "[\"10.0.0.0/33\"]", "[\"fd00::/129\"]", "[\"10.0.0.0/\"]"]),
             ("limits.peers", &["0", "65536", "1.0"]),
             ("limits.memory", &["\"0\"", "\"100k\"", "\"16 M\""]),
+            ("disk.free-floor", &["\"\"", "\"some\"", "true", "\"64MB\""]),
+            ("disk.preallocate", &["\"no\"", "0"]),
             (
                 "trackers.also",
                 &["[\"ftp://a\"]", "[\"http://\"]", "[\"http://a b\"]", "[\"http:///announce\"]"],
@@ -865,7 +776,7 @@ mod tests {
         assert!(refused("a\u{0}b").starts_with("line 1: "));
         for end in 0..700 {
             // Whatever is cut off: no panic.
-            let text = include_str!("../config/meshseed.toml");
+            let text = include_str!("../../config/meshseed.toml");
             let _ = Config::parse(text.get(..text.len() - end).unwrap_or(""));
         }
     }
@@ -917,6 +828,17 @@ mod tests {
         }
         let beside = SaveAs::Auto.data_path(torrent, "film", false, None);
         assert_eq!(beside, Path::new("/etc/torrents/sub/film"));
+    }
+
+    #[test]
+    fn a_mount_is_required_by_itself_always_or_never() {
+        let read = |value: &str| {
+            Config::parse(&format!("[disk]\nrequire-mount = {value}")).unwrap().disk.require_mount
+        };
+        assert_eq!(
+            [read("\"auto\""), read("true"), read("false")],
+            [RequireMount::Auto, RequireMount::Always, RequireMount::Never]
+        );
     }
 
     #[test]
