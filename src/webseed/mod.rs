@@ -315,9 +315,9 @@ impl WebSeeds {
     pub fn status(&self, now: Instant) -> impl Iterator<Item = SeedStatus> {
         self.seeds.iter().map(move |seed| {
             let (state, next) = match seed.state {
-                State::Idle => ("at hand", None),
                 State::Busy => ("asked", None),
-                State::Resting(until) => ("rests", Some(until.saturating_duration_since(now).as_secs())),
+                State::Resting(until) if until > now => ("rests", Some((until - now).as_secs())),
+                State::Idle | State::Resting(_) => ("at hand", None),
                 State::Banned => ("given up", None),
             };
             SeedStatus { url: seed.url.to_string(), state, next, trouble: seed.trouble.clone() }
@@ -513,6 +513,31 @@ mod tests {
         assert!(seeds.ended(key, &gone, false, now).is_none());
         assert!(seeds.ended(key, &Ended::Done, true, now).is_none());
         assert!(seeds.ended(key, &gone, false, now).is_some());
+    }
+
+    #[test]
+    fn each_is_told_with_its_state_and_what_was_wrong_last() {
+        let now = start();
+        let mut seeds = web_seeds(&["http://a/", "http://b/", "http://c/", "http://d/"]);
+        let [_, b, c, d] = [0, 1, 2, 3].map(|at: usize| seeds.seeds[at].key);
+        seeds.begin(b);
+        seeds.ended(c, &Ended::Busy(Some(7)), false, now);
+        seeds.ban(d);
+        let told = |now| -> Vec<_> {
+            let status = |seed: SeedStatus| (seed.state, seed.next.is_some(), seed.trouble);
+            seeds.status(now).map(status).collect()
+        };
+        let (busy, banned) = ("it has too much to do".into(), Some("it sends wrong data".into()));
+        assert_eq!(
+            told(now),
+            [
+                ("at hand", false, None),
+                ("asked", false, None),
+                ("rests", true, Some(busy)),
+                ("given up", false, banned)
+            ]
+        );
+        assert_eq!(told(now + seconds(9))[2].0, "at hand");
     }
 
     #[test]
