@@ -117,7 +117,14 @@ impl Choker {
     pub fn tick(&mut self, peers: &mut [Contender], slots: Slots, now: u32) {
         self.ticks = (self.ticks + 1) % CYCLE;
         let third = u32::from(self.ticks % 3);
-        self.assign(peers, slots, |slots| (slots.div_ceil(3) + third) / 3, |peer| peer.is_safe(now), true, now);
+        self.assign(
+            peers,
+            slots,
+            |slots| (slots.div_ceil(3) + third) / 3,
+            |peer| peer.is_safe(now),
+            true,
+            now,
+        );
     }
 
     /// At once when a peer became interested or left: gives free slots to those that wait, takes none from anybody who
