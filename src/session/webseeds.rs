@@ -14,9 +14,10 @@ use super::{CHOKE_ROUND, Job, SWEEP, Session, Timer};
 use crate::have::Have;
 use crate::http::Url;
 use crate::peer::{Peer, PeerKey};
+use crate::piece::BLOCK;
 use crate::storage::Layout;
 use crate::storage::io::Job as StorageJob;
-use crate::torrent::picker::{BLOCK, Picker};
+use crate::torrent::picker::Picker;
 use crate::torrent::{State, TorrentKey};
 use crate::webseed::{Ended, Taken, WebFetch, WebSeed, WebSeeds};
 
@@ -382,7 +383,7 @@ mod tests {
     use crate::metainfo::{InfoHash, Summary};
     use crate::peer::Close;
     use crate::peer::wire::{Message, Reserved};
-    use crate::piece::Lengths;
+    use crate::piece::{BLOCK, Lengths};
     use crate::session::Settings;
     use crate::storage::io::{Checked, Done, Hashed, LaidOut, Outcome, Place, Prepared};
     use crate::storage::tests::metainfo;

@@ -7,10 +7,10 @@ use std::ops::Range;
 
 use super::begun::{Access, Begun};
 use super::taken::round;
-use super::{BLOCK, Claim, Picker, Source};
+use super::{Claim, Picker, Source};
 use crate::have::Have;
 use crate::peer::PeerKey;
-use crate::piece::Block;
+use crate::piece::{BLOCK, Block};
 
 /// Free pieces looked at for the rarest. Exact for most torrents; where there are more, a piece that only one in a hundred
 /// has still is found soon after the first few dozen choices.
