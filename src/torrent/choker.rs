@@ -98,6 +98,8 @@ enum Claim {
     Held,
     /// Pays for one that it has not got.
     Paying,
+    /// Has one that nobody paid for: it is out of turn, and gives way to who pays.
+    Lent,
     /// Waits for its turn.
     Waiting,
     /// Had its turn.
@@ -115,13 +117,20 @@ impl Choker {
     pub fn tick(&mut self, peers: &mut [Contender], slots: Slots, now: u32) {
         self.ticks = (self.ticks + 1) % CYCLE;
         let third = u32::from(self.ticks % 3);
-        self.assign(peers, slots, |slots| (slots.div_ceil(3) + third) / 3, |peer| peer.is_safe(now), now);
+        self.assign(
+            peers,
+            slots,
+            |slots| (slots.div_ceil(3) + third) / 3,
+            |peer| peer.is_safe(now),
+            true,
+            now,
+        );
     }
 
     /// At once when a peer became interested or left: gives free slots to those that wait, takes none from anybody who
     /// is still interested. Sets `unchoked`, and changes the order of `peers`.
     pub fn fill(&self, peers: &mut [Contender], slots: Slots, now: u32) {
-        self.assign(peers, slots, |_| 0, |_| true, now);
+        self.assign(peers, slots, |_| 0, |_| true, false, now);
     }
 
     /// `fresh` tells how many of so many slots of a seed are to be given anew, `keeps` who of those that have one may not
@@ -132,12 +141,13 @@ impl Choker {
         slots: Slots,
         fresh: impl Fn(u32) -> u32,
         keeps: impl Fn(&Contender) -> bool,
+        cuts: bool,
         now: u32,
     ) {
         peers.sort_unstable_by_key(|peer| (!peer.fetching, peer.torrent));
         let (fetched, seeded) = peers.split_at_mut(peers.partition_point(|peer| peer.fetching));
         let total = self.for_fetched(fetched, seeded, slots, &keeps);
-        self.reciprocate(fetched, Slots { total, ..slots }, keeps, now);
+        self.reciprocate(fetched, Slots { total, ..slots }, keeps, cuts, now);
         serve(seeded, Slots { total: slots.total - total, ..slots }, fresh, now);
     }
 
@@ -181,6 +191,7 @@ impl Choker {
         peers: &mut [Contender],
         slots: Slots,
         keeps: impl Fn(&Contender) -> bool,
+        cuts: bool,
         now: u32,
     ) {
         // The only slot of a torrent, or of all of them, is for whoever is next every third turn, else for who pays.
@@ -188,13 +199,15 @@ impl Choker {
         let turns = if slots.total == 1 { only } else { demand(peers, 1).min(slots.total / 2) };
         let turns_each = if slots.each == 1 { only } else { 1 };
 
-        let mut line = in_line(peers, |peer| {
-            let claim = if peer.unchoked { Claim::Paid } else { Claim::Paying };
-            (peer.worth() > 0).then_some((claim, u32::MAX - peer.worth()))
-        });
+        // Who pays most, whether or not he has one already.
+        let mut line =
+            in_line(peers, |peer| (peer.worth() > 0).then_some((Claim::Paid, u32::MAX - peer.worth())));
         line.sort_unstable_by_key(|place| (place.rank, place.order));
         line.retain(|place| place.rank < slots.each.saturating_sub(turns_each));
         line.truncate(usize::try_from(slots.total - turns).unwrap_or(usize::MAX));
+        for place in line.iter_mut().filter(|place| !peers[place.at].unchoked) {
+            place.claim = Claim::Paying;
+        }
         let paying: Vec<(u32, u32)> =
             line.iter().map(|place| (peers[place.at].torrent, peers[place.at].peer)).collect();
         let mut others = in_line(peers, |peer| {
@@ -209,6 +222,16 @@ impl Choker {
         for place in &mut others {
             // A torrent in which nobody pays comes first.
             place.rank += u32::from(paying.iter().any(|(torrent, _)| *torrent == peers[place.at].torrent));
+        }
+        if cuts {
+            let mut turns: Vec<u32> = Vec::new();
+            for place in others.iter_mut().filter(|place| place.claim == Claim::Held) {
+                let torrent = peers[place.at].torrent;
+                if turns.iter().filter(|&&of| of == torrent).count() >= turns_each as usize {
+                    place.claim = Claim::Lent;
+                }
+                turns.push(torrent);
+            }
         }
         line.append(&mut others);
         line.sort_unstable_by_key(|place| (place.claim, place.rank, place.order));

@@ -3,8 +3,8 @@
 //! Omitted: which piece is begun and for whom. Holds 8 bytes a block and 4 for each peer that had to do with the piece;
 //! the blocks' bytes are with the storage thread.
 
-use super::BLOCK;
 use crate::peer::PeerKey;
+use crate::piece::BLOCK;
 
 /// Peers that had to do with a piece at a time: what a byte can name. With more than that the next one is not asked.
 const MAX_NAMES: usize = 254;
@@ -289,10 +289,8 @@ impl Begun {
             if slot.from == id && !slot.is_received() {
                 (slot.from, slot.fill) = (0, 0);
             }
-            for which in 0..2 {
-                if self.slots[block as usize].asked[which] == id {
-                    lost += u32::from(self.release(peer, block, false));
-                }
+            if slot.asked.contains(&id) {
+                lost += u32::from(self.release(peer, block, false));
             }
         }
         lost
@@ -327,10 +325,8 @@ impl Begun {
             return Fragment::Part;
         }
         slot.flags |= RECEIVED;
-        for which in 0..2 {
-            if slot.asked[which] == id {
-                slot.drop_asked(which);
-            }
+        if let Some(which) = slot.asked.iter().position(|&asked| asked == id) {
+            slot.drop_asked(which);
         }
         self.free -= u32::from(was_free);
         self.missing -= 1;
@@ -355,15 +351,15 @@ impl Begun {
 
     /// Who else was asked for a block that has come, late ones too; each is named once. `live`: it was not late.
     pub(super) fn others(&mut self, block: u32, except: PeerKey, mut other: impl FnMut(PeerKey, bool)) {
-        for which in 0..2 {
-            let Some(slot) = self.slots.get(block as usize).copied().filter(|slot| slot.is_received()) else {
-                return;
-            };
-            if let Some(name) = self.name(slot.asked[which]).filter(|&name| name != except) {
-                other(name, slot.flags & LIVE[which] != 0);
+        let Some(slot) = self.slots.get(block as usize).copied().filter(|slot| slot.is_received()) else {
+            return;
+        };
+        for (id, live) in slot.asked.into_iter().zip(LIVE) {
+            if let Some(name) = self.name(id).filter(|&name| name != except) {
+                other(name, slot.flags & live != 0);
             }
-            self.slots[block as usize].drop_asked(which);
         }
+        (0..2).for_each(|which| self.slots[block as usize].drop_asked(which));
     }
 
     // Blame.

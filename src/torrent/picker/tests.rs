@@ -483,8 +483,7 @@ fn a_web_seed_that_lies_is_named_like_a_peer() {
     let blocks = [bed.block(run.start, 0), bed.block(run.start, 1)];
     bed.come(SEED, &blocks);
     assert_eq!(bed.picker.verified(run.start, false, &[]).liars, [SEED]);
-    let next = bed.picker.claim(PeerKey(101), &Have::None, 1 << 30, false).unwrap();
-    assert!(next.len() >= 1);
+    assert!(bed.picker.claim(PeerKey(101), &Have::None, 1 << 30, false).is_some());
 }
 
 // Web seeds.
@@ -508,7 +507,7 @@ fn a_web_seed_gets_a_long_run_of_what_nobody_works_on() {
     // Peers are asked for the others, until there are none.
     let others = bed.all(B, 10_000);
     assert!(others.iter().all(|block| !claimed.contains(block.piece.index())));
-    assert_eq!(pieces(&others).len() as u32, 1000 - 20 - claimed.count(1000));
+    assert_eq!(pieces(&others).len(), 1000 - 20 - claimed.count(1000) as usize);
 }
 
 #[test]
@@ -665,6 +664,9 @@ struct Sender {
     late: Vec<Block>,
 }
 
+/// A fragment: where in its block it begins, its length, and who sent it.
+struct Written(u32, u32, PeerKey);
+
 impl Sender {
     fn is_asked(&self, block: Block) -> bool {
         self.queue.contains(&block) || self.sends.is_some_and(|(sends, _, wanted)| wanted && sends == block)
@@ -684,7 +686,7 @@ struct Swarm {
     seed: Option<(PeerKey, u32, u32)>,
     next: u32,
     /// What is written of each block: fragments and who sent them.
-    disk: BTreeMap<(u32, u32), Vec<(u32, u32, PeerKey)>>,
+    disk: BTreeMap<(u32, u32), Vec<Written>>,
     liars: Vec<PeerKey>,
     banned: Vec<PeerKey>,
     /// Bytes in all, bytes that were waste, and those that wrong pieces cost.
@@ -735,6 +737,15 @@ impl Swarm {
         self.peers.values().filter(|peer| peer.is_asked(block)).count()
     }
 
+    /// Often such that those of several senders meet.
+    fn fragment_len(&mut self) -> u32 {
+        match self.random.below(3) {
+            0 => 1 + self.random.up_to(BLOCK),
+            1 => BLOCK / 4,
+            _ => BLOCK,
+        }
+    }
+
     /// Whether there is a block that nobody is asked for, though somebody has it.
     fn has_free(&self) -> bool {
         let claimed = self.seed.and_then(|(seed, ..)| self.bed.picker.claimed(seed)).unwrap_or(0..0);
@@ -777,6 +788,7 @@ impl Swarm {
 
     /// The next fragment of what a peer was asked for, or of what it is late with.
     fn send(&mut self, key: PeerKey) {
+        let fragment = self.fragment_len();
         let peer = self.peers.get_mut(&key).unwrap();
         if peer.sends.is_none() {
             peer.sends = match peer.late.pop().filter(|_| self.random.below(3) == 0) {
@@ -785,7 +797,7 @@ impl Swarm {
             };
         }
         let Some((block, part, wanted)) = peer.sends.take() else { return };
-        let len = (1 + self.random.up_to(BLOCK)).min(block.len - part);
+        let len = fragment.min(block.len - part);
         let (begin, rest) = (block.begin + part, block.len - part - len);
         if rest > 0 {
             peer.sends = Some((block, part + len, wanted));
@@ -809,10 +821,10 @@ impl Swarm {
         let block = self.disk.entry((piece, number)).or_default();
         if at == 0 {
             // What another had begun was for nothing.
-            self.waste += block.iter().map(|&(_, len, _)| u64::from(len)).sum::<u64>();
+            self.waste += block.iter().map(|Written(_, len, _)| u64::from(*len)).sum::<u64>();
             block.clear();
         }
-        block.push((at, len, key));
+        block.push(Written(at, len, key));
         assert_eq!(arrived.block_done, rest == 0);
         if arrived.block_done {
             let block = self.bed.block(piece, number);
@@ -840,7 +852,7 @@ impl Swarm {
         for number in 0..size.div_ceil(BLOCK) {
             let fragments = self.disk.remove(&(piece, number)).unwrap();
             let (mut at, sender) = (0, fragments[0].2);
-            for (begin, len, from) in fragments {
+            for Written(begin, len, from) in fragments {
                 assert_eq!((begin, from), (at, sender), "block {number} of piece {piece} is of two");
                 at += len;
             }
@@ -893,7 +905,7 @@ impl Swarm {
                 let size = self.bed.lengths.size(self.bed.lengths.piece(piece).unwrap());
                 let block = self.bed.block(piece, at / BLOCK);
                 let rest = block.begin + block.len - at;
-                let len = (1 + self.random.up_to(BLOCK)).min(rest);
+                let len = self.fragment_len().min(rest);
                 self.seed = Some(if at + len == size { (key, piece + 1, 0) } else { (key, piece, at + len) });
                 self.fragment(key, piece, at, len, rest - len);
             }
@@ -952,7 +964,7 @@ impl Swarm {
 
 #[test]
 fn whatever_peers_do_every_block_comes_once_from_one_and_in_the_end_all_is_there() {
-    for seed in 0..300 {
+    for seed in 0..100 {
         let mut swarm = Swarm::new(seed);
         for _ in 0..1500 {
             swarm.step();
