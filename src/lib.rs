@@ -24,6 +24,7 @@
 //! | [`peer`] | the peer protocol: wire, extensions, one peer, its task |
 //! | [`tracker`] | announces: what is asked of whom and when |
 //! | [`webseed`] | web servers that have a torrent: which of them is asked for what |
+//! | [`lpd`] | neighbours on our own links: what we tell them, and they us |
 //! | [`torrent`] | one torrent: its record, its choker, whom it might dial |
 //! | [`session`] | all torrents, all peers and one set of clocks |
 //! | [`watch`] | the watched directories: the database |
@@ -97,6 +98,8 @@ pub mod peer;
 pub mod tracker;
 
 pub mod webseed;
+
+pub mod lpd;
 
 pub mod torrent;
 

@@ -14,8 +14,9 @@ use meshseed::bencode::{Value, Writer};
 use meshseed::config::Config;
 use meshseed::have::Have;
 use meshseed::http::{Receiver, Url, decode_request_head};
+use meshseed::lpd::{self, Search};
 use meshseed::metainfo::{self, InfoHash, magnet::Magnet};
-use meshseed::net::Prefix;
+use meshseed::net::{Family, Prefix};
 use meshseed::peer::extension;
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
 use meshseed::random::Random;
@@ -552,6 +553,19 @@ fn announces() {
         let mut again = Vec::new();
         tracker::http::encode_announce(&announce, &mut again);
         assert_eq!(text(&again).and_then(tracker::http::decode_announce).as_ref(), Some(&announce));
+        true
+    });
+}
+
+#[test]
+fn searches_of_neighbours() {
+    let info_hashes = (0..3).map(|n| InfoHash::from_bytes([n; 20])).collect();
+    let sample = lpd::encode(Family::V6, &Search { port: 6881, info_hashes, cookie: "ms-1" });
+    torture(&[sample], times(60), |bytes| {
+        let Some(search) = lpd::decode(bytes) else { return false };
+        assert!(search.port != 0 && !search.info_hashes.is_empty());
+        let again = lpd::encode(Family::V4, &Search { cookie: "", ..search.clone() });
+        assert_eq!(lpd::decode(&again).map(|again| again.info_hashes), Some(search.info_hashes));
         true
     });
 }

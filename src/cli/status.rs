@@ -213,6 +213,9 @@ fn summary(status: &Status) -> String {
         torrents = format!("{torrents}; {} not taken", count(status.refused.into(), "file"));
     }
     put(&mut text, format_args!("{torrents}"));
+    if !status.lpd_interfaces.is_empty() {
+        put(&mut text, format_args!("neighbours are looked for on {}", status.lpd_interfaces.join(", ")));
+    }
     put(
         &mut text,
         format_args!(
@@ -444,6 +447,7 @@ mod tests {
             version: "1.2.3".to_owned(),
             uptime: 90_000,
             listen: vec!["0.0.0.0:6881".to_owned(), "[::]:6881".to_owned()],
+            lpd_interfaces: vec!["br-lan".to_owned()],
             peers: 1,
             up_rate: 50_000,
             memory: 3 << 20,
@@ -455,6 +459,7 @@ mod tests {
             summary(&status),
             "meshseed 1.2.3, up 1 d 1 h, listening on 0.0.0.0:6881, [::]:6881\n\
              2 torrents: 1 seeding, 1 waiting for disk\n\
+             neighbours are looked for on br-lan\n\
              1 peer, up 50.0 kB/s (0 bytes in all), down 0 B/s (0 bytes in all), memory 3.0 MiB\n"
         );
         assert!(

@@ -221,6 +221,13 @@ pub(super) fn host_and_port(text: &str) -> Option<&'static str> {
     if host_is_right && number(port).is_some_and(|port| port > 0) { None } else { right }
 }
 
+/// A name that the kernel may give an interface.
+pub(super) fn interface(text: &str) -> Option<&'static str> {
+    let right =
+        (1..=15).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+    (!right).then_some("the name of an interface such as \"br-lan\"")
+}
+
 pub(super) fn local(text: &str) -> Option<&'static str> {
     if text == "on-link" {
         return None;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use toml::de::{DeTable, DeValue};
 
-use entry::{Entry, absolute, host_and_port, line_of, local, ports, tracker_url};
+use entry::{Entry, absolute, host_and_port, interface, line_of, local, ports, tracker_url};
 
 pub use entry::Error;
 
@@ -25,7 +25,7 @@ pub use entry::Error;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Every key, in the order of `config/meshseed.toml`.
-const KEYS: [&str; 31] = [
+const KEYS: [&str; 34] = [
     "torrents",
     "data",
     "layout",
@@ -53,6 +53,9 @@ const KEYS: [&str; 31] = [
     "disk.require-mount",
     "trackers.enabled",
     "trackers.also",
+    "lpd.enabled",
+    "lpd.interfaces",
+    "lpd.hops",
     "seed.superseed",
     "webseeds.enabled",
     "log.to",
@@ -60,7 +63,7 @@ const KEYS: [&str; 31] = [
 ];
 
 /// The sections among them.
-const SECTIONS: [&str; 7] = ["listen", "limits", "disk", "trackers", "seed", "webseeds", "log"];
+const SECTIONS: [&str; 8] = ["listen", "limits", "disk", "trackers", "lpd", "seed", "webseeds", "log"];
 
 /// The configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +92,8 @@ pub struct Config {
     pub disk: Disk,
     /// `[trackers]`
     pub trackers: Trackers,
+    /// `[lpd]`
+    pub lpd: Lpd,
     /// `[seed]`
     pub seed: Seed,
     /// `[webseeds]`
@@ -179,6 +184,17 @@ pub struct Trackers {
     pub also: Vec<String>,
 }
 
+/// Local Peer Discovery (BEP 14).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lpd {
+    /// Whether neighbours are told and heard.
+    pub enabled: bool,
+    /// By name; empty: all that know multicast, but loopback.
+    pub interfaces: Vec<String>,
+    /// Routers that a packet passes, itself counted.
+    pub hops: u8,
+}
+
 /// How what we have is given away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seed {
@@ -239,6 +255,7 @@ impl Default for Config {
             },
             disk: Disk::default(),
             trackers: Trackers { enabled: true, also: Vec::new() },
+            lpd: Lpd { enabled: true, interfaces: Vec::new(), hops: 1 },
             seed: Seed { superseed: false },
             webseeds: WebSeeds { enabled: true },
             log: Log { to: LogTo::Syslog, level: LevelFilter::Info },
@@ -361,6 +378,16 @@ impl Config {
         line("disk.require-mount", self.disk.require_mount.explain().to_owned());
         line("trackers.enabled", yes_or_no(self.trackers.enabled));
         line("trackers.also", or_none(&self.trackers.also));
+        line("lpd.enabled", yes_or_no(self.lpd.enabled));
+        line(
+            "lpd.interfaces",
+            if self.lpd.interfaces.is_empty() {
+                "all that know multicast".to_owned()
+            } else {
+                list(self.lpd.interfaces.iter())
+            },
+        );
+        line("lpd.hops", self.lpd.hops.to_string());
         line("seed.superseed", yes_or_no(self.seed.superseed));
         line("webseeds.enabled", yes_or_no(self.webseeds.enabled));
         line("log.to", if self.log.to == LogTo::Syslog { "syslog" } else { "stderr" }.to_owned());
@@ -437,6 +464,9 @@ impl Config {
             }
             "trackers.enabled" => self.trackers.enabled = entry.flag()?,
             "trackers.also" => self.trackers.also = entry.list(tracker_url)?,
+            "lpd.enabled" => self.lpd.enabled = entry.flag()?,
+            "lpd.interfaces" => self.lpd.interfaces = entry.list(interface)?,
+            "lpd.hops" => self.lpd.hops = u8::try_from(entry.count(1..=255)?).unwrap_or(u8::MAX),
             "seed.superseed" => self.seed.superseed = entry.flag()?,
             "webseeds.enabled" => self.webseeds.enabled = entry.flag()?,
             "log.to" => {
@@ -628,6 +658,7 @@ mod tests {
             disk = { free-floor = "1.5G", preallocate = true, require-mount = true }
             trackers.enabled = false
             trackers.also = ["http://t/announce", "udp://[fd00::1]:6969"]
+            lpd = { enabled = false, interfaces = ["br-lan", "wg0"], hops = 3 }
             seed.superseed = true
             webseeds.enabled = false
             log.to = "stderr"
@@ -667,6 +698,7 @@ mod tests {
                 enabled: false,
                 also: vec!["http://t/announce".into(), "udp://[fd00::1]:6969".into()],
             },
+            lpd: Lpd { enabled: false, interfaces: vec!["br-lan".into(), "wg0".into()], hops: 3 },
             seed: Seed { superseed: true },
             webseeds: WebSeeds { enabled: false },
             log: Log { to: LogTo::Stderr, level: LevelFilter::Debug },
@@ -756,6 +788,11 @@ mod tests {
                 "trackers.also",
                 &["[\"ftp://a\"]", "[\"http://\"]", "[\"http://a b\"]", "[\"http:///announce\"]"],
             ),
+            (
+                "lpd.interfaces",
+                &["[\"\"]", "[\"br lan\"]", "[\"a/b\"]", "[\"longer-than-fifteen\"]", "\"lan\""],
+            ),
+            ("lpd.hops", &["0", "256", "\"1\""]),
             ("log.level", &["\"trace\"", "\"\""]),
             ("user", &["\"a:b\"", "\"a b\""]),
             ("control", &["\"run/x\""]),

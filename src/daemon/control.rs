@@ -65,6 +65,7 @@ impl Daemon {
             uptime: self.started.elapsed().as_secs(),
             watched: self.config.borrow().torrents.iter().map(|path| path.display().to_string()).collect(),
             listen: self.listening.borrow().addresses.iter().map(SocketAddr::to_string).collect(),
+            lpd_interfaces: self.links.names(),
             torrents,
             refused: number(self.watch.borrow().refused().count()),
             peers: number(session.peers().filter(|peer| peer.ready).count()),

@@ -35,12 +35,19 @@ impl Daemon {
     }
 
     /// Which prefixes are on our links changes as interfaces come and go.
-    fn refresh_links(&self) {
+    pub(super) fn refresh_links(&self) {
         let interfaces = crate::net::io::interfaces().unwrap_or_default();
         let local = local_prefixes(&self.config.borrow(), &interfaces);
         let port = self.listening.borrow().addresses.first().map_or(0, SocketAddr::port);
-        let own = interfaces.iter().map(|interface| SocketAddr::new(interface.address, port)).collect();
+        let elsewhere = interfaces.iter().filter(|interface| !interface.loopback);
+        let own = elsewhere.map(|interface| SocketAddr::new(interface.address, port)).collect();
         self.house.session.borrow_mut().set_local(local, own);
+        let lpd = &self.config.borrow().lpd;
+        let listening = self.listening.borrow();
+        // Whom nobody reaches calls nobody.
+        let listen = if lpd.enabled { &listening.addresses[..] } else { &[] };
+        let wanted = crate::lpd::io::wanted(&interfaces, &lpd.interfaces, listen, lpd.hops);
+        self.links.update(&self.house, &wanted);
     }
 
     /// Files of a scan to be read, lowest path first; with none to read the round is over.

@@ -24,6 +24,7 @@ use nix::sys::signalfd::SignalFd;
 use smol::Task;
 
 use crate::config::Config;
+use crate::lpd::io::Links;
 use crate::net::io::Resolver;
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
@@ -77,6 +78,8 @@ pub struct Daemon {
     /// Files of it that are still to be read.
     loading: Cell<usize>,
     hints: Option<Hints>,
+    /// Where neighbours are told and heard.
+    links: Links,
     /// Torrents were read or checked since memory was last given back.
     churned: Cell<bool>,
     /// The data root of the torrent that was added last.
@@ -143,6 +146,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         scan_again: Cell::new(false),
         loading: Cell::new(0),
         hints: hints.ok(),
+        links: Links::default(),
         churned: Cell::new(false),
         last_root: RefCell::default(),
         config: RefCell::new(config),
@@ -240,6 +244,7 @@ impl Daemon {
                 self.house.spawn(self.clone().announce(request, totals));
             }
             Job::Dial(key, addr) => self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr)),
+            Job::Search(link, datagram) => self.links.send(&self.house, link, &datagram),
             Job::WebFetch(fetch) => {
                 self.house.spawn(crate::webseed::io::fetch(self.house.clone(), self.resolver.clone(), fetch));
             }
@@ -391,6 +396,7 @@ impl Daemon {
                 session.apply(settings, self.config.borrow().rescan, Instant::now());
                 drop(session);
                 self.listen(listeners);
+                self.refresh_links();
             }
             Err(error) => self.trouble(format!("{error}; no peer can reach us")),
         }

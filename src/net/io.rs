@@ -59,10 +59,18 @@ pub enum ResolveError {
 pub struct Interface {
     /// Its name, such as `br-lan`.
     pub name: String,
+    /// Its number, never 0.
+    pub index: u32,
     /// Our address.
     pub address: IpAddr,
     /// The addresses that are reached without a router.
     pub prefix: Prefix,
+    /// This machine's own.
+    pub loopback: bool,
+    /// Whether it knows multicast.
+    pub multicast: bool,
+    /// Whether its cable is plugged in, so to speak.
+    pub running: bool,
 }
 
 impl Resolver {
@@ -145,17 +153,34 @@ impl fmt::Display for ResolveError {
 
 impl std::error::Error for ResolveError {}
 
-/// The addresses of all interfaces that are up, loopback left out.
+/// The addresses of all interfaces that are up.
 pub fn interfaces() -> std::io::Result<Vec<Interface>> {
-    let up = nix::ifaddrs::getifaddrs()?.filter(|found| {
-        found.flags.contains(InterfaceFlags::IFF_UP) && !found.flags.contains(InterfaceFlags::IFF_LOOPBACK)
-    });
+    let up = nix::ifaddrs::getifaddrs()?.filter(|found| found.flags.contains(InterfaceFlags::IFF_UP));
+    // One system call an interface, not one an address.
+    let mut indices: BTreeMap<String, u32> = BTreeMap::new();
     Ok(up
         .filter_map(|found| {
             let address = ip(found.address.as_ref()?)?;
             let mask = found.netmask.as_ref().and_then(ip);
             let prefix = Prefix::new(address, mask.map_or(width(address), bits))?;
-            Some(Interface { name: found.interface_name, address, prefix })
+            let (name, flags) = (found.interface_name, found.flags);
+            let index = match indices.get(&name) {
+                Some(index) => *index,
+                None => {
+                    let index = nix::net::if_::if_nametoindex(name.as_str()).ok()?;
+                    indices.insert(name.clone(), index);
+                    index
+                }
+            };
+            Some(Interface {
+                name,
+                index,
+                address,
+                prefix,
+                loopback: flags.contains(InterfaceFlags::IFF_LOOPBACK),
+                multicast: flags.contains(InterfaceFlags::IFF_MULTICAST),
+                running: flags.contains(InterfaceFlags::IFF_RUNNING),
+            })
         })
         .collect())
 }
@@ -165,7 +190,9 @@ pub fn interfaces() -> std::io::Result<Vec<Interface>> {
 pub fn on_link(interfaces: &[Interface]) -> Vec<Prefix> {
     let mut prefixes: Vec<Prefix> = interfaces
         .iter()
-        .filter(|found| found.prefix.bits() > 0 && found.prefix.bits() < width(found.address))
+        .filter(|found| {
+            !found.loopback && found.prefix.bits() > 0 && found.prefix.bits() < width(found.address)
+        })
         .filter(|found| !matches!(class(found.address), Class::Loopback | Class::Nowhere))
         .map(|found| found.prefix)
         .collect();
@@ -255,11 +282,15 @@ mod tests {
         let links = on_link(&found);
         for interface in &found {
             assert!(interface.prefix.contains(interface.address));
-            assert!(!interface.address.is_loopback());
+            assert!(interface.index > 0 && interface.address.is_loopback() <= interface.loopback);
         }
         assert!(links.iter().all(|link| !link.contains("192.0.2.1".parse().unwrap()) || link.bits() > 0));
         let alone = Interface {
             name: "mesh0".into(),
+            index: 1,
+            loopback: false,
+            multicast: true,
+            running: true,
             address: "10.9.0.1".parse().unwrap(),
             prefix: "10.9.0.1/32".parse().unwrap(),
         };

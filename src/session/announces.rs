@@ -1,9 +1,12 @@
-//! The session's dealings with trackers: who is told of which torrent, and what their answers bring.
+//! The session's dealings with trackers and neighbours: who is told of which torrent, and what they bring.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::{Session, Totals};
+use super::{Job, Session, Totals};
+use crate::lpd::Link;
+use crate::metainfo::InfoHash;
 use crate::torrent::candidates::Source;
 use crate::torrent::{Tiers, TorrentKey};
 use crate::tracker::client::Request;
@@ -28,6 +31,7 @@ impl Session {
         }
         if !torrent.private && torrent.serves() {
             self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Static, now);
+            self.lpd.insert(torrent.info_hash);
             self.dial_again(now);
         }
     }
@@ -45,6 +49,48 @@ impl Session {
             self.candidates.insert(key.0, reply.peers.iter().copied(), Source::Loopback, now);
             self.set_dial(now);
         }
+    }
+
+    /// Which links neighbours are told on and heard.
+    pub fn set_links(&mut self, links: &[Link], now: Instant) {
+        if !self.stopping {
+            self.lpd.set_links(links, now);
+        }
+    }
+
+    /// A packet of Local Peer Discovery came. Says until when the next need not be read.
+    pub fn overheard(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        link: Link,
+        now: Instant,
+    ) -> Option<Instant> {
+        for (info_hash, addr) in self.lpd.handle(datagram, from, link, now) {
+            self.neighbour(info_hash, addr, now);
+        }
+        self.lpd.deaf_until(link, now)
+    }
+
+    /// A neighbour has a torrent or seeks it.
+    pub fn neighbour(&mut self, info_hash: InfoHash, addr: SocketAddr, now: Instant) {
+        let Some(key) = self.key(info_hash) else { return };
+        let served = self.torrents.get(&key).is_some_and(|torrent| torrent.serves() && !torrent.private);
+        if served && !self.stopping {
+            self.candidates.insert(key.0, [addr], Source::Neighbour, now);
+            self.set_dial(now);
+        }
+    }
+
+    /// The next packet for neighbours.
+    pub(super) fn next_search(&mut self, now: Instant) -> Option<Job> {
+        let (by_hash, torrents) = (&self.by_hash, &self.torrents);
+        let serves = |info_hash| {
+            let torrent = by_hash.get(&info_hash).and_then(|key| torrents.get(key));
+            torrent.is_some_and(|torrent| torrent.serves() && !torrent.private)
+        };
+        let (link, datagram) = self.lpd.poll(now, self.settings.port, serves)?;
+        Some(Job::Search(link, datagram))
     }
 
     /// The next announce for the connection to a host that has just answered.

@@ -2,7 +2,7 @@
 //!
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
-//! (`checks`), what is fetched of it (`fetching`), its trackers (`announces`), its connections (`peers`), how the only
+//! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), its connections (`peers`), how the only
 //! seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one box a torrent, one a peer, and one table of
 //! deadlines for all of them.
 
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use checks::Rest;
 
+use crate::lpd::{Link, Lpd};
 use crate::metainfo::InfoHash;
 use crate::net::Prefix;
 use crate::peer::{Close, Peer, PeerKey, Waiting};
@@ -126,6 +127,8 @@ pub enum Job {
     Storage(StorageJob),
     /// Ask a tracker, with what it is told about the torrent.
     Announce(Request, Totals),
+    /// Tell the neighbours on a link.
+    Search(Link, Vec<u8>),
     /// Connect to a peer.
     Dial(PeerKey, SocketAddr),
     /// Fetch from a web seed.
@@ -235,6 +238,7 @@ pub struct Session {
     next_peer: u32,
     trackers: Client,
     candidates: Candidates,
+    lpd: Lpd,
     choker: Choker,
     upload: Bucket,
     local_upload: Bucket,
@@ -296,6 +300,7 @@ impl Session {
             download: Bucket::new(settings.download, byte_burst(settings.download), now),
             local_download: Bucket::new(settings.local_download, byte_burst(settings.local_download), now),
             random: Random::new(seed),
+            lpd: Lpd::new(seed.rotate_left(29)),
             dials: Bucket::new(settings.dials_per_second.into(), settings.dials_per_second.into(), now),
             settings,
             start: now,
@@ -525,6 +530,9 @@ impl Session {
             let totals = self.totals(TorrentKey(request.key));
             return Some(Job::Announce(request, totals));
         }
+        if let Some(job) = self.next_search(now) {
+            return Some(job);
+        }
         if self.expired(Timer::Web, now)
             && let Some(job) = self.next_web_fetch(now)
         {
@@ -550,7 +558,11 @@ impl Session {
     pub fn deadline(&self) -> Option<Instant> {
         let waits = |at: usize| at == Timer::Flush as usize && !self.may_flush();
         let timers = self.timers.iter().enumerate().filter(|(at, _)| !waits(*at));
-        timers.filter_map(|(_, timer)| *timer).chain(self.trackers.deadline()).min()
+        timers
+            .filter_map(|(_, timer)| *timer)
+            .chain(self.trackers.deadline())
+            .chain(self.lpd.deadline())
+            .min()
     }
 
     /// Whether the storage thread would take a flush; if not, its next answer is what to wait for.
@@ -563,6 +575,7 @@ impl Session {
         self.stopping = true;
         self.timers = [None; TIMERS];
         self.trackers.shutdown(now);
+        self.lpd.set_links(&[], now);
         for peer in self.peers.values_mut() {
             peer.close(Close::Shutdown);
         }

@@ -43,6 +43,7 @@ impl Session {
         self.close_peers(key, &Close::TorrentStopped);
         self.trackers.remove(key.0, now);
         self.candidates.remove(key.0);
+        self.lpd.remove(info_hash);
         if let Some(torrent) = self.torrents.remove(&key) {
             self.jobs.push_back(Job::Event(event(Happened::Removed, &torrent, path_of(&torrent))));
         }
@@ -141,6 +142,7 @@ impl Session {
             if std::mem::take(&mut torrent.announced) {
                 self.trackers.remove(key.0, now);
             }
+            self.lpd.remove(torrent.info_hash);
             self.close_peers(key, &Close::TorrentStopped);
             self.candidates.remove(key.0);
         }

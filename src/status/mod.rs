@@ -130,6 +130,8 @@ pub struct Status {
     pub watched: Vec<String>,
     /// Where peers reach it, `address:port`.
     pub listen: Vec<String>,
+    /// Interfaces on which neighbours are told and heard.
+    pub lpd_interfaces: Vec<String>,
     /// Torrents by state.
     pub torrents: Counts,
     /// .torrent files that are not taken.

@@ -66,6 +66,9 @@ pub enum Source {
     /// The user. As the former, but dialled before others that are as near, never dropped, and gives way to no other as
     /// long as half of the pool is left to those.
     Static,
+    /// A neighbour itself, heard on one of our links: on it, whatever its address looks like, and dialled before others
+    /// that are as near.
+    Neighbour,
 }
 
 /// How a dial, or the connection it led to, ended.
@@ -117,7 +120,7 @@ struct Entry {
     marks: Marks,
 }
 
-/// What else an entry is, in one byte: how near, and the two bits below.
+/// What else an entry is, in one byte: how near, and the three bits below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Marks(u8);
 
@@ -125,6 +128,8 @@ struct Marks(u8);
 const BUSY: u8 = 0x80;
 /// The user named it.
 const STATIC: u8 = 0x40;
+/// It was heard on a link of ours.
+const NEIGHBOUR: u8 = 0x20;
 
 /// How near an address is, as far as the address tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -202,7 +207,11 @@ impl Candidates {
         now: Instant,
     ) {
         let now = self.seconds(now);
-        let named = if source == Source::Static { STATIC } else { 0 };
+        let named = match source {
+            Source::Static => STATIC,
+            Source::Neighbour => NEIGHBOUR,
+            Source::Remote | Source::Loopback => 0,
+        };
         let static_stay = self.entries.len() < MAX_ENTRIES
             || self.entries.iter().filter(|entry| entry.marks.has(STATIC)).count() <= MAX_ENTRIES / 2;
         let mut known: Vec<usize> = self.of(torrent).collect();
@@ -211,7 +220,14 @@ impl Candidates {
             let (ip, port) = pack(address);
             let is_this = |&at: &usize| self.entries[at].ip == ip && self.entries[at].port == port;
             if let Some(at) = known.iter().copied().find(is_this) {
-                self.entries[at].marks.0 |= named;
+                let entry = &mut self.entries[at];
+                entry.marks.0 |= named;
+                // Heard this moment, it is alive: no waiting for the next attempt, short of the last.
+                let is_alive = source == Source::Neighbour && entry.failures + 1 < MAX_FAILURES;
+                if is_alive && entry.failures > 0 && !entry.marks.has(BUSY) {
+                    entry.retry = entry.retry.min(now);
+                    self.due = Some(self.due.map_or(now, |due| due.min(now)));
+                }
                 continue;
             }
             let nowhere = !net::dialable(address, source != Source::Remote);
@@ -257,7 +273,7 @@ impl Candidates {
         while self.banned.front().is_some_and(|(_, until)| *until <= now) {
             self.banned.pop_front();
         }
-        let mut best: Option<(usize, (Near, bool, u8, u32))> = None;
+        let mut best: Option<(usize, (Near, bool, bool, u8, u32))> = None;
         let mut due = None;
         for (at, entry) in self.entries.iter().enumerate() {
             if entry.marks.has(BUSY) {
@@ -268,7 +284,13 @@ impl Candidates {
                 continue;
             }
             let marks = entry.marks;
-            let rank = (marks.near(), marks.has(STATIC), u8::MAX - entry.failures, entry.priority);
+            let rank = (
+                marks.near(),
+                marks.has(STATIC),
+                marks.has(NEIGHBOUR),
+                u8::MAX - entry.failures,
+                entry.priority,
+            );
             if best.is_none_or(|(_, best)| rank > best) && wants(entry.torrent, entry.address()) {
                 best = Some((at, rank));
             }
@@ -452,12 +474,15 @@ impl Marks {
     }
 
     fn at(self, near: Near) -> Marks {
-        Marks(self.0 & (BUSY | STATIC) | near as u8)
+        Marks(self.0 & (BUSY | STATIC | NEIGHBOUR) | near as u8)
     }
 
     fn near(self) -> Near {
+        if self.has(NEIGHBOUR) {
+            return Near::Link;
+        }
         let levels = [Near::Far, Near::Region, Near::Site, Near::Local];
-        levels.get(usize::from(self.0 & !(BUSY | STATIC))).copied().unwrap_or(Near::Link)
+        levels.get(usize::from(self.0 & !(BUSY | STATIC | NEIGHBOUR))).copied().unwrap_or(Near::Link)
     }
 }
 
@@ -841,6 +866,33 @@ mod tests {
             pool.ended(1, nth(7), Ended::Failed, now);
         }
         assert!(pool.position(1, nth(7)).is_none());
+    }
+
+    #[test]
+    fn a_neighbour_is_dialled_first_whatever_its_address_and_again_when_it_is_heard() {
+        let start = some_instant();
+        let mut pool = Candidates::new(1, start);
+        pool.set_here(vec![at("10.9.0.1:6881")], vec!["10.9.0.0/24".parse().unwrap()]);
+        let met = at("172.16.5.5:1");
+        pool.insert(1, [at("10.9.0.7:1"), met], Source::Remote, start);
+        pool.insert(1, [met], Source::Neighbour, start);
+        pool.set_here(vec![at("10.9.0.1:6881")], vec!["10.9.0.0/16".parse().unwrap()]);
+        assert_eq!(dialled(&mut pool, start), [met, at("10.9.0.7:1")]);
+        // It is dialled when it is heard, but not for ever; and a seed is left alone.
+        for _ in 1..MAX_FAILURES {
+            pool.ended(1, met, Ended::Failed, start);
+            pool.insert(1, [met], Source::Remote, start);
+            assert!(dialled(&mut pool, start).is_empty());
+            pool.insert(1, [met], Source::Neighbour, start);
+            pool.next(start, |_, _| true);
+        }
+        assert!(pool.deadline().is_some_and(|due| due > start));
+        pool.remove(1);
+        pool.insert(1, [met], Source::Neighbour, start);
+        assert_eq!(dialled(&mut pool, start), [met]);
+        pool.ended(1, met, Ended::Seed, start);
+        pool.insert(1, [met], Source::Neighbour, start);
+        assert!(dialled(&mut pool, start).is_empty());
     }
 
     #[test]

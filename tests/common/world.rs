@@ -75,6 +75,12 @@ impl World {
         world
     }
 
+    /// Plugs the cable of one of them in (`up`), or pulls it out (`down`).
+    pub fn cable(&self, space: &Namespace, state: &str) {
+        let [.., n] = space.address.octets();
+        ip(&["-n", &self.hub, "link", "set", &format!("port{n}"), state]);
+    }
+
     /// The namespaces by name: `let [seed, tracker, client] = world.spaces();`
     pub fn spaces<const N: usize>(&self) -> [&Namespace; N] {
         self.spaces.iter().collect::<Vec<_>>().try_into().expect("as many as were made")

@@ -312,6 +312,7 @@ impl Node {
             }
             Job::Rescan => self.rescans += 1,
             Job::Event(news) => self.news.push((at, news)),
+            Job::Search(..) => panic!("no node of this world has a link"),
             Job::WebFetch(_) => panic!("no torrent of this world names a web seed"),
         }
     }
@@ -544,6 +545,7 @@ fn name(job: &Job) -> String {
     match job {
         Job::Storage(job) => format!("{job:?}").chars().take(60).collect(),
         Job::Announce(request, _) => format!("an announce of {}", request.info_hash),
+        Job::Search(link, _) => format!("a search on {link:?}"),
         Job::Dial(_, addr) => format!("a dial of {addr}"),
         Job::Rescan => "a rescan".into(),
         Job::Event(news) => format!("{news:?}"),

@@ -1,0 +1,139 @@
+//! Local Peer Discovery between real processes: machines on one cable find each other without a tracker, a name server
+//! or a router. Needs root.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    reason = "real processes, files and sockets; a test may panic"
+)]
+
+mod common;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::Need::{Python, Root};
+use common::daemon::{Daemon, Home};
+use common::torrent::Torrent;
+use common::world::{Namespace, World};
+use common::{Folder, PATIENCE, Running, able, python, run, wait_value};
+use serde_json::{Value, json};
+
+/// From the moment the cable carries until the torrent is whole on the other side: a look at the interfaces (each second
+/// here), the packet, the dial, the first round of choking; and a machine that is busy with other tests.
+const FOUND: Duration = Duration::from_secs(20);
+
+#[test]
+fn two_with_lone_ipv4_addresses_find_each_other_once_the_cable_is_in() {
+    find_each_other(|space, other| {
+        run(space.command("sysctl").args(["-q", "-w", "net.ipv6.conf.mesh.disable_ipv6=1"]));
+        ip(space, &["address", "flush", "dev", "mesh"]);
+        ip(space, &["address", "add", &format!("{}/32", space.address), "dev", "mesh"]);
+        // As a mesh's routing daemon does it.
+        ip(space, &["route", "add", &format!("{}/32", other.address), "dev", "mesh"]);
+    });
+}
+
+#[test]
+fn two_with_link_local_ipv6_alone_find_each_other_once_the_cable_is_in() {
+    find_each_other(|space, _| ip(space, &["address", "flush", "dev", "mesh", "scope", "global"]));
+}
+
+#[test]
+fn libtorrent_hears_us() {
+    if !able(&[Root, Python("libtorrent")]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, leech] = world.spaces();
+    let torrent = Torrent::single("heard.bin", 1_000_001, 32 * 1024);
+    let (home, out, watched) = (home(seed), Folder::new(), Folder::new());
+    torrent.drop_into(watched.path());
+    let _client = libtorrent(leech, &watched, &out);
+    torrent.add_to(&home);
+    let daemon = home.start();
+    daemon.wait_seeding(&torrent);
+    let file = out.path().join(&torrent.name);
+    let whole = || std::fs::read(&file).is_ok_and(|bytes| bytes == torrent.content());
+    wait_value("libtorrent has it", PATIENCE, whole, |whole| *whole);
+}
+
+#[test]
+fn we_hear_libtorrent() {
+    if !able(&[Root, Python("libtorrent")]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, leech] = world.spaces();
+    let torrent = Torrent::single("overheard.bin", 1_000_001, 32 * 1024);
+    let (home, out, watched) = (home(leech), Folder::new(), Folder::new());
+    torrent.drop_into(&home.torrents);
+    let daemon = home.start();
+    daemon.wait_state(&torrent, &["downloading"]);
+    torrent.drop_into(watched.path());
+    torrent.write_data(out.path());
+    let _client = libtorrent(seed, &watched, &out);
+    fetched(&daemon, &torrent, PATIENCE);
+}
+
+/// On every address, with a look at the interfaces each second, and no tracker.
+fn home(space: &Namespace) -> Home {
+    let home = Home::inside(space);
+    home.set("listen", "addresses", json!([]));
+    home.set("log", "level", json!("debug"));
+    home
+}
+
+/// Both wait for a cable; once it is there one fetches what the other has. `prepare` gives each its addresses.
+fn find_each_other(prepare: impl Fn(&Namespace, &Namespace)) {
+    if !able(&[Root]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, leech] = world.spaces();
+    prepare(seed, leech);
+    prepare(leech, seed);
+    world.cable(leech, "down");
+    let torrent = Torrent::single("from next door.bin", 1_000_001, 32 * 1024);
+    let (ours, theirs) = (home(seed), home(leech));
+    torrent.add_to(&ours);
+    torrent.drop_into(&theirs.torrents);
+    let (giver, taker) = (ours.start(), theirs.start());
+    giver.wait_seeding(&torrent);
+    taker.wait_state(&torrent, &["downloading"]);
+    world.cable(leech, "up");
+    let plugged = std::time::Instant::now();
+    fetched(&taker, &torrent, FOUND);
+    println!("fetched {:?} after the cable was in", plugged.elapsed());
+    torrent.assert_lies_in(&theirs.data);
+    assert_eq!(giver.ask("status", Value::Null)["lpd_interfaces"], json!(["mesh"]));
+    // Whose cable is out is seen, and what is turned off is off.
+    world.cable(leech, "down");
+    let interfaces = |daemon: &Daemon| daemon.ask("status", Value::Null)["lpd_interfaces"].clone();
+    wait_value("the cable is out", PATIENCE, || interfaces(&taker), |names| *names == json!([]));
+    ours.set("lpd", "enabled", false);
+    ours.configure();
+    giver.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_value("it is turned off", PATIENCE, || interfaces(&giver), |names| *names == json!([]));
+}
+
+fn fetched(daemon: &Daemon, torrent: &Torrent, bound: Duration) {
+    let measure = || daemon.torrent(torrent);
+    wait_value(&format!("{} is fetched", torrent.name), bound, measure, |said| said["state"] == "seeding");
+}
+
+fn ip(space: &Namespace, arguments: &[&str]) {
+    run(Command::new("ip").args(["-n", &space.name]).args(arguments));
+}
+
+/// With its Local Service Discovery as its only way to find anybody.
+fn libtorrent(space: &Namespace, torrents: &Folder, out: &Folder) -> Running {
+    let script = "import glob, sys, time, libtorrent as lt
+session = lt.session({'enable_lsd': True, 'enable_dht': False, 'listen_interfaces': sys.argv[3] + ':6881'})
+for path in glob.glob(sys.argv[2] + '/*.torrent'):
+    session.add_torrent({'ti': lt.torrent_info(path), 'save_path': sys.argv[1]})
+while True: time.sleep(1)";
+    let mut command = space.command(python());
+    command.args(["-c", script]).args([out.path(), torrents.path()]).arg(space.address.to_string());
+    Running(command.stdin(Stdio::null()).spawn().expect("the client starts"))
+}
