@@ -98,7 +98,7 @@ enum Claim {
     Held,
     /// Pays for one that it has not got.
     Paying,
-    /// Has one that nobody paid for: it is out of turn, and gives way to who pays.
+    /// Has it out of turn, as nobody paid for it.
     Lent,
     /// Waits for its turn.
     Waiting,
@@ -116,38 +116,23 @@ impl Choker {
     /// `peers`.
     pub fn tick(&mut self, peers: &mut [Contender], slots: Slots, now: u32) {
         self.ticks = (self.ticks + 1) % CYCLE;
-        let third = u32::from(self.ticks % 3);
-        self.assign(
-            peers,
-            slots,
-            |slots| (slots.div_ceil(3) + third) / 3,
-            |peer| peer.is_safe(now),
-            true,
-            now,
-        );
+        self.assign(peers, slots, true, now);
     }
 
     /// At once when a peer became interested or left: gives free slots to those that wait, takes none from anybody who
     /// is still interested. Sets `unchoked`, and changes the order of `peers`.
     pub fn fill(&self, peers: &mut [Contender], slots: Slots, now: u32) {
-        self.assign(peers, slots, |_| 0, |_| true, false, now);
+        self.assign(peers, slots, false, now);
     }
 
-    /// `fresh` tells how many of so many slots of a seed are to be given anew, `keeps` who of those that have one may not
-    /// lose it.
-    fn assign(
-        &self,
-        peers: &mut [Contender],
-        slots: Slots,
-        fresh: impl Fn(u32) -> u32,
-        keeps: impl Fn(&Contender) -> bool,
-        cuts: bool,
-        now: u32,
-    ) {
+    /// `takes`: from some for others.
+    fn assign(&self, peers: &mut [Contender], slots: Slots, takes: bool, now: u32) {
         peers.sort_unstable_by_key(|peer| (!peer.fetching, peer.torrent));
         let (fetched, seeded) = peers.split_at_mut(peers.partition_point(|peer| peer.fetching));
-        let total = self.for_fetched(fetched, seeded, slots, &keeps);
-        self.reciprocate(fetched, Slots { total, ..slots }, keeps, cuts, now);
+        let total = self.for_fetched(fetched, seeded, slots, |peer| !takes || peer.is_safe(now));
+        self.reciprocate(fetched, Slots { total, ..slots }, takes, now);
+        let third = u32::from(self.ticks % 3);
+        let fresh = |slots: u32| if takes { (slots.div_ceil(3) + third) / 3 } else { 0 };
         serve(seeded, Slots { total: slots.total - total, ..slots }, fresh, now);
     }
 
@@ -186,20 +171,12 @@ impl Choker {
     }
 
     /// Tit for tat. Each torrent's best come before any torrent's second best.
-    fn reciprocate(
-        &self,
-        peers: &mut [Contender],
-        slots: Slots,
-        keeps: impl Fn(&Contender) -> bool,
-        cuts: bool,
-        now: u32,
-    ) {
+    fn reciprocate(&self, peers: &mut [Contender], slots: Slots, takes: bool, now: u32) {
         // The only slot of a torrent, or of all of them, is for whoever is next every third turn, else for who pays.
         let only = u32::from(self.turn().is_multiple_of(3));
         let turns = if slots.total == 1 { only } else { demand(peers, 1).min(slots.total / 2) };
         let turns_each = if slots.each == 1 { only } else { 1 };
 
-        // Who pays most, whether or not he has one already.
         let mut line =
             in_line(peers, |peer| (peer.worth() > 0).then_some((Claim::Paid, u32::MAX - peer.worth())));
         line.sort_unstable_by_key(|place| (place.rank, place.order));
@@ -214,24 +191,17 @@ impl Choker {
             let wait = now.saturating_sub(peer.since);
             match peer.unchoked {
                 _ if paying.contains(&(peer.torrent, peer.peer)) => None,
-                true if keeps(peer) => Some((Claim::Held, wait)),
+                true if !takes || peer.is_safe(now) => Some((Claim::Held, wait)),
                 true => Some((Claim::Spent, u32::MAX - peer.worth())),
                 false => Some((Claim::Waiting, u32::MAX - peer.weight(wait))),
             }
         });
         for place in &mut others {
+            if takes && place.claim == Claim::Held && place.rank >= turns_each {
+                place.claim = Claim::Lent;
+            }
             // A torrent in which nobody pays comes first.
             place.rank += u32::from(paying.iter().any(|(torrent, _)| *torrent == peers[place.at].torrent));
-        }
-        if cuts {
-            let mut turns: Vec<u32> = Vec::new();
-            for place in others.iter_mut().filter(|place| place.claim == Claim::Held) {
-                let torrent = peers[place.at].torrent;
-                if turns.iter().filter(|&&of| of == torrent).count() >= turns_each as usize {
-                    place.claim = Claim::Lent;
-                }
-                turns.push(torrent);
-            }
         }
         line.append(&mut others);
         line.sort_unstable_by_key(|place| (place.claim, place.rank, place.order));
