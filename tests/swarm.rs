@@ -30,6 +30,8 @@ mod node;
 mod remote;
 #[path = "swarm/serving.rs"]
 mod serving;
+#[path = "swarm/superseeding.rs"]
+mod superseeding;
 #[path = "swarm/world.rs"]
 mod world;
 

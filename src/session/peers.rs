@@ -121,7 +121,11 @@ impl Session {
             self.settings.port,
             torrent.state == State::Downloading || torrent.is_hidden(),
         );
-        torrent.swarm.get_or_insert_default().peers.push(key);
+        let swarm = torrent.swarm.get_or_insert_default();
+        swarm.peers.push(key);
+        if let Some(superseed) = &mut swarm.superseed {
+            superseed.joined(key, at);
+        }
         Ok(())
     }
 

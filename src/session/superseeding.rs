@@ -1,7 +1,7 @@
 //! The session's superseeding: from when and until when the peers of a complete torrent see one piece at a time.
 //!
-//! Read first: BEP 16, `torrent::superseed`. It begins with the first peer of a torrent that was without any: those who
-//! are there already know what we have. A peer is told of a piece once its first messages have shown what it has itself,
+//! Read first: BEP 16, `torrent::superseed`. It begins with the first peer of a torrent that was without any, as those who
+//! are there already know what we have, and not again once it has come to its end. A peer is told of a piece once its first messages have shown what it has itself,
 //! or after a moment of silence: old clients that have nothing say nothing. Once it is over, those who were there are
 //! told of the other pieces bit by bit.
 
@@ -29,7 +29,7 @@ impl Session {
         }
         let free = self.settings.memory.saturating_sub(self.memory());
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        if torrent.is_complete() && torrent.peers().is_empty() {
+        if torrent.is_complete() && !torrent.is_out && torrent.peers().is_empty() {
             let superseed = Superseed::new(torrent.lengths.piece_count(), self.random.draw());
             if superseed.memory() as u64 <= free {
                 torrent.swarm.get_or_insert_default().superseed = Some(Box::new(superseed));
@@ -43,19 +43,21 @@ impl Session {
         let Some(peer) = self.peers.get(&key) else { return };
         let Some(torrent_key) = peer.torrent else { return };
         let Some(superseed) = running(self.torrents.get_mut(&torrent_key)) else { return };
-        match action {
-            Action::Interest if peer.interested => superseed.interested(key),
-            Action::Gained(piece) => {
-                superseed.joined(key, at);
-                superseed.gained(key, piece.index(), at);
-            }
+        let is_news = match action {
+            Action::Gained(piece) => superseed.gained(key, piece.index(), at),
             Action::Pieces => {
-                superseed.joined(key, at);
                 superseed.said(key, &peer.pieces, at);
+                true
             }
-            _ => return,
+            Action::Interest if peer.interested => {
+                superseed.interested(key);
+                false
+            }
+            _ => false,
+        };
+        if is_news {
+            self.offer_pieces(torrent_key, now);
         }
-        self.offer_pieces(torrent_key, now);
     }
 
     /// A peer of a torrent is gone.
@@ -73,7 +75,8 @@ impl Session {
         let is_complete = torrent.is_complete();
         let Some(swarm) = torrent.swarm.as_mut() else { return };
         let Some(superseed) = &mut swarm.superseed else { return };
-        if !is_complete || !self.settings.superseed {
+        let wanted = is_complete && self.settings.superseed;
+        if !wanted {
             superseed.end();
         }
         for key in &swarm.peers {
@@ -84,6 +87,7 @@ impl Session {
         }
         if superseed.is_over() {
             log::debug!("\"{}\" is seeded as usual from now on", crate::log::escaped(&torrent.name));
+            torrent.is_out |= wanted;
             self.set(Timer::Sweep, now);
             if is_complete {
                 self.part_from_seeds(key);
@@ -104,12 +108,12 @@ impl Session {
             let peers = torrent.peers().to_vec();
             if let Some(superseed) = running(self.torrents.get_mut(&key)) {
                 for key in peers {
-                    match self.peers.get(&key) {
-                        Some(peer) if peer.ready && at.saturating_sub(peer.since) >= SILENT => {
-                            superseed.joined(key, at);
-                        }
-                        _ => soon = true,
+                    let Some(peer) = self.peers.get(&key) else { continue };
+                    let is_silent = peer.pieces.is_none() && at.saturating_sub(peer.since) >= SILENT;
+                    if peer.ready && is_silent {
+                        superseed.said(key, &Have::None, at);
                     }
+                    soon |= !is_silent && peer.pieces.is_none();
                 }
                 superseed.look(sent, at);
                 self.offer_pieces(key, now);
@@ -132,10 +136,9 @@ impl Session {
             if peer.control.len() > REVEAL {
                 peer.close(Close::Protocol("reads nothing"));
             }
+            // Those that it has itself are among them: that way even a seed that hid like us sees what we are.
             for piece in pieces.clone().filter(|&piece| torrent.have.contains(piece)) {
-                if !peer.pieces.contains(piece) {
-                    peer.announce_piece(piece);
-                }
+                peer.announce_piece(piece);
             }
             if is_last && torrent.have.is_all() {
                 peer.forget_pieces();

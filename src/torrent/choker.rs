@@ -98,6 +98,8 @@ enum Claim {
     Held,
     /// Pays for one that it has not got.
     Paying,
+    /// Has it out of turn, as nobody paid for it.
+    Lent,
     /// Waits for its turn.
     Waiting,
     /// Had its turn.
@@ -114,30 +116,23 @@ impl Choker {
     /// `peers`.
     pub fn tick(&mut self, peers: &mut [Contender], slots: Slots, now: u32) {
         self.ticks = (self.ticks + 1) % CYCLE;
-        let third = u32::from(self.ticks % 3);
-        self.assign(peers, slots, |slots| (slots.div_ceil(3) + third) / 3, |peer| peer.is_safe(now), now);
+        self.assign(peers, slots, true, now);
     }
 
     /// At once when a peer became interested or left: gives free slots to those that wait, takes none from anybody who
     /// is still interested. Sets `unchoked`, and changes the order of `peers`.
     pub fn fill(&self, peers: &mut [Contender], slots: Slots, now: u32) {
-        self.assign(peers, slots, |_| 0, |_| true, now);
+        self.assign(peers, slots, false, now);
     }
 
-    /// `fresh` tells how many of so many slots of a seed are to be given anew, `keeps` who of those that have one may not
-    /// lose it.
-    fn assign(
-        &self,
-        peers: &mut [Contender],
-        slots: Slots,
-        fresh: impl Fn(u32) -> u32,
-        keeps: impl Fn(&Contender) -> bool,
-        now: u32,
-    ) {
+    /// `takes`: from some for others.
+    fn assign(&self, peers: &mut [Contender], slots: Slots, takes: bool, now: u32) {
         peers.sort_unstable_by_key(|peer| (!peer.fetching, peer.torrent));
         let (fetched, seeded) = peers.split_at_mut(peers.partition_point(|peer| peer.fetching));
-        let total = self.for_fetched(fetched, seeded, slots, &keeps);
-        self.reciprocate(fetched, Slots { total, ..slots }, keeps, now);
+        let total = self.for_fetched(fetched, seeded, slots, |peer| !takes || peer.is_safe(now));
+        self.reciprocate(fetched, Slots { total, ..slots }, takes, now);
+        let third = u32::from(self.ticks % 3);
+        let fresh = |slots: u32| if takes { (slots.div_ceil(3) + third) / 3 } else { 0 };
         serve(seeded, Slots { total: slots.total - total, ..slots }, fresh, now);
     }
 
@@ -176,37 +171,35 @@ impl Choker {
     }
 
     /// Tit for tat. Each torrent's best come before any torrent's second best.
-    fn reciprocate(
-        &self,
-        peers: &mut [Contender],
-        slots: Slots,
-        keeps: impl Fn(&Contender) -> bool,
-        now: u32,
-    ) {
+    fn reciprocate(&self, peers: &mut [Contender], slots: Slots, takes: bool, now: u32) {
         // The only slot of a torrent, or of all of them, is for whoever is next every third turn, else for who pays.
         let only = u32::from(self.turn().is_multiple_of(3));
         let turns = if slots.total == 1 { only } else { demand(peers, 1).min(slots.total / 2) };
         let turns_each = if slots.each == 1 { only } else { 1 };
 
-        let mut line = in_line(peers, |peer| {
-            let claim = if peer.unchoked { Claim::Paid } else { Claim::Paying };
-            (peer.worth() > 0).then_some((claim, u32::MAX - peer.worth()))
-        });
+        let mut line =
+            in_line(peers, |peer| (peer.worth() > 0).then_some((Claim::Paid, u32::MAX - peer.worth())));
         line.sort_unstable_by_key(|place| (place.rank, place.order));
         line.retain(|place| place.rank < slots.each.saturating_sub(turns_each));
         line.truncate(usize::try_from(slots.total - turns).unwrap_or(usize::MAX));
+        for place in line.iter_mut().filter(|place| !peers[place.at].unchoked) {
+            place.claim = Claim::Paying;
+        }
         let paying: Vec<(u32, u32)> =
             line.iter().map(|place| (peers[place.at].torrent, peers[place.at].peer)).collect();
         let mut others = in_line(peers, |peer| {
             let wait = now.saturating_sub(peer.since);
             match peer.unchoked {
                 _ if paying.contains(&(peer.torrent, peer.peer)) => None,
-                true if keeps(peer) => Some((Claim::Held, wait)),
+                true if !takes || peer.is_safe(now) => Some((Claim::Held, wait)),
                 true => Some((Claim::Spent, u32::MAX - peer.worth())),
                 false => Some((Claim::Waiting, u32::MAX - peer.weight(wait))),
             }
         });
         for place in &mut others {
+            if takes && place.claim == Claim::Held && place.rank >= turns_each {
+                place.claim = Claim::Lent;
+            }
             // A torrent in which nobody pays comes first.
             place.rank += u32::from(paying.iter().any(|(torrent, _)| *torrent == peers[place.at].torrent));
         }

@@ -127,6 +127,8 @@ pub struct Torrent {
     pub written: bool,
     /// It names web seeds.
     pub web_seeded: bool,
+    /// Others have all of it, as far as we know: it is not superseeded again.
+    pub is_out: bool,
     /// Its disk fills holes with zeros: it is fetched from the front.
     pub windowed: bool,
     /// Its trackers know of us.
@@ -230,6 +232,7 @@ impl Torrent {
             was_complete: false,
             written: false,
             web_seeded: summary.web_seeded,
+            is_out: false,
             windowed: false,
             announced: false,
             seen: 0,

@@ -49,6 +49,8 @@ struct Count {
 
 struct Taker {
     key: PeerKey,
+    /// It said what it has, or said nothing for long enough.
+    known: bool,
     /// It was interested once. One that never was may be a seed that hides what it has, as we do.
     wants: bool,
     /// The piece that it was told of last.
@@ -89,30 +91,32 @@ impl Superseed {
         self.counts.len() * size_of::<Count>() + self.peers.capacity() * size_of::<Taker>()
     }
 
-    /// A peer came, of whose pieces nothing is known.
+    /// A peer came, of whose pieces nothing is known yet: it is told of none before they are.
     pub fn joined(&mut self, key: PeerKey, now: u32) {
         if !self.is_over && self.at(key).is_none() {
-            self.peers.push(Taker { key, wants: false, offer: None });
+            self.peers.push(Taker { key, known: false, wants: false, offer: None });
             self.moved = now;
         }
     }
 
-    /// A peer said what it has. Those that never came are not listened to.
+    /// A peer said what it has, be it by its silence. Those that never came are not listened to.
     pub fn said(&mut self, key: PeerKey, has: &Have, now: u32) {
+        let Some(at) = self.at(key) else { return };
+        self.peers[at].known = true;
         if has.is_all() {
             return self.end();
         }
-        for piece in (0..self.pieces).filter(|&piece| has.contains(piece)) {
+        let pieces = if has.is_none() { 0 } else { self.pieces };
+        for piece in (0..pieces).filter(|&piece| has.contains(piece)) {
             self.gained(key, piece, now);
         }
     }
 
-    /// A peer has another piece.
-    pub fn gained(&mut self, key: PeerKey, piece: u32, now: u32) {
-        if self.is_over || self.at(key).is_none() {
-            return;
-        }
-        let Some(count) = self.counts.get_mut(index(piece)) else { return };
+    /// A peer has another piece. `true` where it may be somebody's turn now, or all is over.
+    pub fn gained(&mut self, key: PeerKey, piece: u32, now: u32) -> bool {
+        let Some(at) = self.at(key).filter(|_| !self.is_over) else { return false };
+        let Some(count) = self.counts.get_mut(index(piece)) else { return false };
+        let mut is_news = !std::mem::replace(&mut self.peers[at].known, true);
         self.left -= u32::from(count.have == 0);
         count.have = count.have.saturating_add(1);
         let have = count.have;
@@ -123,11 +127,13 @@ impl Superseed {
                 drop_one(&mut count.told);
             }
             offer.passed |= have > 1;
+            is_news = true;
         }
         self.moved = now;
         if self.left == 0 {
             self.end();
         }
+        is_news || self.is_over
     }
 
     /// A peer is interested in what it was told of.
@@ -157,7 +163,7 @@ impl Superseed {
         let at = self.at(key)?;
         let others = self.peers.iter().filter(|peer| peer.wants && peer.key != key).count();
         let is_due = |offer: Offer| offer.taken && (offer.passed || others == 0);
-        if self.is_over || !self.peers[at].offer.is_none_or(is_due) {
+        if self.is_over || !self.peers[at].known || !self.peers[at].offer.is_none_or(is_due) {
             return None;
         }
         let piece = self.rarest(has)?;
@@ -288,6 +294,7 @@ mod tests {
         fn join(&mut self, n: usize, group: usize) {
             let key = PeerKey(u32::try_from(n).unwrap());
             self.superseed.joined(key, self.now);
+            self.superseed.said(key, &Have::None, self.now);
             self.superseed.interested(key);
             self.leechers.push(Leecher { key, has: Have::None, told: None, gives: true, group });
         }
@@ -390,6 +397,7 @@ mod tests {
         // One that never wants anything is nobody to pass on to either.
         let mut swarm = Swarm::new(1, 1);
         swarm.superseed.joined(PeerKey(99), 0);
+        swarm.superseed.said(PeerKey(99), &Have::None, 0);
         swarm.superseed.offer(PeerKey(99), &Have::None, 0).unwrap();
         let (copies, steps) = swarm.run();
         assert_eq!((copies, steps), (1.0, PIECES + 1));
@@ -421,6 +429,8 @@ mod tests {
         let (one, two) = (PeerKey(1), PeerKey(2));
         let mut has = Have::None;
         superseed.joined(one, 0);
+        assert_eq!(superseed.offer(one, &has, 0), None, "nobody knows what it has");
+        superseed.said(one, &has, 0);
         superseed.interested(one);
         for _ in 0..2 {
             let piece = superseed.offer(one, &has, 0).unwrap();
@@ -429,12 +439,12 @@ mod tests {
         }
         let third = superseed.offer(one, &has, 0).unwrap();
         superseed.left(one, &has);
-        superseed.joined(two, 0);
         let told: Vec<u32> = (0..3)
             .map(|_| {
+                superseed.joined(two, 0);
+                superseed.said(two, &Have::None, 0);
                 let piece = superseed.offer(two, &Have::None, 0).unwrap();
                 superseed.left(two, &Have::None);
-                superseed.joined(two, 0);
                 piece
             })
             .collect();
@@ -467,7 +477,7 @@ mod tests {
         none.look(0, 10_000);
         assert!(none.is_over() && none.offer(PeerKey(1), &Have::None, 0).is_none());
         let mut one = Superseed::new(1, 0);
-        one.gained(PeerKey(1), 0, 0);
+        assert!(!one.gained(PeerKey(1), 0, 0));
         one.said(PeerKey(1), &Have::None, 0);
         one.left(PeerKey(1), &Have::All);
         one.gained(PeerKey(1), u32::MAX, 0);

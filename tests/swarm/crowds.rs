@@ -1,6 +1,9 @@
 //! Many who want the same: all get it, soon, and none of them pays for it alone.
 
+use meshseed::random::Random;
+
 use crate::mesh::{Swarm, line, ratio};
+use crate::net::Line;
 use crate::{KIB, MIB};
 
 #[test]
@@ -56,29 +59,28 @@ fn one_slow_seed_alone_is_asked_for_everything_once() {
 
 #[test]
 fn those_who_give_are_done_before_those_who_do_not() {
-    let mut swarm = Swarm::new(4, 16 * MIB, 256 * 1024);
-    swarm.seed(line(200));
-    let mut crowds = [Vec::new(), Vec::new()];
-    for n in 0..20 {
-        let rider = n % 3 == 0;
-        let node = swarm.join(line(200), false, |settings| {
-            if rider {
-                (settings.uploads, settings.uploads_per_torrent) = (0, 0);
-            } else {
-                (settings.uploads, settings.uploads_per_torrent) = (4, 4);
-            }
-        });
-        crowds[usize::from(rider)].push(node);
+    let mut swarm = Swarm::new(4, 32 * MIB, 256 * 1024);
+    swarm.seed(line(50));
+    // What each can take is more than all can give, and each has something that others lack.
+    let asymmetric = Line { up: 100 * KIB, ..line(1000) };
+    let mut random = Random::new(4);
+    let (mut givers, mut riders) = (Vec::new(), Vec::new());
+    for n in 0..24 {
+        let rides = n % 3 == 0;
+        let node = swarm.join(
+            asymmetric,
+            |_| random.below(3) == 0,
+            |settings| settings.uploads = if rides { 0 } else { 4 },
+        );
+        if rides { riders.push(node) } else { givers.push(node) }
     }
-    let all: Vec<usize> = crowds.concat();
-    swarm.finish(2000.0, &all);
+    swarm.finish(2000.0, &[&givers[..], &riders].concat());
     let mean = |nodes: &[usize]| {
         nodes.iter().map(|&node| swarm.done_at(node)).sum::<f64>() / ratio(nodes.len() as u64, 1)
     };
-    let [givers, riders] = [mean(&crowds[0]), mean(&crowds[1])];
-    println!("those who give after {givers:.0} s, the others after {riders:.0} s");
-    assert!(crowds[1].iter().all(|&rider| swarm.nodes[rider].session.uploaded() == 0));
-    assert!(riders > 1.2 * givers, "{riders} s and {givers} s");
+    println!("those who give after {:.0} s, the others after {:.0} s", mean(&givers), mean(&riders));
+    assert!(riders.iter().all(|&rider| swarm.nodes[rider].session.uploaded() == 0));
+    assert!(mean(&riders) > 1.2 * mean(&givers));
 }
 
 #[test]

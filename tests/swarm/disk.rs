@@ -12,14 +12,13 @@ use std::time::Duration;
 use meshseed::have::Have;
 use meshseed::ident::Ident;
 use meshseed::metainfo::{self, InfoHash, Metainfo, maker};
-use meshseed::piece::Lengths;
+use meshseed::piece::{BLOCK, Lengths};
 use meshseed::storage::intake::Filled;
 use meshseed::storage::io::{
     Batch, Checked, Done, Hashed, Job, LaidOut, Loaded, Outcome, Place, Prepared, Progress, Target,
 };
 use meshseed::storage::resume::{Record, Stamp, Verified};
 use meshseed::storage::{Layout, Room, Trouble};
-use meshseed::torrent::picker::BLOCK;
 use rustix::io::Errno;
 
 use super::content::{Content, Extents};
@@ -130,10 +129,20 @@ impl Torrent {
         self.synced = self.extents.clone();
     }
 
+    /// Those pieces are there, and right.
+    pub fn hold_pieces(&mut self, holds: impl FnMut(&u32) -> bool) {
+        self.extents = Extents::default();
+        for piece in (0..self.lengths().piece_count()).filter(holds) {
+            self.extents.write(self.range(piece), true);
+        }
+        self.synced = self.extents.clone();
+        self.there = self.held() > 0;
+    }
+
     /// Nothing of it is there.
     pub fn clear(&mut self) {
         self.hold(0);
-        self.there = false;
+        (self.there, self.verified) = (false, Have::None);
     }
 
     /// Bytes of it that are there.
@@ -550,8 +559,8 @@ impl Disk {
     /// Puts a torrent on record, once all that it has is out of the page cache.
     fn save(&mut self, place: &Place, mut record: Record, open: bool) -> Result<(), Trouble> {
         let at = self.at(place)?;
-        if let Some(trouble) = self.missing(place) {
-            return Err(trouble);
+        if !self.root_there {
+            return Err(Trouble::RootAbsent(place.root.to_path_buf()));
         }
         let torrent = &mut self.torrents[at];
         if torrent.broken {
@@ -698,7 +707,7 @@ impl Disk {
         out: &mut [u8],
         force: bool,
     ) -> usize {
-        if !self.opened.contains(&(torrent, file)) {
+        if !self.opened.contains(&(torrent, file)) || !self.torrents[torrent].there {
             return 0;
         }
         let mut there = out.len() as u64;

@@ -59,19 +59,25 @@ impl Swarm {
 
     /// A node that has all of it.
     pub fn seed(&mut self, line: Line) -> usize {
-        self.join(line, true, |_| {})
+        self.join(line, |_| true, |_| {})
     }
 
     /// A node that has nothing of it.
     pub fn leecher(&mut self, line: Line) -> usize {
-        self.join(line, false, |_| {})
+        self.join(line, |_| false, |_| {})
     }
 
     pub fn leechers(&mut self, count: usize, line: Line) -> Vec<usize> {
         (0..count).map(|_| self.leecher(line)).collect()
     }
 
-    pub fn join(&mut self, line: Line, has: bool, with: impl FnOnce(&mut Settings)) -> usize {
+    /// A node that has some pieces of it, and other settings.
+    pub fn join(
+        &mut self,
+        line: Line,
+        has: impl FnMut(&u32) -> bool,
+        with: impl FnOnce(&mut Settings),
+    ) -> usize {
         let number = self.nodes.len();
         let mut settings = settings();
         settings.peer_id[16..].copy_from_slice(&u32::try_from(number).expect("few").to_be_bytes());
@@ -82,9 +88,7 @@ impl Swarm {
         let options = maker::Options { trackers, ..maker::Options::default() };
         let it = disk.add("swarm", &[self.size], self.piece, &options);
         assert_eq!(it, IT);
-        if !has {
-            disk.torrents[IT].clear();
-        }
+        disk.torrents[IT].hold_pieces(has);
         let node = self.node(settings, disk, line);
         self.with(node, |node, now| node.insert(IT, now));
         node
@@ -112,7 +116,7 @@ impl Swarm {
         let end = self.secs() + seconds;
         while !nodes.iter().all(|&node| self.is_done(node)) {
             if self.secs() >= end {
-                for &node in nodes.iter().filter(|&&node| !self.is_done(node)) {
+                for &node in nodes.iter().filter(|&&node| !self.is_done(node)).take(5) {
                     let node = &self.nodes[node];
                     let of = node.of(IT);
                     eprintln!(

@@ -28,7 +28,7 @@ pub(super) const CHUNK: usize = 128 * 1024;
 const HASHES: usize = 200;
 
 /// Bytes of a block that has a digest of its own: what clients ask for.
-const BLOCK: usize = 16 * 1024;
+const BLOCK: usize = crate::piece::BLOCK as usize;
 
 /// A piece that is hashed as far as it is known.
 pub(super) struct Begun {
@@ -226,11 +226,11 @@ impl Hashing {
         let mut fragments = fragments.iter().peekable();
         while begun.at < ready {
             let at = begun.at;
-            while fragments.next_if(|next| next.begin + next.len <= at).is_some() {}
+            while fragments.next_if(|next| next.begin.saturating_add(next.len) <= at).is_some() {}
             let (until, memory) = match fragments.peek() {
                 Some(next) if next.begin <= at => {
-                    let until = (next.begin + next.len).min(ready);
-                    let from = (next.at + (at - next.begin)) as usize;
+                    let until = next.begin.saturating_add(next.len).min(ready);
+                    let from = next.at as usize + (at - next.begin) as usize;
                     (until, bytes.get(from..from + (until - at) as usize))
                 }
                 Some(next) => (next.begin.min(ready), None),

@@ -97,9 +97,10 @@ impl Records {
         }
     }
 
-    /// A file of a torrent as it was when it was hashed.
+    /// A file of a torrent as it was when it was hashed; `None` also of one that was open for writing.
     pub(super) fn find_stamp(&self, info_hash: &InfoHash, file: u32) -> Option<Stamp> {
-        self.find(info_hash)?.verified?.stamps.get(file as usize).copied()
+        let stamp = self.find(info_hash)?.verified?.stamps.get(file as usize).copied();
+        stamp.filter(|stamp| *stamp != Stamp::ABSENT)
     }
 
     /// Whether some of a torrent's data was there.
@@ -463,6 +464,7 @@ mod tests {
         let mut records = at(&temp);
         assert_eq!(records.index.len(), 5);
         records.insert(Record { uploaded: 9, verified: None, ..record(3) });
+        records.insert(Record { verified: None, open: false, ..record(5) });
         records.insert(record(4));
         records.remove(hash(200));
         records.remove(hash(77));
