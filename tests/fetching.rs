@@ -157,7 +157,7 @@ fn pieces_beyond_four_gibibytes_lie_where_they_belong() {
 fn killed_a_hundred_times_it_ends_with_the_right_content() {
     let torrent = Torrent::single("killed", 12_000_001, 16 * 1024);
     let seed = Seed::of(&[&torrent]);
-    seed.slow_down_to(250_000);
+    seed.slow_down_to(150_000);
     let home = knowing(&seed);
     torrent.drop_into(&home.torrents);
     let address = (HERE, home.port).into();
