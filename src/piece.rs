@@ -8,6 +8,10 @@ use std::num::NonZeroU32;
 /// use up to 128 KiB).
 pub const MAX_BLOCK: u32 = 128 * 1024;
 
+/// What is asked for at a time, as all clients do: some close the connection when it is more. The last block of a piece
+/// may be shorter.
+pub const BLOCK: u32 = 16 * 1024;
+
 /// A torrent's total length and piece length: all that is needed to check an index or a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lengths {

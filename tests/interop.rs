@@ -351,8 +351,16 @@ fn transmission(space: &Namespace, torrents: &Path, out: &Path) -> Running {
 }
 
 fn aria2(space: &Namespace, torrents: &Path, out: &Path) -> Running {
-    // It takes no file for its own that it did not begin, unless it is told to look.
-    start(space.command("aria2c").arg("--check-integrity").arg("--dir").arg(out).args(files(torrents)), out)
+    // It takes no file for its own that it did not begin, unless it is told to look, and ends when it has sent as much as
+    // there is, with the last of it unsent.
+    start(
+        space
+            .command("aria2c")
+            .args(["--check-integrity", "--seed-ratio=0", "--dir"])
+            .arg(out)
+            .args(files(torrents)),
+        out,
+    )
 }
 
 fn rtorrent(space: &Namespace, torrents: &Path, out: &Path) -> Running {

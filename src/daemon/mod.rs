@@ -516,6 +516,7 @@ fn tell(event: &Event) {
         Happened::Added | Happened::Removed => {}
         Happened::Completed => log::info!("\"{name}\" is complete and seeded"),
         Happened::Error => log::warn!("\"{name}\": {reason}"),
-        Happened::Recovered => log::info!("\"{name}\" is back {reason}"),
+        Happened::Recovered if reason.is_empty() => log::info!("\"{name}\" is back"),
+        Happened::Recovered => log::info!("\"{name}\" is back: {reason}"),
     }
 }

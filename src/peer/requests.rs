@@ -6,8 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::piece::Block;
-use crate::torrent::picker::BLOCK;
+use crate::piece::{BLOCK, Block};
 
 /// Requests at a time, whatever a peer takes: 8 MiB, all that a gigabit carries in a sixteenth of a second.
 const MAX_REQQ: u32 = 500;

@@ -11,12 +11,12 @@ use super::checks::Rest;
 use super::{CHOKE_ROUND, GROWING, Happened, Job, RECORD_PROGRESS, Session, Timer, event};
 use crate::have::Have;
 use crate::peer::{Close, PeerKey};
-use crate::piece::{Block, PieceIndex};
+use crate::piece::{BLOCK, Block, PieceIndex};
 use crate::storage::Trouble;
 use crate::storage::intake::Filled;
 use crate::storage::io::{Batch, Hashed, Job as StorageJob, Outcome, Prepared, Progress, Target};
 use crate::torrent::fetch::Fetch;
-use crate::torrent::picker::{BLOCK, Picker};
+use crate::torrent::picker::Picker;
 use crate::torrent::{State, TorrentKey};
 
 /// How often slow peers are looked at while something is fetched.

@@ -270,8 +270,8 @@ impl Session {
     }
 
     pub(super) fn next_dial(&mut self, now: Instant) -> Option<Job> {
-        let dialling = self.peers.values().filter(|peer| peer.outgoing && !peer.ready).count();
-        if dialling >= MAX_DIALLING
+        let dialling = || self.peers.values().filter(|peer| peer.outgoing && !peer.ready);
+        if dialling().count() >= MAX_DIALLING
             || self.peers.len() >= self.settings.peers
             || self.memory() + PEER_COST > self.settings.memory
             || self.dials.available(now) == 0
@@ -283,8 +283,11 @@ impl Session {
         // to themselves, and nobody who comes later has anyone who takes him.
         let room = self.settings.peers_per_torrent.div_ceil(2);
         let torrents = &self.torrents;
-        let next = self.candidates.next(now, |torrent| {
-            torrents.get(&TorrentKey(torrent)).is_some_and(|t| t.serves() && t.peers().len() < room)
+        // Some clients (Transmission 3) turn away who calls twice at a time, though it be for another torrent.
+        let called: Vec<SocketAddr> = dialling().map(|peer| peer.addr).collect();
+        let next = self.candidates.next(now, |torrent, address| {
+            let torrent = torrents.get(&TorrentKey(torrent));
+            torrent.is_some_and(|t| t.serves() && t.peers().len() < room) && !called.contains(&address)
         });
         let job = next.map(|(torrent, addr)| {
             self.dials.take(1, now);

@@ -5,18 +5,21 @@
 //! that a server sees few requests. Holds a few words for each of at most four fetches.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::{CHOKE_ROUND, Job, SWEEP, Session, Timer};
+use crate::have::Have;
 use crate::http::Url;
 use crate::peer::{Peer, PeerKey};
+use crate::piece::BLOCK;
 use crate::storage::Layout;
 use crate::storage::io::Job as StorageJob;
-use crate::torrent::picker::BLOCK;
+use crate::torrent::picker::Picker;
 use crate::torrent::{State, TorrentKey};
-use crate::webseed::{Ended, Taken, WebFetch, WebSeeds};
+use crate::webseed::{Ended, Taken, WebFetch, WebSeed, WebSeeds};
 
 /// Peers have this long to be found before a web seed is asked.
 const GRACE: Duration = Duration::from_secs(3);
@@ -88,7 +91,7 @@ impl Session {
             let fetch = self.torrents.get(&key).and_then(|torrent| torrent.fetch.as_ref());
             let again = match fetch.and_then(|fetch| fetch.web.as_ref()) {
                 // Until one has rested, or one that is asked has ended.
-                Some(web) if web.next(now).is_none() => web.deadline(),
+                Some(web) if web.free(now).is_empty() => web.deadline(),
                 None if fetch.is_some_and(|fetch| fetch.web_known) => None,
                 // By then peers may have slowed down, or left something.
                 _ => Some(now + CHOKE_ROUND),
@@ -144,18 +147,11 @@ impl Session {
             return None;
         };
         let web = fetch.web.as_mut()?;
-        let seed = match last {
-            Some(last) => web.seed(last).filter(|seed| seed.is_free(now)),
-            None => web.next(now),
-        }?;
         let most = (missing / SHARE).clamp(RUN.0, RUN.1);
-        let pieces = (0..TRIES).find_map(|_| {
-            let run = fetch.picker.claim(seed.key, &torrent.have, most, true)?;
-            let given = seed.first_of(&layout, run);
-            if given.is_empty() {
-                fetch.picker.unclaim(seed.key);
-            }
-            (!given.is_empty()).then_some(given)
+        let asked = web.free(now).into_iter().filter(|&free| last.is_none_or(|last| last == free));
+        let (seed, pieces) = asked.filter_map(|free| web.seed(free)).find_map(|seed| {
+            let pieces = claim(&mut fetch.picker, seed, &layout, &torrent.have, most)?;
+            Some((seed, pieces))
         })?;
         let (first, last) = (lengths.piece(pieces.start)?, lengths.piece(pieces.end - 1)?);
         // What has come of the first piece came in order, before a connection broke.
@@ -360,6 +356,19 @@ impl Session {
     }
 }
 
+/// Claims pieces for a web seed, of files that it was not found to lack.
+fn claim(picker: &mut Picker, seed: &WebSeed, layout: &Layout, ours: &Have, most: u64) -> Option<Range<u32>> {
+    for _ in 0..TRIES {
+        let run = picker.claim(seed.key, ours, most, true)?;
+        let pieces = seed.first_of(layout, run);
+        if !pieces.is_empty() {
+            return Some(pieces);
+        }
+        picker.unclaim(seed.key);
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -370,12 +379,11 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
-    use crate::have::Have;
     use crate::ident::Ident;
     use crate::metainfo::{InfoHash, Summary};
     use crate::peer::Close;
     use crate::peer::wire::{Message, Reserved};
-    use crate::piece::Lengths;
+    use crate::piece::{BLOCK, Lengths};
     use crate::session::Settings;
     use crate::storage::io::{Checked, Done, Hashed, LaidOut, Outcome, Place, Prepared};
     use crate::storage::tests::metainfo;
@@ -667,6 +675,17 @@ mod tests {
         let begun: Vec<u64> = starts.into_iter().filter(|&start| start > 0).collect();
         assert_eq!(begun, [500_000 - 500_000 % u64::from(BLOCK)]);
         assert!(rig.session.downloaded() < (64 << 20) + u64::from(BLOCK), "what came is not fetched again");
+    }
+
+    #[test]
+    fn what_the_best_lacks_is_asked_of_the_next() {
+        let mut rig = Rig::new(&["http://a/", "http://b/"], &[]);
+        let mut fetches = rig.run();
+        let (best, other) = (fetches.remove(0), fetches.remove(0));
+        rig.session.web_ended(other.key, &unreached(), rig.now);
+        assert!(rig.session.web_ended(best.key, &Ended::Absent(Some(0)), rig.now).is_none());
+        let later = rig.after(60);
+        assert!(!later.is_empty() && later.iter().all(|fetch| fetch.key == other.key));
     }
 
     #[test]

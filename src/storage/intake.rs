@@ -8,7 +8,7 @@
 pub const BUFFER: usize = 128 * 1024;
 
 /// A read has room for this much at least: a block of the usual size, its header, and some of what comes next.
-pub const LEAST: usize = 16 * 1024 + 64;
+pub const LEAST: usize = crate::piece::BLOCK as usize + 64;
 
 /// Fragments after which a buffer counts as full: pieces of a few bytes, or peers that send a few at a time.
 const FRAGMENTS: usize = 512;

@@ -247,8 +247,12 @@ impl Candidates {
     }
 
     /// The address to dial next, which is busy from now on: tell how it ended. `wants` says whether a torrent has room
-    /// for another peer; when it says yes again after a no, ask again without waiting for the deadline.
-    pub fn next(&mut self, now: Instant, wants: impl Fn(u32) -> bool) -> Option<(u32, SocketAddr)> {
+    /// for another peer, and this one; when it says yes again after a no, ask again without waiting for the deadline.
+    pub fn next(
+        &mut self,
+        now: Instant,
+        wants: impl Fn(u32, SocketAddr) -> bool,
+    ) -> Option<(u32, SocketAddr)> {
         let now = self.seconds(now);
         while self.banned.front().is_some_and(|(_, until)| *until <= now) {
             self.banned.pop_front();
@@ -265,7 +269,7 @@ impl Candidates {
             }
             let marks = entry.marks;
             let rank = (marks.near(), marks.has(STATIC), u8::MAX - entry.failures, entry.priority);
-            if best.is_none_or(|(_, best)| rank > best) && wants(entry.torrent) {
+            if best.is_none_or(|(_, best)| rank > best) && wants(entry.torrent, entry.address()) {
                 best = Some((at, rank));
             }
         }
@@ -603,15 +607,15 @@ mod tests {
         let mut pool = Candidates::new(1, start);
         pool.set_here(vec![at("10.9.0.1:6881")], vec!["10.9.0.0/16".parse().unwrap()]);
         pool.insert(1, [nth(1), nth(2), nth(3), at("10.9.3.3:1")], Source::Remote, start);
-        assert_eq!(pool.next(start, |_| true), Some((1, at("10.9.3.3:1"))));
+        assert_eq!(pool.next(start, |_, _| true), Some((1, at("10.9.3.3:1"))));
         let mut order = Vec::new();
-        while let Some((torrent, address)) = pool.next(start, |_| true) {
+        while let Some((torrent, address)) = pool.next(start, |_, _| true) {
             order.push(priority(at("10.9.0.1:6881"), address));
             pool.ended(torrent, address, Ended::Failed, start);
         }
         assert!(order.len() == 3 && order.is_sorted_by(|a, b| a >= b));
         pool.insert(1, [nth(9)], Source::Remote, start + secs(100));
-        assert_eq!(pool.next(start + secs(100), |_| true), Some((1, nth(9))));
+        assert_eq!(pool.next(start + secs(100), |_, _| true), Some((1, nth(9))));
     }
 
     #[test]
@@ -651,10 +655,10 @@ mod tests {
         }
         pool.insert(2, [nth(1)], Source::Remote, start);
         assert_eq!((pool.count(1), pool.count(2)), (1, 1));
-        assert_eq!(pool.next(start, |torrent| torrent == 1), Some((1, nth(1))));
+        assert_eq!(pool.next(start, |torrent, _| torrent == 1), Some((1, nth(1))));
         pool.insert(1, [nth(1)], Source::Remote, start);
-        assert_eq!(pool.next(start, |torrent| torrent == 1), None);
-        assert_eq!(pool.next(start, |_| true), Some((2, nth(1))));
+        assert_eq!(pool.next(start, |torrent, _| torrent == 1), None);
+        assert_eq!(pool.next(start, |_, _| true), Some((2, nth(1))));
     }
 
     #[test]
@@ -665,18 +669,18 @@ mod tests {
         let mut now = start;
         for least in [60, 300, 1500, 7500] {
             assert!(pool.deadline().is_some_and(|due| due <= now));
-            assert_eq!(pool.next(now, |_| true), Some((1, nth(1))));
-            assert_eq!((pool.next(now, |_| true), pool.deadline()), (None, None));
+            assert_eq!(pool.next(now, |_, _| true), Some((1, nth(1))));
+            assert_eq!((pool.next(now, |_, _| true), pool.deadline()), (None, None));
             pool.ended(1, nth(1), Ended::Failed, now);
             let due = pool.deadline().unwrap();
             assert!((secs(least)..=secs(least + least / 4)).contains(&(due - now)), "{:?}", due - now);
-            assert_eq!(pool.next(due - secs(1), |_| true), None);
+            assert_eq!(pool.next(due - secs(1), |_, _| true), None);
             now = due;
         }
-        assert_eq!(pool.next(now, |_| true), Some((1, nth(1))));
+        assert_eq!(pool.next(now, |_, _| true), Some((1, nth(1))));
         pool.ended(1, nth(1), Ended::Failed, now);
         assert!(pool.is_empty());
-        assert_eq!(pool.next(now, |_| true), None);
+        assert_eq!(pool.next(now, |_, _| true), None);
         assert_eq!(pool.deadline(), None);
     }
 
@@ -686,8 +690,8 @@ mod tests {
         for (how, least) in [(Ended::Stopped, SOON), (Ended::Closed, AGAIN), (Ended::Seed, SEED_AGAIN)] {
             let mut pool = Candidates::new(7, start);
             pool.insert(1, [nth(1)], Source::Remote, start);
-            pool.next(start, |_| true).unwrap();
-            assert_eq!(pool.next(start, |_| true), None);
+            pool.next(start, |_, _| true).unwrap();
+            assert_eq!(pool.next(start, |_, _| true), None);
             pool.ended(1, nth(1), how, start);
             assert!(pool.deadline().unwrap() - start >= secs(u64::from(least)));
             // Told of an address that nobody knows: nothing happens.
@@ -704,9 +708,9 @@ mod tests {
         pool.insert(1, [nth(1)], Source::Remote, start);
         pool.connected(1, nth(1));
         pool.connected(1, nth(2));
-        assert_eq!(pool.next(start, |_| true), None);
+        assert_eq!(pool.next(start, |_, _| true), None);
         pool.ended(1, nth(1), Ended::Closed, start);
-        assert_eq!(pool.next(start + secs(1000), |_| true), Some((1, nth(1))));
+        assert_eq!(pool.next(start + secs(1000), |_, _| true), Some((1, nth(1))));
     }
 
     #[test]
@@ -714,9 +718,9 @@ mod tests {
         let start = some_instant();
         let mut pool = Candidates::new(7, start);
         pool.insert(1, (0..10).map(nth), Source::Remote, start);
-        assert_eq!(pool.next(start, |_| false), None);
+        assert_eq!(pool.next(start, |_, _| false), None);
         assert_eq!(pool.deadline(), None);
-        assert!(pool.next(start, |_| true).is_some());
+        assert!(pool.next(start, |_, _| true).is_some());
     }
 
     #[test]
@@ -746,7 +750,7 @@ mod tests {
         for torrent in 0..40 {
             pool.insert(torrent, (0..50).map(nth), Source::Remote, start);
         }
-        let busy: Vec<_> = std::iter::from_fn(|| pool.next(start, |torrent| torrent < 2)).collect();
+        let busy: Vec<_> = std::iter::from_fn(|| pool.next(start, |torrent, _| torrent < 2)).collect();
         assert_eq!((busy.len(), pool.len()), (100, MAX_ENTRIES));
         for torrent in 100..1000 {
             pool.insert(torrent, (0..50).map(nth), Source::Remote, start);
@@ -763,13 +767,13 @@ mod tests {
             for torrent in 0..100 {
                 pool.insert(torrent, (0..60).map(nth), Source::Remote, start);
             }
-            std::iter::from_fn(|| pool.next(start, |_| true)).collect::<Vec<_>>()
+            std::iter::from_fn(|| pool.next(start, |_, _| true)).collect::<Vec<_>>()
         };
         assert_eq!(run(), run());
     }
 
     fn dialled(pool: &mut Candidates, now: Instant) -> Vec<SocketAddr> {
-        std::iter::from_fn(|| pool.next(now, |_| true)).map(|(_, address)| address).collect()
+        std::iter::from_fn(|| pool.next(now, |_, _| true)).map(|(_, address)| address).collect()
     }
 
     #[test]
@@ -820,7 +824,7 @@ mod tests {
                 pool.ended(1, *address, Ended::Failed, now);
             }
             now += secs(8000);
-            while pool.next(now, |_| true).is_some() {}
+            while pool.next(now, |_, _| true).is_some() {}
         }
         assert_eq!(pool.len(), named.len());
         // A thousand others do not drive them out.
@@ -861,7 +865,7 @@ mod tests {
         let at_once = [at("30.0.0.1:1"), at("30.0.0.1:2"), at("30.0.0.2:1")];
         pool.insert(1, at_once, Source::Remote, start);
         pool.insert(2, at_once, Source::Remote, start);
-        let (_, busy) = pool.next(start, |torrent| torrent == 1).unwrap();
+        let (_, busy) = pool.next(start, |torrent, _| torrent == 1).unwrap();
         let liar = busy.ip();
         pool.ended(1, busy, Ended::Liar, start);
         assert!(pool.is_banned(liar) && !pool.is_banned(at("30.0.0.3:1").ip()));
@@ -873,7 +877,7 @@ mod tests {
         };
         assert!(pool.is_banned(mapped));
         let later = start + secs(u64::from(BAN_TIME));
-        pool.next(later, |_| true);
+        pool.next(later, |_, _| true);
         pool.insert(4, at_once, Source::Remote, later);
         assert!(!pool.is_banned(liar));
         assert_eq!(pool.count(4), 3);
@@ -884,7 +888,7 @@ mod tests {
         let start = some_instant();
         let mut pool = Candidates::new(1, start);
         pool.insert(1, [nth(1)], Source::Remote, start);
-        pool.next(start, |_| true).unwrap();
+        pool.next(start, |_, _| true).unwrap();
         pool.ban(nth(1).ip(), start);
         assert_eq!(pool.len(), 1);
         pool.ended(1, nth(1), Ended::Closed, start);

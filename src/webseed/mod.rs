@@ -217,10 +217,11 @@ impl WebSeeds {
         (!seeds.is_empty()).then_some(WebSeeds { seeds, redirects, random, given: 0, rate: 0 })
     }
 
-    /// One that may be asked now, those that work first.
-    pub fn next(&self, now: Instant) -> Option<&WebSeed> {
-        let free = self.seeds.iter().filter(|seed| seed.is_free(now));
-        free.min_by_key(|seed| (seed.failures, seed.wrong))
+    /// Those that may be asked now, those that work first.
+    pub fn free(&self, now: Instant) -> Vec<PeerKey> {
+        let mut free: Vec<&WebSeed> = self.seeds.iter().filter(|seed| seed.is_free(now)).collect();
+        free.sort_by_key(|seed| (seed.failures, seed.wrong));
+        free.into_iter().map(|seed| seed.key).collect()
     }
 
     /// When the next one has rested. `None`: when one that is asked now has ended, or never.
@@ -314,9 +315,9 @@ impl WebSeeds {
     pub fn status(&self, now: Instant) -> impl Iterator<Item = SeedStatus> {
         self.seeds.iter().map(move |seed| {
             let (state, next) = match seed.state {
-                State::Idle => ("at hand", None),
                 State::Busy => ("asked", None),
-                State::Resting(until) => ("rests", Some(until.saturating_duration_since(now).as_secs())),
+                State::Resting(until) if until > now => ("rests", Some((until - now).as_secs())),
+                State::Idle | State::Resting(_) => ("at hand", None),
                 State::Banned => ("given up", None),
             };
             SeedStatus { url: seed.url.to_string(), state, next, trouble: seed.trouble.clone() }
@@ -357,8 +358,7 @@ impl fmt::Display for Ended {
 }
 
 impl WebSeed {
-    /// Whether it may be asked now.
-    pub fn is_free(&self, now: Instant) -> bool {
+    fn is_free(&self, now: Instant) -> bool {
         match self.state {
             State::Idle => true,
             State::Resting(until) => until <= now,
@@ -459,22 +459,22 @@ mod tests {
     fn one_that_is_asked_or_rests_is_passed_over_and_one_that_works_goes_first() {
         let now = start();
         let mut seeds = web_seeds(&["http://a/", "http://b/", "http://c/"]);
-        let first = seeds.next(now).unwrap().key;
+        let first = seeds.free(now)[0];
         seeds.begin(first);
-        let second = seeds.next(now).unwrap().key;
+        let second = seeds.free(now)[0];
         assert!(second != first);
         seeds.begin(second);
         assert!(seeds.ended(second, &Ended::Unreached("gone".into()), false, now).unwrap().contains("gone"));
-        let third = seeds.next(now).unwrap().key;
+        let third = seeds.free(now)[0];
         assert!(third != first && third != second);
         seeds.begin(third);
-        assert!(seeds.next(now).is_none());
+        assert!(seeds.free(now).is_empty());
         let until = seeds.deadline().unwrap();
         assert!((30..=38).contains(&(until - now).as_secs()));
-        assert!(seeds.next(until - seconds(1)).is_none());
-        assert_eq!(seeds.next(until).unwrap().key, second);
+        assert!(seeds.free(until - seconds(1)).is_empty());
+        assert_eq!(seeds.free(until)[0], second);
         assert_eq!(seeds.ended(first, &Ended::Done, true, now), None);
-        assert_eq!(seeds.next(until).unwrap().key, first);
+        assert_eq!(seeds.free(until)[0], first);
     }
 
     #[test]
@@ -516,6 +516,31 @@ mod tests {
     }
 
     #[test]
+    fn each_is_told_with_its_state_and_what_was_wrong_last() {
+        let now = start();
+        let mut seeds = web_seeds(&["http://a/", "http://b/", "http://c/", "http://d/"]);
+        let [_, b, c, d] = [0, 1, 2, 3].map(|at: usize| seeds.seeds[at].key);
+        seeds.begin(b);
+        seeds.ended(c, &Ended::Busy(Some(7)), false, now);
+        seeds.ban(d);
+        let told = |now| -> Vec<_> {
+            let status = |seed: SeedStatus| (seed.state, seed.next.is_some(), seed.trouble);
+            seeds.status(now).map(status).collect()
+        };
+        let (busy, banned) = ("it has too much to do".into(), Some("it sends wrong data".into()));
+        assert_eq!(
+            told(now),
+            [
+                ("at hand", false, None),
+                ("asked", false, None),
+                ("rests", true, Some(busy)),
+                ("given up", false, banned)
+            ]
+        );
+        assert_eq!(told(now + seconds(9))[2].0, "at hand");
+    }
+
+    #[test]
     fn wrong_answers_are_counted_and_wrong_data_is_the_end() {
         let now = start();
         let mut seeds = web_seeds(&["http://a/", "http://b/", "http://c/"]);
@@ -532,7 +557,7 @@ mod tests {
         assert!(seeds.ban(c).is_some() && seeds.ban(c).is_none() && seeds.redirect(c, 1).is_none());
         seeds.ended(c, &Ended::Done, true, now);
         seeds.begin(c);
-        assert!(seeds.next(now + seconds(1 << 30)).is_none() && seeds.deadline().is_none());
+        assert!(seeds.free(now + seconds(1 << 30)).is_empty() && seeds.deadline().is_none());
     }
 
     #[test]

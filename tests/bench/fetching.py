@@ -84,13 +84,15 @@ class Fetched:
             self.until(client, lambda: ask(QUIET, "held", port), 60)
             before = measure.cpu(client.pid)
             ask(QUIET, "release", port, "&peers=" + ",".join(peers))
-            self.anonymous = 0
-            self.until(client, lambda: self.sample(client) or ask(QUIET, "took", port), patience)
-            self.seconds = ask(QUIET, "took", port) / 1000
+            start, self.anonymous = time.time(), 0
+            whole = Whole(folder + "/big", made)
+            self.until(client, lambda: self.sample(client) or ask(QUIET, "took", port) or whole.seen(), patience)
+            self.seconds = ask(QUIET, "took", port) / 1000 or time.time() - start
             time.sleep(1)  # What it does afterwards is part of it.
             self.cpu = measure.cpu(client.pid) - before
             self.resident = measure.memory(client.pid)[2] / 1024
-            self.check(client, folder, made)
+            if not is_same(folder + "/big", made):
+                raise RuntimeError(f"{name} says that it has everything, and its file is another")
         finally:
             client.stop()
             shutil.rmtree(folder)
@@ -105,13 +107,26 @@ class Fetched:
     def sample(self, client):
         self.anonymous = max(self.anonymous, measure.anonymous(client.pid) / 1024)
 
-    def check(self, client, folder, made):
-        """Some write the last of it a moment later."""
-        for _ in range(10):
-            if subprocess.run(["cmp", "--quiet", made.path, folder + "/big"]).returncode == 0:
-                return
-            time.sleep(1)
-        raise RuntimeError(f"{client.name} says that it has everything, and its file is another")
+
+class Whole:
+    """For rtorrent, which does not announce that it has everything: whether a file has its content, looked at when it
+    has not changed for a while."""
+
+    def __init__(self, path, made):
+        self.path, self.made, self.last, self.since = path, made, None, time.time()
+
+    def seen(self):
+        changed = os.path.exists(self.path) and os.stat(self.path).st_mtime
+        if changed != self.last or not changed:
+            self.last, self.since = changed, time.time()
+        if time.time() - self.since < 3:
+            return False
+        self.since = time.time()
+        return is_same(self.path, self.made)
+
+
+def is_same(path, made):
+    return os.path.exists(path) and subprocess.run(["cmp", "--quiet", made.path, path]).returncode == 0
 
 
 def fetched(bench, name, *arguments):

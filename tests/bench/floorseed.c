@@ -34,7 +34,7 @@ typedef struct {
 } Request;
 
 typedef struct {
-    int fd, shaken, wants_out;
+    int fd, shaken, wants_out, wants_in;
     uint8_t in[32768];
     size_t in_used;
     Request queue[QUEUE]; // a ring
@@ -61,9 +61,11 @@ static uint64_t offset_of(Request request) {
 }
 
 static void watch_out(Peer *peer, int wants_out) {
-    if (peer->wants_out == wants_out) return;
+    int wants_in = peer->in_used < sizeof peer->in;
+    if (peer->wants_out == wants_out && peer->wants_in == wants_in) return;
     peer->wants_out = wants_out;
-    struct epoll_event event = {.events = EPOLLIN | (wants_out ? EPOLLOUT : 0), .data.ptr = peer};
+    peer->wants_in = wants_in;
+    struct epoll_event event = {.events = (wants_in ? EPOLLIN : 0) | (wants_out ? EPOLLOUT : 0), .data.ptr = peer};
     epoll_ctl(poller, EPOLL_CTL_MOD, peer->fd, &event);
 }
 
@@ -160,8 +162,11 @@ static int send_by_read(Peer *peer) {
     return peer->rest_size == 0;
 }
 
+static int messages(Peer *peer);
+
 static int pump(Peer *peer) {
     for (;;) {
+        if (peer->in_used && messages(peer)) return -1;
         if (peer->rest_size) {
             ssize_t count = send(peer->fd, peer->rest, peer->rest_size, MSG_NOSIGNAL);
             if (count < 0) return later(peer);
@@ -220,7 +225,7 @@ static Request request_in(const uint8_t *body) {
 }
 
 static int request(Peer *peer, Request request) {
-    if (peer->queued == QUEUE || request.length > BLOCK || offset_of(request) + request.length > total) return -1;
+    if (request.length > BLOCK || offset_of(request) + request.length > total) return -1;
     peer->queue[(peer->head + peer->queued++) % QUEUE] = request;
     return 0;
 }
@@ -235,17 +240,15 @@ static void cancel(Peer *peer, Request request) {
     }
 }
 
-static int input(Peer *peer) {
-    ssize_t count = recv(peer->fd, peer->in + peer->in_used, sizeof peer->in - peer->in_used, 0);
-    if (count <= 0) return count < 0 && errno == EAGAIN ? 0 : -1;
-    peer->in_used += count;
+// Takes what was received, as far as the queue has room.
+static int messages(Peer *peer) {
     size_t at = 0;
     if (!peer->shaken) {
         if (peer->in_used < HANDSHAKE) return 0;
         if (shake_hands(peer)) return -1;
         at = HANDSHAKE;
     }
-    while (peer->in_used - at >= 4) {
+    while (peer->in_used - at >= 4 && peer->queued < QUEUE) {
         uint32_t length;
         memcpy(&length, peer->in + at, 4);
         length = ntohl(length);
@@ -261,6 +264,13 @@ static int input(Peer *peer) {
     return 0;
 }
 
+static int input(Peer *peer) {
+    ssize_t count = recv(peer->fd, peer->in + peer->in_used, sizeof peer->in - peer->in_used, 0);
+    if (count <= 0) return count < 0 && errno == EAGAIN ? 0 : -1;
+    peer->in_used += count;
+    return 0;
+}
+
 static void close_peer(Peer *peer) {
     close(peer->fd);
     free(peer->rest);
@@ -273,6 +283,7 @@ static void accept_peer(int listener) {
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     Peer *peer = calloc(1, sizeof *peer);
     peer->fd = fd;
+    peer->wants_in = 1;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = peer};
     epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
 }

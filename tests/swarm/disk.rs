@@ -12,14 +12,13 @@ use std::time::Duration;
 use meshseed::have::Have;
 use meshseed::ident::Ident;
 use meshseed::metainfo::{self, InfoHash, Metainfo, maker};
-use meshseed::piece::Lengths;
+use meshseed::piece::{BLOCK, Lengths};
 use meshseed::storage::intake::Filled;
 use meshseed::storage::io::{
     Batch, Checked, Done, Hashed, Job, LaidOut, Loaded, Outcome, Place, Prepared, Progress, Target,
 };
 use meshseed::storage::resume::{Record, Stamp, Verified};
 use meshseed::storage::{Layout, Room, Trouble};
-use meshseed::torrent::picker::BLOCK;
 use rustix::io::Errno;
 
 use super::content::{Content, Extents};

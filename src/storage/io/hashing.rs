@@ -28,7 +28,7 @@ pub(super) const CHUNK: usize = 128 * 1024;
 const HASHES: usize = 200;
 
 /// Bytes of a block that has a digest of its own: what clients ask for.
-const BLOCK: usize = 16 * 1024;
+const BLOCK: usize = crate::piece::BLOCK as usize;
 
 /// A piece that is hashed as far as it is known.
 pub(super) struct Begun {

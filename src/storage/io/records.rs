@@ -463,6 +463,7 @@ mod tests {
         let mut records = at(&temp);
         assert_eq!(records.index.len(), 5);
         records.insert(Record { uploaded: 9, verified: None, ..record(3) });
+        records.insert(Record { verified: None, open: false, ..record(5) });
         records.insert(record(4));
         records.remove(hash(200));
         records.remove(hash(77));

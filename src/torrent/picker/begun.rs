@@ -3,8 +3,8 @@
 //! Omitted: which piece is begun and for whom. Holds 8 bytes a block and 4 for each peer that had to do with the piece;
 //! the blocks' bytes are with the storage thread.
 
-use super::BLOCK;
 use crate::peer::PeerKey;
+use crate::piece::BLOCK;
 
 /// Peers that had to do with a piece at a time: what a byte can name. With more than that the next one is not asked.
 const MAX_NAMES: usize = 254;

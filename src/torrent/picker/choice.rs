@@ -7,23 +7,23 @@ use std::ops::Range;
 
 use super::begun::{Access, Begun};
 use super::taken::round;
-use super::{BLOCK, Claim, Picker, Source};
+use super::{Claim, Picker, Source};
 use crate::have::Have;
 use crate::peer::PeerKey;
-use crate::piece::Block;
+use crate::piece::{BLOCK, Block};
 
 /// Free pieces looked at for the rarest. Exact for most torrents; where there are more, a piece that only one in a hundred
 /// has still is found soon after the first few dozen choices.
-const LOOKS: usize = 2048;
+const LOOKS: usize = 1024;
 
 /// Blocks looked at for the end game of one peer.
-const END_LOOKS: usize = 8192;
+const END_LOOKS: usize = 4096;
 
 /// With fewer pieces the next is taken by chance: rare ones are slow to come, and we need something to give.
 const FIRST_PIECES: usize = 4;
 
-/// Pieces looked at for the start of a web seed's run.
-const CLAIM_LOOKS: usize = 16_384;
+/// Pieces looked at for the start of a web seed's run; [`LOOKS`] more once there is one, for one that nobody has.
+const CLAIM_LOOKS: usize = 8192;
 
 /// Seconds after which a peer that sends nothing is silent: in the end game others are asked.
 const SILENT: u32 = 5;
@@ -354,8 +354,8 @@ impl Picker {
                 looks -= 1;
                 if self.may_claim(seed, piece, ours, remote_too) {
                     let is_nobodys = self.availability.of(piece) == 0;
-                    first = if is_nobodys { Some(piece) } else { first.or(Some(piece)) };
-                    return !is_nobodys && looks > 0;
+                    first = first.filter(|_| !is_nobodys).or(Some(piece));
+                    looks = if is_nobodys { 0 } else { looks.min(LOOKS) };
                 }
                 looks > 0
             },

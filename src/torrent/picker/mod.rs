@@ -16,16 +16,12 @@ use std::ops::Range;
 
 use crate::have::Have;
 use crate::peer::PeerKey;
-use crate::piece::{Block, Lengths};
+use crate::piece::{BLOCK, Block, Lengths};
 use crate::random::Random;
 use availability::Availability;
 use begun::{Access, Begun, Fragment, NOBODY};
 use blame::Failures;
 use taken::Taken;
-
-/// What is asked for at a time, as all clients do: some close the connection when it is more. The last block of a piece
-/// may be shorter.
-pub const BLOCK: u32 = 16 * 1024;
 
 /// Blocks of begun pieces, 512 KiB: forty peers each with a piece of 16 MiB of their own. With more, pieces on which nobody
 /// works keep a bit a block; who sent their blocks is forgotten.
