@@ -238,6 +238,8 @@ mod tests {
                 let back = Have::decode_bitfield(&bytes, pieces).unwrap();
                 assert_eq!(back.count(pieces), have.count(pieces), "{pieces} {step}");
                 assert!((0..pieces).all(|piece| back.contains(piece) == have.contains(piece)));
+                let byte_bits = |piece: u32| have.byte(piece as usize / 8) >> (7 - piece % 8) & 1 == 1;
+                assert!((0..pieces).all(|piece| byte_bits(piece) == have.contains(piece)));
                 assert!(pieces == 0 || back == have);
             }
         }

@@ -43,7 +43,7 @@ Examples:
 /// Between two answers that are watched.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Of a terminal that does not tell how many it has.
+/// Of a terminal that does not know how many it has, as on a serial line.
 const ROWS: u16 = 24;
 
 /// What was asked for on the command line.
@@ -98,7 +98,7 @@ fn watch(options: &Options) -> ExitCode {
             Ok(text) => text,
             Err(reason) => return output::failed("status", &reason),
         };
-        let rows = tcgetwinsize(std::io::stdout()).map_or(ROWS, |size| size.ws_row);
+        let rows = tcgetwinsize(std::io::stdout()).map_or(0, |size| size.ws_row);
         let text = if screen { frame(&text, rows, &mut drawn) } else { text };
         match output::write(text.as_bytes()) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
@@ -115,6 +115,7 @@ fn frame(text: &str, rows: u16, drawn: &mut usize) -> String {
     if *drawn > 0 {
         let _ = write!(frame, "\x1b[{drawn}A\r");
     }
+    let rows = if rows == 0 { ROWS } else { rows };
     let shown = text.lines().take(usize::from(rows).saturating_sub(1).max(1));
     *drawn = shown.clone().count();
     shown.for_each(|line| put(&mut frame, format_args!("\x1b[K{line}")));
@@ -510,8 +511,10 @@ mod tests {
         assert_eq!(frame("a\nb\n", 24, &mut drawn), "\x1b[?7l\x1b[Ka\n\x1b[Kb\n\x1b[J\x1b[?7h");
         assert_eq!(frame("a\nb\nc\n", 3, &mut drawn), "\x1b[?7l\x1b[2A\r\x1b[Ka\n\x1b[Kb\n\x1b[J\x1b[?7h");
         assert_eq!(drawn, 2);
-        frame("a\nb\n", 0, &mut drawn);
+        frame("a\nb\n", 1, &mut drawn);
         assert_eq!(drawn, 1);
+        frame(&"a\n".repeat(99), 0, &mut drawn);
+        assert_eq!(drawn, 23);
     }
 
     #[test]

@@ -172,6 +172,7 @@ impl Session {
                 fetch.picker.gained(piece.index(), local);
                 if !peer.interesting && !torrent.have.contains(piece.index()) {
                     peer.set_interesting(true);
+                    self.set_by(Timer::Choke, now + CHOKE_ROUND);
                 }
             }
             _ => self.consider(key, now),

@@ -381,10 +381,7 @@ impl Session {
         if other_seeding {
             self.set_by(Timer::Sweep, now);
         }
-        if !self.settings.web_seeds {
-            self.give_up_web(None);
-        }
-        self.look_at_web(now);
+        self.apply_to_web(now);
         self.feed_hungry(now);
         self.fill_slots(now);
         self.dial_again(now);

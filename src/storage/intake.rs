@@ -145,7 +145,8 @@ impl Keeper<'_> {
         }
         *self.used = to.max(*self.used);
         if let Some(last) = self.writes.last_mut()
-            && (last.key, last.piece, last.begin + last.len, last.at + last.len) == (key, piece, begin, at)
+            && (last.key, last.piece, last.at + last.len) == (key, piece, at)
+            && last.begin.checked_add(last.len) == Some(begin)
         {
             last.len += len;
             return;

@@ -311,7 +311,8 @@ impl fmt::Display for Room {
         if self.free > self.floor.saturating_add(LEAST_ROOM) {
             return write!(f, "{path}: no room though {free} MiB are free: a quota, or too many files");
         }
-        write!(f, "{path}: no room for more: {free} MiB are free, and {floor} MiB are to stay free")
+        write!(f, "{path}: no room for more: {free} MiB are free")?;
+        if floor > 0 { write!(f, ", and {floor} MiB are to stay free") } else { Ok(()) }
     }
 }
 

@@ -39,10 +39,10 @@ ip link set bench-near up"""
 ip link set lo up
 ip address add {FAR}/24 dev bench-far
 ip link set bench-far up
-ip route add {ADDRESS} via {NEAR}
+ip route replace {NEAR} dev bench-far congctl cubic
+ip route add {ADDRESS} via {NEAR} congctl cubic
 ip address add 10.78.1.0/24 dev lo
-tc qdisc add dev bench-far root tbf rate {megabits}mbit burst 16kb latency 300ms
-sysctl --quiet net.ipv4.tcp_congestion_control=cubic"""
+tc qdisc add dev bench-far root tbf rate {megabits}mbit burst 16kb latency 300ms"""
         back = f"\nip route add 10.78.1.0/24 via {FAR}"
         for lines, enter in ((here, []), (far, self.enter), (back, [])):
             for line in filter(None, lines.split("\n")):

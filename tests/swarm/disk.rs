@@ -559,8 +559,8 @@ impl Disk {
     /// Puts a torrent on record, once all that it has is out of the page cache.
     fn save(&mut self, place: &Place, mut record: Record, open: bool) -> Result<(), Trouble> {
         let at = self.at(place)?;
-        if let Some(trouble) = self.missing(place) {
-            return Err(trouble);
+        if !self.root_there {
+            return Err(Trouble::RootAbsent(place.root.to_path_buf()));
         }
         let torrent = &mut self.torrents[at];
         if torrent.broken {

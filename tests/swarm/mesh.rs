@@ -116,7 +116,7 @@ impl Swarm {
         let end = self.secs() + seconds;
         while !nodes.iter().all(|&node| self.is_done(node)) {
             if self.secs() >= end {
-                for &node in nodes.iter().filter(|&&node| !self.is_done(node)) {
+                for &node in nodes.iter().filter(|&&node| !self.is_done(node)).take(5) {
                     let node = &self.nodes[node];
                     let of = node.of(IT);
                     eprintln!(

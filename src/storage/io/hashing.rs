@@ -226,11 +226,11 @@ impl Hashing {
         let mut fragments = fragments.iter().peekable();
         while begun.at < ready {
             let at = begun.at;
-            while fragments.next_if(|next| next.begin + next.len <= at).is_some() {}
+            while fragments.next_if(|next| next.begin.saturating_add(next.len) <= at).is_some() {}
             let (until, memory) = match fragments.peek() {
                 Some(next) if next.begin <= at => {
-                    let until = (next.begin + next.len).min(ready);
-                    let from = (next.at + (at - next.begin)) as usize;
+                    let until = next.begin.saturating_add(next.len).min(ready);
+                    let from = next.at as usize + (at - next.begin) as usize;
                     (until, bytes.get(from..from + (until - at) as usize))
                 }
                 Some(next) => (next.begin.min(ready), None),

@@ -93,7 +93,7 @@ pub struct Hashed {
     pub digests: Box<[u64]>,
 }
 
-/// Something for the thread to do. Each is answered by the [`Done`] of the same name, but for the last five.
+/// Something for the thread to do. Each is answered by the [`Done`] of the same name, but for the last four.
 #[derive(Debug)]
 pub enum Job {
     /// List the watched directories, unless that gives the listing of this fingerprint again.

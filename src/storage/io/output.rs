@@ -44,9 +44,12 @@ pub(super) struct Run<'a> {
 pub(super) struct Outputs {
     disk: Disk,
     open: Vec<Output>,
-    /// By device number, bytes that may be written before it is asked again.
-    rooms: Vec<(u64, u64)>,
+    rooms: Rooms,
 }
+
+/// For file systems by their device number, bytes that may be written before it is asked again how much is free.
+#[derive(Default)]
+struct Rooms(Vec<(u64, u64)>);
 
 struct Output {
     info_hash: InfoHash,
@@ -80,7 +83,7 @@ impl Outputs {
     /// How to write from now on.
     pub(super) fn set_disk(&mut self, disk: Disk) {
         self.disk = disk;
-        self.rooms.clear();
+        self.rooms = Rooms::default();
     }
 
     /// Writes a run, opening its file if need be.
@@ -96,7 +99,7 @@ impl Outputs {
         let Outputs { disk, open, rooms } = self;
         let Some(output) = open.last() else { return Ok(()) };
         if !output.allocated {
-            take_room(disk, rooms, output, run.len, || layout.path(run.file))?;
+            output.take_room(rooms, run.len, disk, layout)?;
         }
         unsaved.written.insert(run.file, layout.file_count());
         unsaved.some = true;
@@ -134,9 +137,9 @@ impl Outputs {
     /// Closes the files of a torrent, and asks anew how much room there is.
     pub(super) fn close(&mut self, info_hash: &InfoHash) {
         self.open.retain(|output| output.info_hash != *info_hash);
-        self.rooms.clear();
+        self.rooms = Rooms::default();
         if self.open.is_empty() {
-            (self.open, self.rooms) = (Vec::new(), Vec::new());
+            self.open = Vec::new();
         }
     }
 
@@ -199,7 +202,7 @@ impl Outputs {
         length: u64,
         lacks: u64,
     ) -> Result<(), Trouble> {
-        take_room(&self.disk, &mut self.rooms, output, lacks, || layout.path(output.file))?;
+        output.take_room(&mut self.rooms, lacks, &self.disk, layout)?;
         loop {
             match attempt().and_then(|()| fallocate(&output.fd, FallocateFlags::KEEP_SIZE, 0, length)) {
                 Ok(()) => output.allocated = true,
@@ -213,33 +216,40 @@ impl Outputs {
     }
 }
 
-/// Counts what is about to be written against what may be.
-fn take_room(
-    disk: &Disk,
-    rooms: &mut Vec<(u64, u64)>,
-    output: &Output,
-    len: u64,
-    path: impl FnOnce() -> std::path::PathBuf,
-) -> Result<(), Trouble> {
-    let floor = disk.free_floor;
-    if floor == 0 {
-        return Ok(());
+impl Rooms {
+    /// Counts what is about to be written; the bytes that are free where that would leave fewer than `floor`.
+    fn take(
+        &mut self,
+        device: u64,
+        len: u64,
+        floor: u64,
+        free: impl FnOnce() -> Option<u64>,
+    ) -> Result<(), u64> {
+        if floor == 0 {
+            return Ok(());
+        }
+        if let Some((_, left)) = self.0.iter_mut().find(|(known, left)| *known == device && *left >= len) {
+            *left -= len;
+            return Ok(());
+        }
+        let Some(free) = free() else { return Ok(()) };
+        let spare = free.saturating_sub(floor).checked_sub(len).ok_or(free)?;
+        self.0.retain(|(known, _)| *known != device);
+        self.0.truncate(ROOMS - 1);
+        // Near the floor it is asked ever more often, in the end each time.
+        self.0.push((device, (spare / 2).min(ASK)));
+        Ok(())
     }
-    if let Some((_, left)) = rooms.iter_mut().find(|(device, left)| *device == output.device && *left >= len)
-    {
-        *left -= len;
-        return Ok(());
+}
+
+impl Output {
+    /// Counts what is about to be written.
+    fn take_room(&self, rooms: &mut Rooms, len: u64, disk: &Disk, layout: &Layout) -> Result<(), Trouble> {
+        let floor = disk.free_floor;
+        rooms
+            .take(self.device, len, floor, || free(&self.fd))
+            .map_err(|free| Trouble::NoRoom(Room { path: layout.path(self.file), free, floor }))
     }
-    let Some(free) = free(&output.fd) else { return Ok(()) };
-    let Some(spare) = free.saturating_sub(floor).checked_sub(len) else {
-        return Err(Trouble::NoRoom(Room { path: path(), free, floor }));
-    };
-    // Near the floor it is asked ever more often, in the end each time.
-    let left = (spare / 2).min(ASK);
-    rooms.retain(|(device, _)| *device != output.device);
-    rooms.truncate(ROOMS - 1);
-    rooms.push((output.device, left));
-    Ok(())
 }
 
 /// What an error of a call that takes room means.
@@ -250,5 +260,46 @@ pub(super) fn refused(layout: &Layout, file: u32, fd: &OwnedFd, disk: &Disk, err
             Trouble::NoRoom(Room { path, free: free(fd).unwrap_or(0), floor: disk.free_floor })
         }
         error => Trouble::of(&path, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writing_stops_at_the_last_byte_above_the_floor_and_the_disk_is_seldom_asked() {
+        for (room, len) in [(1u64 << 30, 128 * 1024), (100 << 20, 16_384), (200_000, 131_072), (5, 1)] {
+            let floor = 64 << 20;
+            let (mut rooms, mut free, mut asked, mut written) = (Rooms::default(), floor + room, 0u64, 0);
+            let full = loop {
+                let answer = rooms.take(7, len, floor, || {
+                    asked += 1;
+                    Some(free)
+                });
+                if let Err(told) = answer {
+                    break told;
+                }
+                free -= len;
+                written += 1;
+            };
+            assert!(free >= floor && free - floor < len, "{room} {len}: {free}");
+            assert_eq!((full, written), (free, room / len));
+            assert!(asked < 40 + room / ASK, "{asked} times for {written} writes");
+        }
+    }
+
+    #[test]
+    fn each_file_system_has_its_own_room_and_one_that_does_not_tell_has_no_floor() {
+        let mut rooms = Rooms::default();
+        assert_eq!(rooms.take(1, 10, 100, || Some(1000)), Ok(()));
+        assert_eq!(rooms.take(2, 10, 100, || Some(109)), Err(109));
+        assert_eq!(rooms.take(1, 10, 100, || Some(0)), Ok(()), "not asked again");
+        for device in 3..20 {
+            assert_eq!(rooms.take(device, 10, 100, || Some(1000)), Ok(()));
+            assert!(rooms.0.len() <= ROOMS);
+        }
+        assert_eq!(rooms.take(99, u64::MAX, 100, || None), Ok(()));
+        assert_eq!(rooms.take(98, u64::MAX, 0, || Some(0)), Ok(()));
     }
 }

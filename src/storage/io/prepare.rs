@@ -148,9 +148,7 @@ impl Ground {
         if let Some(file) = needed().find(|&file| length(file) > largest) {
             return Err(Trouble::TooLarge(layout.path(file)));
         }
-        if disk.free_floor > 0
-            && let Some(free) = free(&self.directory)
-        {
+        if let Some(free) = free(&self.directory) {
             let mut lacks = 0u64;
             for file in needed() {
                 let there = tree.stat(layout, file)?.map_or(0, |stat| allocated(&stat));

@@ -97,9 +97,10 @@ impl Records {
         }
     }
 
-    /// A file of a torrent as it was when it was hashed.
+    /// A file of a torrent as it was when it was hashed; `None` also of one that was open for writing.
     pub(super) fn find_stamp(&self, info_hash: &InfoHash, file: u32) -> Option<Stamp> {
-        self.find(info_hash)?.verified?.stamps.get(file as usize).copied()
+        let stamp = self.find(info_hash)?.verified?.stamps.get(file as usize).copied();
+        stamp.filter(|stamp| *stamp != Stamp::ABSENT)
     }
 
     /// Whether some of a torrent's data was there.

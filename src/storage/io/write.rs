@@ -3,8 +3,8 @@
 //! Read first: BEP 3, BEP 47 (padding is not written). A piece is hashed in order, from memory where its bytes are in
 //! the batch at hand. After trouble nothing more is written of a torrent until it is prepared again: blocks that went
 //! before are missing then. Content is synced before its pieces go on record. Omitted: which blocks those are.
-//! Holds for each of a few torrents its layout and the state of its half-hashed pieces, for a minute; for each torrent
-//! between `Prepare` and the last `Save` which files were written, one bit a file.
+//! Holds for the torrents that were written in the last minute, up to a bound, the layout and the state of half-hashed
+//! pieces; for each torrent between `Prepare` and the last `Save` which files were written, one bit a file.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -26,8 +26,11 @@ use crate::storage::intake::Write;
 use crate::storage::resume::{Record, Stamp};
 use crate::storage::{Layout, Trouble};
 
-/// Torrents that are kept ready for writing.
-const TORRENTS: usize = 4;
+/// Torrents that are kept ready for writing: each holds three descriptors.
+const TORRENTS: usize = 16;
+
+/// Files of all of these, unless it is one alone: a name takes about a hundred bytes.
+const FILES: u32 = 8192;
 
 /// Half-hashed pieces of one torrent: more than peers that each work on one of their own. The one that rested longest
 /// is forgotten, and read back when it goes on.
@@ -90,10 +93,9 @@ impl Writer {
     ) -> Result<Prepared, Trouble> {
         self.close(info_hash);
         let prepared = self.open(info_hash, place, known, buffer, now);
-        if let Some(unsaved) = self.unsaved_mut(info_hash) {
-            (unsaved.some, unsaved.lost) = (false, None);
-            unsaved.refused = prepared.as_ref().err().cloned();
-        }
+        let unsaved = self.unsaved_mut(info_hash);
+        (unsaved.some, unsaved.lost) = (false, None);
+        unsaved.refused = prepared.as_ref().err().cloned();
         prepared
     }
 
@@ -137,16 +139,13 @@ impl Writer {
         now: Instant,
     ) -> Result<(&mut Ready, &mut Unsaved, &mut Outputs), Trouble> {
         let (info_hash, place) = (&target.info_hash, &target.place);
-        if let Some(unsaved) = self.unsaved_mut(info_hash)
-            && let Some(refused) = &unsaved.refused
-        {
+        if let Some(refused) = &self.unsaved_mut(info_hash).refused {
             return Err(refused.clone());
         }
         if !self.is_ready(info_hash, place) {
             self.close(info_hash);
             // Its disk may be another one by now.
-            let some = self.unsaved_mut(info_hash).is_some_and(|unsaved| unsaved.some);
-            if some && exists(&place.data) == Ok(false) {
+            if self.unsaved_mut(info_hash).some && exists(&place.data) == Ok(false) {
                 return Err(missing(place, true));
             }
             self.open(info_hash, place, known, buffer, now)?;
@@ -224,11 +223,11 @@ impl Writer {
             })
         };
         sync(&self.outputs, hashing, &record.info_hash, unsaved, &stays_open, reader.between)?;
-        if let Some(verified) = &record.verified {
-            let stamps = stamps(hashing, unsaved, &verified.have, old, &stays_open)?;
-            if let Some(verified) = &mut record.verified {
-                verified.stamps = stamps;
-            }
+        let verified = record.verified.as_ref();
+        let stamps = verified.map(|verified| stamps(hashing, unsaved, &verified.have, old, &stays_open));
+        let stamps = stamps.transpose()?;
+        if let (Some(verified), Some(stamps)) = (&mut record.verified, stamps) {
+            verified.stamps = stamps;
             record.open = open && !complete;
         }
         (unsaved.written, unsaved.made) = (Have::None, Have::None);
@@ -259,8 +258,14 @@ impl Writer {
         self.ready.iter().position(|ready| ready.info_hash == *info_hash)
     }
 
-    fn unsaved_mut(&mut self, info_hash: &InfoHash) -> Option<&mut Unsaved> {
-        self.unsaved.iter_mut().find(|unsaved| unsaved.info_hash == *info_hash)
+    /// What is remembered of a torrent, from now on if not before.
+    fn unsaved_mut(&mut self, info_hash: &InfoHash) -> &mut Unsaved {
+        let known = self.unsaved.iter().position(|unsaved| unsaved.info_hash == *info_hash);
+        let at = known.unwrap_or_else(|| {
+            self.unsaved.push(Unsaved::new(*info_hash));
+            self.unsaved.len() - 1
+        });
+        &mut self.unsaved[at]
     }
 
     fn close(&mut self, info_hash: &InfoHash) {
@@ -288,24 +293,24 @@ impl Writer {
         drop(metainfo);
         let tree = Tree::make(place, layout.is_multi_file())?;
         let prepared = ground.takes(&layout, &tree, self.outputs.disk())?;
-        if self.ready.len() >= TORRENTS {
-            let oldest = self.ready[0].info_hash;
+        let files =
+            |ready: &[Ready]| ready.iter().map(|ready| ready.hashing.layout().file_count()).sum::<u32>();
+        while let Some(oldest) = self.ready.first().filter(|_| {
+            self.ready.len() >= TORRENTS || files(&self.ready).saturating_add(layout.file_count()) > FILES
+        }) {
+            let oldest = oldest.info_hash;
             self.close(&oldest);
         }
         let hashing = Hashing::new(place, torrent, hashes_at, layout, tree);
         self.ready.push(Ready { info_hash: *info_hash, hashing, begun: Vec::new(), used: now });
-        if self.unsaved_mut(info_hash).is_none() {
-            self.unsaved.push(Unsaved::new(*info_hash));
-        }
+        self.unsaved_mut(info_hash);
         Ok(prepared)
     }
 
     /// Writes no more of a torrent until it is prepared again.
     fn refuse(&mut self, info_hash: &InfoHash, trouble: Trouble) -> Trouble {
         self.close(info_hash);
-        if let Some(unsaved) = self.unsaved_mut(info_hash) {
-            unsaved.refused = Some(trouble.clone());
-        }
+        self.unsaved_mut(info_hash).refused = Some(trouble.clone());
         trouble
     }
 }

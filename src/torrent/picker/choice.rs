@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::begun::{Access, Begun};
 use super::taken::round;
-use super::{Claim, Picker, Source};
+use super::{Claim, Picker};
 use crate::have::Have;
 use crate::peer::PeerKey;
 use crate::piece::{BLOCK, Block};
@@ -25,7 +25,7 @@ const FIRST_PIECES: usize = 4;
 /// Pieces looked at for the start of a web seed's run; [`LOOKS`] more once there is one, for one that nobody has.
 const CLAIM_LOOKS: usize = 8192;
 
-/// Seconds after which a peer that sends nothing is silent: in the end game others are asked.
+/// Seconds after which a peer that is asked and sends nothing is silent: in the end game others are asked.
 const SILENT: u32 = 5;
 
 /// Milliseconds that another must need longer than twice our time before a block is asked of two: what is on its way
@@ -52,9 +52,7 @@ impl Picker {
         out: &mut Vec<Block>,
     ) {
         self.now = self.now.max(now);
-        let heard = self.now;
-        let source = self.sources.entry(peer).or_insert_with(|| Source { heard, ..Source::default() });
-        source.rate = rate;
+        self.sources.entry(peer).or_default().rate = rate;
         let end = out.len().saturating_add(most);
         self.pick_open(peer, has, ours, end, out);
         if out.len() < end {
@@ -79,9 +77,7 @@ impl Picker {
         if !begun.is_open() {
             self.open.remove(&piece);
         }
-        if let Some(source) = self.sources.get_mut(&peer) {
-            source.asked += u32::try_from(out.len() - before).unwrap_or(0);
-        }
+        self.asked_more(peer, u32::try_from(out.len() - before).unwrap_or(0));
     }
 
     /// What is begun comes first: pieces it works on already, then those that have come farthest.
@@ -135,7 +131,7 @@ impl Picker {
     /// Begins the rarest pieces of those looked at, as many as are needed.
     fn pick_new(&mut self, peer: PeerKey, has: &Have, ours: &Have, end: usize, out: &mut Vec<Block>) {
         let epoch = self.epoch;
-        if self.sources.get(&peer).is_some_and(|source| source.vain == Some(epoch)) {
+        if self.sources.get(&peer).is_some_and(|source| source.vain == Some(epoch)) || !self.has_room() {
             return;
         }
         let per_piece = self.lengths.piece_length().div_ceil(BLOCK) as usize;
@@ -273,7 +269,9 @@ impl Picker {
             return true;
         }
         let Some(time) = time.filter(|_| age >= 2) else { return false };
-        self.time(other, 0).is_none_or(|theirs| theirs > 2 * time + WORTH)
+        // Its rate may be an old one: that it has not come for so long tells as much.
+        let waited = (u64::from(age) * 1000).saturating_sub(WORTH);
+        self.time(other, 0).is_none_or(|theirs| theirs.max(waited) > 2 * time + WORTH)
     }
 
     /// Takes the last piece of a web seed's run away where that will not be there for long.
@@ -330,7 +328,7 @@ impl Picker {
             let Some(begun) = self.begun.get_mut(&piece) else { continue };
             if let Some((begin, len)) = begun.ask_again(peer, block, self.now) {
                 out.extend(self.lengths.block(piece, begin, len));
-                self.sources.entry(peer).or_default().asked += 1;
+                self.asked_more(peer, 1);
             }
         }
     }
@@ -372,8 +370,7 @@ impl Picker {
             None if remote_too && self.is_end_game(ours) => self.slow_piece(seed, ours)?,
             None => return None,
         };
-        let heard = self.now;
-        self.sources.entry(seed).or_insert_with(|| Source { heard, ..Source::default() });
+        self.asked_more(seed, 0);
         for piece in run.clone() {
             self.taken.set(piece, true);
             self.ask_rest(seed, piece);

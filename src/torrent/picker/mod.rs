@@ -23,9 +23,12 @@ use begun::{Access, Begun, Fragment, NOBODY};
 use blame::Failures;
 use taken::Taken;
 
-/// Blocks of begun pieces, 512 KiB: forty peers each with a piece of 16 MiB of their own. With more, pieces on which nobody
-/// works keep a bit a block; who sent their blocks is forgotten.
+/// What begun pieces may take, in blocks of 8 bytes, 512 KiB: forty peers each with a piece of 16 MiB of their own. With more,
+/// pieces on which nobody works keep a bit a block; who sent their blocks is forgotten.
 const MAX_BLOCKS: usize = 65_536;
+
+/// What a piece takes beside its blocks, in the same measure.
+const PIECE_COST: usize = 16;
 
 /// A torrent that is fetched. Times are seconds since the daemon started.
 pub struct Picker {
@@ -39,8 +42,8 @@ pub struct Picker {
     begun: BTreeMap<u32, Begun>,
     /// Those of them with blocks that nobody is asked for.
     open: BTreeSet<u32>,
-    /// Blocks of all of them.
-    blocks: usize,
+    /// What all that are begun take: see [`MAX_BLOCKS`].
+    load: usize,
     /// Which blocks have come of pieces that were begun and given up.
     parked: BTreeMap<u32, Box<[u8]>>,
     claims: Vec<Claim>,
@@ -109,7 +112,7 @@ impl Picker {
             taken: Taken::new(pieces),
             begun: BTreeMap::new(),
             open: BTreeSet::new(),
-            blocks: 0,
+            load: 0,
             parked: BTreeMap::new(),
             claims: Vec::new(),
             sources: BTreeMap::new(),
@@ -231,6 +234,15 @@ impl Picker {
         }
     }
 
+    fn asked_more(&mut self, peer: PeerKey, blocks: u32) {
+        let source = self.sources.entry(peer).or_default();
+        if source.asked == 0 {
+            // Before it was asked it could not be silent.
+            source.heard = self.now;
+        }
+        source.asked += blocks;
+    }
+
     fn asked_less(&mut self, peer: PeerKey, blocks: u32) {
         if let Some(source) = self.sources.get_mut(&peer) {
             source.asked = source.asked.saturating_sub(blocks);
@@ -245,11 +257,14 @@ impl Picker {
 
     /// Makes room for a piece to be begun; `false` if all that are begun are in work.
     fn has_room(&mut self) -> bool {
-        let blocks = self.lengths.piece_length().div_ceil(BLOCK) as usize;
-        while self.blocks > 0 && self.blocks + blocks > MAX_BLOCKS {
-            let idle = |(_, begun): &(&u32, &Begun)| begun.is_idle() && begun.access == Access::Anyone;
-            let Some((&piece, begun)) = self.begun.iter().find(idle) else { return false };
-            let bits = begun.parked();
+        let more = self.lengths.piece_length().div_ceil(BLOCK) as usize + PIECE_COST;
+        while self.load > 0 && self.load + more > MAX_BLOCKS {
+            let idle = |begun: &&Begun| begun.is_idle() && begun.access == Access::Anyone;
+            let mut open =
+                self.open.iter().filter_map(|&piece| Some((piece, self.begun.get(&piece).filter(idle)?)));
+            let Some((piece, bits)) = open.next().map(|(piece, begun)| (piece, begun.parked())) else {
+                return false;
+            };
             self.end(piece);
             self.parked.insert(piece, bits);
         }
@@ -261,7 +276,7 @@ impl Picker {
         if let Some(bits) = self.parked.remove(&piece) {
             begun.unpark(&bits);
         }
-        self.blocks += begun.blocks() as usize;
+        self.load += begun.blocks() as usize + PIECE_COST;
         self.taken.set(piece, true);
         if begun.is_open() {
             self.open.insert(piece);
@@ -273,7 +288,7 @@ impl Picker {
     fn end(&mut self, piece: u32) -> Option<Begun> {
         let begun = self.begun.remove(&piece)?;
         self.open.remove(&piece);
-        self.blocks -= begun.blocks() as usize;
+        self.load -= begun.blocks() as usize + PIECE_COST;
         self.taken.set(piece, self.is_claimed(piece));
         for peer in begun.asked() {
             self.asked_less(peer, 1);
@@ -348,7 +363,7 @@ impl Picker {
         if !begun.is_open() {
             self.open.remove(&piece);
         }
-        self.sources.entry(from).or_default().asked += asked;
+        self.asked_more(from, asked);
     }
 
     /// Who else was asked for a block that has come, to be sent `cancel`: appended to `out`.

@@ -29,7 +29,7 @@ struct Swarm {
     torrent: Torrent,
     key: u32,
     content: Vec<u8>,
-    files: Vec<(&'static str, usize)>,
+    files: Vec<(String, usize)>,
     /// For each piece the bytes that are received.
     received: Vec<Vec<bool>>,
     digests: bool,
@@ -52,7 +52,7 @@ impl Dice {
 }
 
 impl Swarm {
-    fn new(world: &World, key: u32, name: &str, files: &[(&'static str, usize)]) -> Swarm {
+    fn new(world: &World, key: u32, name: &str, files: &[(&str, usize)]) -> Swarm {
         let mut dice = Dice(key);
         let mut content = Vec::new();
         for &(path, len) in files {
@@ -61,8 +61,9 @@ impl Swarm {
         }
         let lengths: Vec<_> = files.iter().map(|&(path, len)| (path, len as u64)).collect();
         let torrent = world.write_torrent(name, PIECE, &lengths, &piece_hashes(&content, PIECE));
+        let files = files.iter().map(|&(path, len)| (path.to_owned(), len)).collect();
         let received = content.chunks(PIECE).map(|piece| vec![false; piece.len()]).collect();
-        Swarm { torrent, key, content, files: files.to_vec(), received, digests: false }
+        Swarm { torrent, key, content, files, received, digests: false }
     }
 
     fn blocks(&self) -> Vec<Stretch> {
@@ -115,7 +116,8 @@ impl Swarm {
     fn is_on_disk(&self, piece: u32) -> bool {
         let (start, end) = (piece as usize * PIECE, (piece as usize * PIECE + PIECE).min(self.content.len()));
         let mut at = 0;
-        self.files.iter().all(|&(path, len)| {
+        self.files.iter().all(|(path, len)| {
+            let len = *len;
             let (from, to) = (start.max(at), end.min(at + len));
             let first = at;
             at += len;
@@ -362,6 +364,8 @@ fn after_a_crash_only_what_was_not_on_record_is_hashed_again() {
     let checked = checked.unwrap();
     assert!(known.unwrap().open);
     assert_eq!(checked.have, have);
+    let part = world.read(&swarm.torrent, "part", 1, 2 * PIECE as u64, 2 * PIECE as u64);
+    assert!(part.is_ok(), "it is served before it is written again: {part:?}");
     let todo = numbers(&checked.todo, 11);
     // What is beyond the end of a file, or in a file that is not there, is not hashed; nor is a hole.
     world.temp.sparse("probe", 1 << 20, &[]);
@@ -511,6 +515,12 @@ fn writing_stops_before_the_floor_and_goes_on_when_there_is_room() {
     world.prepare(&swarm).unwrap();
     swarm.received.iter_mut().for_each(|piece| piece.fill(false));
     assert_eq!(good(&world.fetch(&mut swarm, 0..3)), [0, 1, 2]);
+    // Nor is a torrent that nobody prepared written once it was refused.
+    let mut other = Swarm::new(&world, 2, "other", &[("", PIECE)]);
+    for disk in [full, ANYWHERE] {
+        world.set_disk(disk);
+        assert!(matches!(world.fetch(&mut other, 0..1).trouble, Some(Trouble::NoRoom(_))));
+    }
     // A file that has all its room already takes none.
     world.save(&swarm, Have::None, true).unwrap();
     if fs::metadata(swarm.path("a")).unwrap().blocks() * 512 >= 3 * PIECE as u64 {
@@ -709,11 +719,11 @@ impl Bench {
 
 #[test]
 fn many_torrents_and_files_are_written_with_few_descriptors_and_none_after_a_minute() {
-    let world = World::new();
-    let files: Vec<_> =
-        ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"].map(|name| (name, PIECE / 2)).into();
+    let world = World::within(Temp::in_memory());
+    let files = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"].map(|name| (name, PIECE / 2));
+    let names: Vec<String> = (0..TORRENTS + 2).map(|n| n.to_string()).collect();
     let mut swarms: Vec<_> =
-        (0..6).map(|n| Swarm::new(&world, n, ["p", "q", "r", "s", "t", "u"][n as usize], &files)).collect();
+        names.iter().zip(0..).map(|(name, key)| Swarm::new(&world, key, name, &files)).collect();
     let (mut bench, now) = (Bench::new(), Instant::now());
     swarms.iter().for_each(|swarm| assert!(bench.prepare(swarm).is_ok()));
     for piece in 0..5 {
@@ -724,24 +734,36 @@ fn many_torrents_and_files_are_written_with_few_descriptors_and_none_after_a_min
             assert!(bench.writer.ready.len() <= TORRENTS && bench.writer.outputs.len() <= 8);
         }
     }
-    let all = swarms[5].blocks();
-    swarms[5].received.iter_mut().for_each(|piece| piece.fill(false));
-    for batch in all.chunks(6) {
-        bench.receive(&mut swarms[5], batch, now + Duration::from_secs(5));
+    let last = swarms.last_mut().unwrap();
+    last.received.iter_mut().for_each(|piece| piece.fill(false));
+    for batch in last.blocks().chunks(6) {
+        bench.receive(last, batch, now + Duration::from_secs(TORRENTS as u64 + 1));
         assert!(bench.writer.outputs.len() <= 8);
     }
-    assert_eq!(bench.writer.deadline(), Some(now + Duration::from_secs(62)));
-    bench.writer.poll(now + Duration::from_secs(63));
-    assert_eq!(bench.writer.ready.len(), 2);
-    bench.writer.poll(now + Duration::from_secs(65));
+    assert_eq!(bench.writer.deadline(), Some(now + IDLE + Duration::from_secs(2)));
+    bench.writer.poll(now + IDLE + Duration::from_secs(TORRENTS as u64));
+    assert_eq!(bench.writer.ready.len(), 1);
+    bench.writer.poll(now + IDLE + Duration::from_secs(TORRENTS as u64 + 1));
     assert_eq!((bench.writer.deadline(), bench.writer.outputs.len()), (None, 0));
     for swarm in &swarms {
         // What was written is remembered without them.
-        let unsaved = bench.writer.unsaved_mut(&swarm.torrent.info_hash).unwrap();
-        assert_eq!(unsaved.written, Have::All);
+        assert_eq!(bench.writer.unsaved_mut(&swarm.torrent.info_hash).written, Have::All);
         assert_eq!(bench.save(swarm, Have::All, false), Ok(()));
     }
     assert!(bench.writer.unsaved.is_empty() && bench.writer.ready.is_empty());
+}
+
+#[test]
+fn a_torrent_of_many_files_is_ready_alone() {
+    let world = World::within(Temp::in_memory());
+    let names: Vec<String> = (0..FILES).map(|n| n.to_string()).collect();
+    let many: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 4)).collect();
+    let (large, small) = (Swarm::new(&world, 1, "large", &many), Swarm::new(&world, 2, "small", &[("", 9)]));
+    let mut bench = Bench::new();
+    for swarm in [&small, &large, &small, &large] {
+        bench.prepare(swarm).unwrap();
+        assert_eq!(bench.writer.ready.len(), 1);
+    }
 }
 
 #[test]
