@@ -298,6 +298,15 @@ impl Torrent {
         idle && !self.is_complete() && !self.was_complete
     }
 
+    /// Whether data that somebody puts in its place is looked for: it waits for its own, or nobody has come who has some.
+    pub fn awaits_data(&self) -> bool {
+        match self.state {
+            State::Incomplete => self.was_complete,
+            State::Downloading => self.fetch.is_none(),
+            _ => false,
+        }
+    }
+
     /// Why a torrent that was complete waits for what it lacks.
     pub fn what_is_lost(&self) -> String {
         let count = self.lengths.piece_count();
