@@ -10,7 +10,7 @@ use crate::piece::BLOCK;
 const MAX_NAMES: usize = 254;
 
 /// Seconds after which a block that a peer is late with was lost: it may be asked for it again.
-const LOST: u16 = 120;
+const LOST: u16 = 300;
 
 /// Who sent a block that came in an attempt of which no more is remembered.
 pub(super) const NOBODY: PeerKey = PeerKey(u32::MAX);

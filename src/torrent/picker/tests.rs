@@ -307,9 +307,9 @@ fn a_late_block_is_not_asked_again_of_the_same_peer_before_it_must_be_lost() {
     assert_eq!(bed.pick(B, 1000, &has, 9).len(), 4);
     bed.picker.release(A, blocks[2]);
     assert_eq!(bed.all(A, 4), [blocks[2]]);
-    bed.now = 119;
+    bed.now = 299;
     assert!(bed.all(A, 4).is_empty());
-    bed.now = 120;
+    bed.now = 300;
     assert_eq!(bed.all(A, 4), [blocks[0]]);
 }
 
