@@ -238,7 +238,10 @@ impl Picker {
     fn is_end_game(&self, ours: &Have) -> bool {
         let open = |piece: &u32| {
             self.availability.of(*piece) > 0
-                && self.begun.get(piece).is_some_and(|begun| begun.access == Access::Anyone)
+                && self
+                    .begun
+                    .get(piece)
+                    .is_some_and(|begun| begun.access == Access::Anyone && begun.has_unasked())
         };
         if self.open.iter().any(open) {
             return false;

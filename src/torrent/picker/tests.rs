@@ -292,6 +292,27 @@ fn a_late_block_is_asked_of_another_and_whoever_brings_it_first_is_taken() {
 }
 
 #[test]
+fn a_late_block_is_not_asked_again_of_the_same_peer_before_it_must_be_lost() {
+    let mut bed = Bed::new(2, 4);
+    bed.picker.joined(&Have::All, false);
+    let blocks = bed.all(A, 4);
+    bed.picker.late(A, blocks[0]);
+    bed.picker.late(A, blocks[2]);
+    let second = bed.all(A, 4);
+    assert_eq!((second.len(), second[0].piece != blocks[0].piece), (4, true));
+    assert!(bed.all(A, 4).is_empty());
+    // It is all the same the end game for others.
+    bed.now = 9;
+    assert_eq!(bed.pick(B, 1000, &Have::from_fn(2, |piece| piece == second[0].piece.index()), 9), second);
+    bed.picker.release(A, blocks[2]);
+    assert_eq!(bed.all(A, 4), [blocks[2]]);
+    bed.now = 119;
+    assert!(bed.all(A, 4).is_empty());
+    bed.now = 120;
+    assert_eq!(bed.all(A, 4), [blocks[0]]);
+}
+
+#[test]
 fn what_a_peer_leaves_behind_is_finished_by_others() {
     let mut bed = Bed::new(20, 4);
     bed.picker.joined(&Have::All, false);
@@ -777,13 +798,9 @@ impl Swarm {
             let had = self.peers.values().any(|peer| peer.has.contains(piece));
             had && !retried
                 && (0..blocks).map(|block| self.bed.block(piece, block)).any(|block| {
-                    let came = self
-                        .bed
-                        .picker
-                        .begun
-                        .get(&piece)
-                        .is_some_and(|begun| begun.is_received(block.begin / BLOCK));
-                    !came && self.askers(block) == 0
+                    let begun = self.bed.picker.begun.get(&piece);
+                    let is_free = begun.is_none_or(|begun| begun.is_unasked(block.begin / BLOCK));
+                    is_free && self.askers(block) == 0
                 })
         })
     }
