@@ -211,6 +211,8 @@ impl Session {
     pub fn refill(&mut self, key: PeerKey, now: Instant) {
         let (at, ms) = (self.seconds(now), self.millis(now));
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        // Whatever it sends may have us answer.
+        peer.part_if_it_reads_nothing();
         if peer.choking || !peer.interesting || peer.closing.is_some() {
             return;
         }
