@@ -74,13 +74,14 @@ impl Session {
 
     /// Makes what is kept of a torrent that is fetched, if memory allows it.
     pub(super) fn begin_picking(&mut self, key: TorrentKey, now: Instant) -> bool {
-        let (at, memory) = (self.seconds(now), self.memory());
-        let Some(torrent) = self.torrents.get_mut(&key).filter(|t| t.state == State::Downloading) else {
+        let Some(torrent) = self.torrents.get(&key).filter(|t| t.state == State::Downloading) else {
             return false;
         };
         if torrent.fetch.is_some() {
             return true;
         }
+        let (at, memory) = (self.seconds(now), self.memory());
+        let Some(torrent) = self.torrents.get_mut(&key) else { return false };
         let mut picker = Picker::new(torrent.lengths, self.random.draw());
         if memory + picker.memory() as u64 > self.settings.memory {
             return false;
