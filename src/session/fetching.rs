@@ -221,6 +221,10 @@ impl Session {
         let (Some(requests), Some(fetch)) = (&peer.requests, &mut torrent.fetch) else { return };
         let wanted = requests.room(ms);
         if wanted == 0 {
+            if requests.is_empty() {
+                // It refused what it was asked for, and may say nothing more: it is asked again by then.
+                self.set_by(Timer::Fetch, now + LOOK);
+            }
             return;
         }
         let bucket = if peer.local { &mut self.local_download } else { &mut self.download };
@@ -475,5 +479,44 @@ impl Session {
     pub(super) fn millis(&self, now: Instant) -> u32 {
         let millis = now.saturating_duration_since(self.start).as_millis();
         u32::try_from(millis & u128::from(u32::MAX)).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::webseeds::tests::Rig;
+    use super::*;
+    use crate::peer::wire::{Decoder, Limits, Message};
+
+    /// What a peer was asked for and has not read yet.
+    fn asked(rig: &mut Rig, peer: PeerKey) -> Vec<(u32, u32, u32)> {
+        let control = std::mem::take(&mut rig.session.peer_mut(peer).unwrap().control);
+        let (mut decoder, mut input, mut asked) = (Decoder::new(), &control[68..], Vec::new());
+        let limits = Limits { pieces: 64, max_extended: 1 << 16 };
+        while let Some(message) = decoder.decode(&mut input, &limits).unwrap() {
+            if let Message::Request { piece, begin, len } = message {
+                asked.push((piece, begin, len));
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn one_that_refuses_all_it_was_asked_for_and_says_no_more_is_asked_again() {
+        let mut rig = Rig::new(&[], &[]);
+        rig.run();
+        let peer = rig.seed("10.0.0.9:5");
+        rig.session.refill(peer, rig.now);
+        let blocks = asked(&mut rig, peer);
+        assert!(!blocks.is_empty());
+        for (piece, begin, len) in blocks {
+            rig.session.handle(peer, &Message::Reject { piece, begin, len }, rig.now).unwrap();
+        }
+        let outstanding =
+            |rig: &Rig| rig.session.peer(peer).unwrap().requests.as_ref().unwrap().outstanding();
+        rig.run();
+        assert_eq!(outstanding(&rig), 0);
+        rig.after(3);
+        assert!(outstanding(&rig) > 0);
     }
 }
