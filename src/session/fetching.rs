@@ -21,6 +21,8 @@ use crate::torrent::{State, TorrentKey};
 
 /// How often slow peers are looked at while something is fetched.
 const LOOK: Duration = Duration::from_secs(1);
+/// How soon, when somebody has lost blocks.
+const SOON: Duration = Duration::from_millis(50);
 /// Pieces that a torrent on a disk that fills holes with zeros may be ahead of its first missing byte, in bytes.
 const WINDOW: u64 = 64 << 20;
 
@@ -250,9 +252,10 @@ impl Session {
         self.set_by(Timer::Fetch, now + LOOK);
     }
 
-    /// Blocks have come free: the others are asked once all that goes with it is known.
+    /// Blocks have come free: the others are asked once all that goes with it is known. A peer that chokes and unchokes
+    /// us without end has all of them looked at no more often than that.
     pub(super) fn look_soon(&mut self, now: Instant) {
-        self.set(Timer::Fetch, now);
+        self.set_by(Timer::Fetch, now + SOON);
     }
 
     fn refill_all(&mut self, key: TorrentKey, now: Instant) {
@@ -518,5 +521,17 @@ mod tests {
         assert_eq!(outstanding(&rig), 0);
         rig.after(3);
         assert!(outstanding(&rig) > 0);
+    }
+
+    #[test]
+    fn blocks_that_come_free_are_looked_for_once_in_a_while_however_often_that_is() {
+        let mut rig = Rig::new(&[], &[]);
+        rig.run();
+        let peer = rig.seed("10.0.0.9:5");
+        rig.session.refill(peer, rig.now);
+        for _ in 0..3 {
+            rig.session.look_soon(rig.now);
+            assert_eq!(rig.session.timers[Timer::Fetch as usize], Some(rig.now + SOON));
+        }
     }
 }
