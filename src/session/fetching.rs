@@ -346,8 +346,10 @@ impl Session {
     pub fn write(&mut self, mut filled: Filled) -> StorageJob {
         self.piece_arrived = false;
         let torrents = &mut self.torrents;
+        // What came before a pause may be of a piece that was found right since: nothing is written over that.
         filled.writes.retain(|write| {
-            torrents.get(&TorrentKey(write.key)).is_some_and(|torrent| torrent.fetch.is_some())
+            let torrent = torrents.get(&TorrentKey(write.key));
+            torrent.is_some_and(|torrent| torrent.fetch.is_some() && !torrent.have.contains(write.piece))
         });
         let mut targets: Vec<Target> = Vec::new();
         for write in &filled.writes {
@@ -490,6 +492,7 @@ mod tests {
     use super::super::webseeds::tests::Rig;
     use super::*;
     use crate::peer::wire::{Decoder, Limits, Message};
+    use crate::storage::intake::Write;
 
     /// What a peer was asked for and has not read yet.
     fn asked(rig: &mut Rig, peer: PeerKey) -> Vec<(u32, u32, u32)> {
@@ -533,5 +536,18 @@ mod tests {
             rig.session.look_soon(rig.now);
             assert_eq!(rig.session.timers[Timer::Fetch as usize], Some(rig.now + SOON));
         }
+    }
+
+    #[test]
+    fn what_was_kept_before_is_not_written_over_a_piece_that_is_right() {
+        let mut rig = Rig::new(&["http://a/"], &[]);
+        let fetch = rig.run().remove(0);
+        let (_, pieces) = rig.comes(&fetch, fetch.bytes.start + (1 << 20));
+        rig.verdict(&pieces, true);
+        let write = |piece| Write { key: rig.key.0, piece, begin: 0, at: 0, len: 1 };
+        let writes = vec![write(pieces[0]), write(pieces[0] + 1)];
+        let filled = Filled { bytes: Box::default(), writes: writes.clone() };
+        let StorageJob::Write(batch) = rig.session.write(filled) else { unreachable!() };
+        assert_eq!(batch.filled.writes, writes[1..]);
     }
 }
