@@ -492,7 +492,9 @@ mod tests {
     use super::super::webseeds::tests::Rig;
     use super::*;
     use crate::peer::wire::{Decoder, Limits, Message};
+    use crate::storage::Room;
     use crate::storage::intake::Write;
+    use crate::storage::io::Done;
 
     /// What a peer was asked for and has not read yet.
     fn asked(rig: &mut Rig, peer: PeerKey) -> Vec<(u32, u32, u32)> {
@@ -549,5 +551,27 @@ mod tests {
         let filled = Filled { bytes: Box::default(), writes: writes.clone() };
         let StorageJob::Write(batch) = rig.session.write(filled) else { unreachable!() };
         assert_eq!(batch.filled.writes, writes[1..]);
+    }
+
+    #[test]
+    fn what_did_not_reach_the_disk_is_not_served_and_is_fetched_again_by_itself() {
+        let mut rig = Rig::new(&["http://a/"], &[]);
+        let mut fetches = rig.run();
+        while let Some(fetch) = fetches.pop() {
+            let (_, pieces) = rig.comes(&fetch, fetch.bytes.end);
+            rig.verdict(&pieces, true);
+            fetches.extend(
+                rig.session.web_ended(fetch.key, &crate::webseed::Ended::Done, rig.now).map(|next| *next),
+            );
+        }
+        assert_eq!(rig.state(), State::Seeding);
+        let room = Room { path: "/srv/name".into(), free: 0, floor: 0 };
+        let result = Err(Trouble::NoRoom(room));
+        rig.session.stored(Done::Saved { key: rig.key.0, result }, rig.now);
+        let torrent = rig.session.torrent(rig.key).unwrap();
+        assert!(torrent.state == State::Error && !torrent.serves() && torrent.reason.contains("/srv/name"));
+        // The disk of the rig has lost all of it.
+        rig.after(3 * 3600);
+        assert_eq!(rig.state(), State::Downloading);
     }
 }
