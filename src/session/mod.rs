@@ -2,9 +2,9 @@
 //!
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
-//! (`checks`), what is fetched of it (`fetching`), its trackers (`announces`), its connections (`peers`), how the only
-//! seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one box a torrent, one a peer, and one table of
-//! deadlines for all of them.
+//! (`checks`), what is fetched of it (`fetching`), its trackers (`announces`), its connections (`peers`), what they
+//! send a second (`rates`), how the only seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one box a
+//! torrent, one a peer, and one table of deadlines for all of them.
 
 mod announces;
 mod checks;
