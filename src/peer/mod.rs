@@ -2,7 +2,7 @@
 //!
 //! Read first: BEP 3, BEP 6 (fast extension), BEP 10 (extensions), BEP 21 (`upload_only`). Omitted: encryption, uTP, and the
 //! allowed fast set. Holds no buffer of blocks: an idle peer is some 300 bytes here and its task. While its torrent is
-//! fetched there are its bitfield, and 16 bytes for each block that it was asked for.
+//! fetched there are its bitfield, and 16 bytes for each block that it was asked for lately.
 
 pub mod extension;
 pub mod io;
@@ -261,6 +261,11 @@ impl Peer {
     /// Whether it has all there is or wants nothing more.
     pub fn is_seed(&self, lengths: Lengths) -> bool {
         self.upload_only || self.has >= lengths.piece_count()
+    }
+
+    /// Bytes that are kept of it for the sake of fetching.
+    pub fn memory(&self) -> usize {
+        self.pieces.memory() + self.requests.as_ref().map_or(0, |requests| requests.memory())
     }
 
     /// Pieces it has said it has.
@@ -582,6 +587,19 @@ mod tests {
             assert_eq!(peer.handle(&block, &seeding()), Ok(Action::None));
         }
         assert_eq!(peer.handle(&block, &seeding()), Err(UNASKED));
+    }
+
+    #[test]
+    fn the_bitfield_of_a_peer_counts_while_we_lack_pieces() {
+        let mut peer = peer(true);
+        assert_eq!(peer.memory(), 0);
+        let view = View { lengths: lengths(), have: &Have::None };
+        peer.handle(&Message::Bitfield(&[0x80]), &view).unwrap();
+        assert_eq!(peer.memory(), 1);
+        peer.begin_requests();
+        assert!(peer.memory() > size_of::<Requests>());
+        peer.forget_pieces();
+        assert_eq!(peer.memory(), 0);
     }
 
     #[test]

@@ -144,6 +144,11 @@ impl Requests {
         self.asked.is_empty()
     }
 
+    /// Bytes that all this takes.
+    pub fn memory(&self) -> usize {
+        size_of::<Requests>() + (self.asked.capacity() + self.stale.capacity()) * size_of::<Asked>()
+    }
+
     /// Bytes a second.
     pub fn rate(&self) -> u32 {
         self.rate.unwrap_or(0)
@@ -778,6 +783,6 @@ mod tests {
     fn it_takes_sixteen_bytes_a_request() {
         assert!(size_of::<Requests>() <= 160, "{}", size_of::<Requests>());
         let requests = asked(0..500, 0);
-        assert!(requests.asked.capacity() <= 512);
+        assert!(requests.memory() <= 160 + 512 * 16, "{}", requests.memory());
     }
 }

@@ -70,8 +70,9 @@ impl Session {
         let pickers: u64 = fetches.map(|fetch| fetch.picker.memory() as u64).sum();
         let superseeds = self.torrents.values().filter_map(|torrent| torrent.superseed());
         let superseeds: u64 = superseeds.map(|superseed| superseed.memory() as u64).sum();
+        let inflows: u64 = self.peers.values().map(|peer| peer.memory() as u64).sum();
         let (torrents, peers) = (self.torrents.len() as u64, self.peers.len() as u64);
-        torrents * TORRENT_COST + peers * PEER_COST + pickers + superseeds
+        torrents * TORRENT_COST + peers * PEER_COST + pickers + superseeds + inflows
     }
 
     /// We are connected to a peer that we dialled: our handshake goes first.
