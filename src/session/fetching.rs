@@ -172,6 +172,7 @@ impl Session {
                 fetch.picker.gained(piece.index(), local);
                 if !peer.interesting && !torrent.have.contains(piece.index()) {
                     peer.set_interesting(true);
+                    self.set_by(Timer::Choke, now + CHOKE_ROUND);
                 }
             }
             _ => self.consider(key, now),
@@ -418,6 +419,7 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         torrent.state = State::Seeding;
         torrent.reason = "".into();
+        torrent.web = None;
         torrent.was_complete = true;
         torrent.completed = clock;
         let event = event(Happened::Completed, torrent, "".into());
