@@ -10,7 +10,7 @@ use crate::piece::BLOCK;
 const MAX_NAMES: usize = 254;
 
 /// Seconds after which a block that a peer is late with was lost: it may be asked for it again.
-const LOST: u16 = 120;
+const LOST: u16 = 300;
 
 /// Who sent a block that came in an attempt of which no more is remembered.
 pub(super) const NOBODY: PeerKey = PeerKey(u32::MAX);
@@ -198,7 +198,7 @@ impl Begun {
         let (mut left, mut passed, mut block) = (most, None, self.next_free);
         while left > 0 && self.free > 0 && block < self.blocks() {
             let slot = self.slots[block as usize];
-            if slot.is_free() && slot.asked.contains(&id) && self.age(block, now) < LOST {
+            if slot.is_free() && self.expects(block, id, now) {
                 passed.get_or_insert(block);
             } else if slot.is_free() {
                 self.mark(block, id, now);
@@ -225,7 +225,7 @@ impl Begun {
         let Some(id) = self.add_id(peer) else { return 0 };
         let mut asked = 0;
         for block in 0..self.blocks() {
-            if self.askable(block, id) {
+            if self.askable(block, id, now) {
                 self.mark(block, id, now);
                 asked += 1;
             }
@@ -236,17 +236,25 @@ impl Begun {
     /// Asks one more peer for a block; `None` if it may not be.
     pub(super) fn ask_again(&mut self, peer: PeerKey, block: u32, now: u32) -> Option<(u32, u32)> {
         let id = self.add_id(peer)?;
-        self.askable(block, id).then(|| {
+        self.askable(block, id, now).then(|| {
             self.mark(block, id, now);
             (block * BLOCK, self.block_len(block))
         })
     }
 
     /// Whether a block may be asked of one more.
-    fn askable(&self, block: u32, id: u8) -> bool {
+    fn askable(&self, block: u32, id: u8, now: u32) -> bool {
         self.slots.get(block as usize).is_some_and(|slot| {
-            let asked = (0..2).any(|which| slot.asked[which] == id && slot.flags & LIVE[which] != 0);
-            !slot.is_received() && !asked && slot.flags & (LIVE[0] | LIVE[1]) != LIVE[0] | LIVE[1]
+            let both = slot.flags & (LIVE[0] | LIVE[1]) == LIVE[0] | LIVE[1];
+            !slot.is_received() && !both && !self.expects(block, id, now)
+        })
+    }
+
+    /// Whether a block may still come of that one, on time or late.
+    fn expects(&self, block: u32, id: u8, now: u32) -> bool {
+        self.slots.get(block as usize).is_some_and(|slot| {
+            let which = (0..2).find(|&which| slot.asked[which] == id);
+            which.is_some_and(|which| slot.flags & LIVE[which] != 0 || self.age(block, now) < LOST)
         })
     }
 
