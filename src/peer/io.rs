@@ -226,7 +226,6 @@ impl Connection {
             Err(error) => return self.not_received(&error, cx),
         };
         let taken = self.take(&space[..n], Some(&mut keeper));
-        drop(keeper);
         drop(intake);
         self.expect_block();
         house.write_out();

@@ -419,6 +419,7 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         torrent.state = State::Seeding;
         torrent.reason = "".into();
+        torrent.web = None;
         torrent.was_complete = true;
         torrent.completed = clock;
         let event = event(Happened::Completed, torrent, "".into());

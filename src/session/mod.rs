@@ -268,6 +268,8 @@ pub struct Session {
     others: Vec<PeerKey>,
     /// What is being fetched from web seeds.
     web: Vec<WebRun>,
+    /// Torrents whose peers are given a little time before that.
+    web_grace: BTreeMap<TorrentKey, Instant>,
     random: Random,
     half_open: usize,
     stopping: bool,
@@ -324,6 +326,7 @@ impl Session {
             picked: Vec::new(),
             others: Vec::new(),
             web: Vec::new(),
+            web_grace: BTreeMap::new(),
             half_open: 0,
             stopping: false,
             tiers: Vec::new(),

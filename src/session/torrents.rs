@@ -81,6 +81,7 @@ impl Session {
         if let Some(torrent) = self.torrents.get_mut(&key) {
             torrent.decided |= !torrent.recalled;
             torrent.state = State::Paused;
+            torrent.web = None;
         }
         self.end_fetch(key);
         // Before its check is forgotten: it goes on from there.

@@ -260,7 +260,7 @@ fn one_who_wants_what_we_do_not_have_is_told_so_and_goes_in_the_end() {
 }
 
 #[test]
-fn a_torrent_of_which_nothing_is_there_neither_calls_nor_takes_peers() {
+fn a_torrent_of_which_nothing_is_there_calls_for_peers_and_takes_what_is_put_there() {
     let mut settings = settings();
     settings.static_peers = vec!["10.1.0.1:6881".parse().unwrap()];
     let mut world = World::new(settings);
@@ -268,17 +268,13 @@ fn a_torrent_of_which_nothing_is_there_neither_calls_nor_takes_peers() {
     world.disk.torrents[torrent].there = false;
     let friend = world.listen(Kind::Leecher, torrent);
     world.insert(torrent);
-    world.run(30.0);
-    assert_eq!(world.state(torrent), State::Incomplete);
     let caller = world.connect(Kind::Leecher, torrent);
     world.run(30.0);
-    assert!(world.why(caller).is_some());
-    assert!(world.dials.is_empty() && world.announces.is_empty());
+    assert_eq!((world.state(torrent), world.why(caller)), (State::Downloading, None));
+    assert!(!world.dials.is_empty() && world.announces[0].totals.left == MIB);
     world.disk.torrents[torrent].there = true;
-    world.until(300.0, |world| world.remotes[friend].is_done());
-    world.connect_again(caller);
-    world.remotes[caller].again();
-    world.until(300.0, |world| world.remotes[caller].is_done());
+    world.until(300.0, |world| world.remotes[friend].is_done() && world.remotes[caller].is_done());
+    assert_eq!(world.state(torrent), State::Seeding);
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub struct Torrent {
     hashing: BTreeMap<u32, (u32, bool)>,
     pub there: bool,
     pub mtime: i64,
+    /// Bytes of the pieces that were received and found wrong.
+    pub wrong: u64,
     /// Reading its data fails.
     pub broken: bool,
     /// Looking at it fails as well.
@@ -250,6 +252,7 @@ impl Disk {
             place,
             there: true,
             mtime: 1_000_000,
+            wrong: 0,
             broken: false,
             unreachable: false,
         });
@@ -543,6 +546,7 @@ impl Disk {
             return None;
         }
         torrent.hashing.remove(&piece);
+        torrent.wrong += if good { 0 } else { range.end - range.start };
         assert_eq!(torrent.judge(piece), good, "piece {piece} is not what was hashed");
         let mut hashed = Hashed { piece, good, digests: Box::default() };
         if !good || digests {

@@ -15,6 +15,8 @@ use meshseed::random::Random;
 use meshseed::tracker::client::Request;
 use meshseed::tracker::{Event as Told, Failure, Reply, Retry};
 
+use super::ledger::Ledger;
+
 /// What a socket holds of what is to be sent.
 pub const SEND_BUFFER: usize = 256 * 1024;
 /// What may be on its way to a reader that does not read.
@@ -135,8 +137,7 @@ pub struct Net {
     pub trackers: HashMap<String, Tracker>,
     /// Who announced what to a tracker that introduces them.
     swarms: BTreeMap<InfoHash, BTreeSet<SocketAddr>>,
-    /// How often each asked for which block: piece and begin.
-    pub asked: HashMap<(End, u32, u32), u32>,
+    pub ledger: Ledger,
     /// Halves whose tasks were woken.
     rung: Arc<Mutex<Vec<usize>>>,
 }
@@ -212,7 +213,7 @@ impl Net {
             listeners: HashMap::new(),
             trackers: HashMap::new(),
             swarms: BTreeMap::new(),
-            asked: HashMap::new(),
+            ledger: Ledger::default(),
             rung: Arc::default(),
         }
     }
@@ -435,6 +436,8 @@ impl Net {
         if std::mem::take(&mut of.open) {
             of.out = Pipe::default();
             of.inbox = Pipe::default();
+            self.ledger.part(self.halves[half].end, self.halves[half ^ 1].end);
+            let of = &self.halves[half];
             let after =
                 of.arrives.max(self.now + self.latency(self.halves[half].end, self.halves[half ^ 1].end));
             if self.reaches(self.halves[half].end, self.halves[half ^ 1].end) {

@@ -105,7 +105,7 @@ impl Task {
         session: &mut Session,
         read: &[u8],
         mut keeper: Option<Keeper<'_>>,
-        from: End,
+        half: usize,
         net: &mut Net,
     ) -> Result<(), Close> {
         let (mut input, now, key) = (read, net.now, self.key);
@@ -130,9 +130,7 @@ impl Task {
         while let Some(message) =
             decoder.decode(&mut input, limits).map_err(|_| Close::Protocol("malformed message"))?
         {
-            if let Message::Request { piece, begin, .. } = message {
-                *net.asked.entry((from, piece, begin)).or_default() += 1;
-            }
+            net.ledger.note(net.half(half ^ 1).end, net.half(half).end, &message);
             match (message, &mut keeper) {
                 (Message::Piece { piece, begin, data, rest }, Some(keeper)) => {
                     let len = u32::try_from(data.len()).expect("small");
@@ -145,6 +143,8 @@ impl Task {
                             data.as_ptr().addr() - read.as_ptr().addr(),
                             data.len(),
                         );
+                    } else {
+                        net.ledger.drop(net.half(half).end, data.len());
                     }
                 }
                 (message, _) => session.handle(key, &message, now)?,
@@ -427,8 +427,7 @@ impl Node {
         if n == 0 {
             return if net.half(half).ended { Err(Close::Gone) } else { Ok(false) };
         }
-        let from = net.half(half ^ 1).end;
-        task.take(session, &space[..n], keeper, from, net)?;
+        task.take(session, &space[..n], keeper, half, net)?;
         self.write_out(net);
         Ok(true)
     }

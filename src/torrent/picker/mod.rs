@@ -136,6 +136,11 @@ impl Picker {
         self.begun.len()
     }
 
+    /// Whether nothing of any piece has come, nor is asked.
+    pub fn is_idle(&self) -> bool {
+        self.begun.is_empty() && self.parked.is_empty()
+    }
+
     /// Bytes that all this takes.
     pub fn memory(&self) -> usize {
         let begun: usize = self.begun.values().map(Begun::memory).sum();

@@ -292,6 +292,28 @@ fn a_late_block_is_asked_of_another_and_whoever_brings_it_first_is_taken() {
 }
 
 #[test]
+fn a_late_block_is_not_asked_again_of_the_same_peer_before_it_must_be_lost() {
+    let mut bed = Bed::new(2, 4);
+    bed.picker.joined(&Have::All, false);
+    let blocks = bed.all(A, 4);
+    bed.picker.late(A, blocks[0]);
+    bed.picker.late(A, blocks[2]);
+    let second = bed.all(A, 4);
+    assert_eq!((second.len(), second[0].piece != blocks[0].piece), (4, true));
+    assert!(bed.all(A, 4).is_empty());
+    // It is all the same the end game for others.
+    bed.now = 9;
+    let has = Have::from_fn(2, |piece| piece == second[0].piece.index());
+    assert_eq!(bed.pick(B, 1000, &has, 9).len(), 4);
+    bed.picker.release(A, blocks[2]);
+    assert_eq!(bed.all(A, 4), [blocks[2]]);
+    bed.now = 299;
+    assert!(bed.all(A, 4).is_empty());
+    bed.now = 300;
+    assert_eq!(bed.all(A, 4), [blocks[0]]);
+}
+
+#[test]
 fn what_a_peer_leaves_behind_is_finished_by_others() {
     let mut bed = Bed::new(20, 4);
     bed.picker.joined(&Have::All, false);
@@ -339,19 +361,32 @@ fn a_block_is_asked_of_a_second_peer_only_when_every_block_is_asked_for() {
 }
 
 #[test]
-fn in_the_end_game_a_block_has_two_sources_at_most_and_the_oldest_comes_first() {
+fn in_the_end_game_a_block_has_two_sources_at_most_and_the_last_of_a_slow_peer_comes_first() {
     let mut bed = Bed::new(1, 8);
     bed.picker.joined(&Have::All, false);
     let first = bed.pick(A, 1000, &Have::All, 4);
-    bed.now = 5;
+    bed.now = 3;
     let second = bed.pick(B, 1000, &Have::All, 4);
-    bed.now = 9;
-    assert_eq!(bed.pick(C, 1_000_000, &Have::All, 2), first[..2]);
-    assert_eq!(bed.pick(C, 1_000_000, &Have::All, 4), [first[2], first[3], second[0], second[1]]);
+    bed.now = 6;
+    assert_eq!(bed.pick(C, 1_000_000, &Have::All, 3), [first[3], first[2], first[1]]);
+    assert_eq!(bed.pick(C, 1_000_000, &Have::All, 3), [first[0], second[3], second[2]]);
     bed.now = 30;
     let fourth = bed.pick(PeerKey(4), 1_000_000, &Have::All, 9);
-    assert_eq!(fourth, second[2..]);
+    assert_eq!(fourth, [second[1], second[0]]);
     assert!(bed.pick(PeerKey(5), 1_000_000, &Have::All, 9).is_empty());
+}
+
+#[test]
+fn a_fast_peer_takes_of_a_slow_ones_blocks_what_it_brings_sooner() {
+    let mut bed = Bed::new(1, 40);
+    bed.picker.joined(&Have::All, false);
+    let blocks = bed.pick(A, 100_000, &Have::All, 40);
+    bed.now = 2;
+    bed.come(A, &blocks[..12]);
+    // It needs 4.6 s for the others, and after ten of those that the other takes from the end nearly three, as they do.
+    let taken = bed.pick(B, 400_000, &Have::All, 100);
+    assert!((8..12).contains(&taken.len()), "{}", taken.len());
+    assert!(taken.iter().eq(blocks.iter().rev().take(taken.len())));
 }
 
 #[test]
@@ -378,7 +413,7 @@ fn the_blocks_of_a_silent_peer_are_asked_of_another_however_slow_that_is() {
     bed.now = 4;
     assert!(bed.pick(B, 1000, &Have::All, 2).is_empty());
     bed.now = 5;
-    assert_eq!(bed.pick(B, 1000, &Have::All, 2), blocks);
+    assert_eq!(bed.pick(B, 1000, &Have::All, 2), [blocks[1], blocks[0]]);
 }
 
 #[test]
@@ -777,13 +812,9 @@ impl Swarm {
             let had = self.peers.values().any(|peer| peer.has.contains(piece));
             had && !retried
                 && (0..blocks).map(|block| self.bed.block(piece, block)).any(|block| {
-                    let came = self
-                        .bed
-                        .picker
-                        .begun
-                        .get(&piece)
-                        .is_some_and(|begun| begun.is_received(block.begin / BLOCK));
-                    !came && self.askers(block) == 0
+                    let begun = self.bed.picker.begun.get(&piece);
+                    let is_free = begun.is_none_or(|begun| begun.is_unasked(block.begin / BLOCK));
+                    is_free && self.askers(block) == 0
                 })
         })
     }
