@@ -129,7 +129,7 @@ impl Session {
         self.end_fetch(key);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         // A torrent that fails each time it is tried is news once.
-        let news = *torrent.reason != *reason && (state != State::Error || torrent.failures <= 1);
+        let news = !is_same(&torrent.reason, reason) && (state != State::Error || torrent.failures <= 1);
         torrent.state = state;
         torrent.reason = reason.into();
         torrent.checking = None;
@@ -146,4 +146,10 @@ impl Session {
             self.candidates.remove(key.0);
         }
     }
+}
+
+/// Whether two reasons are one but for their numbers: how much is free on a full disk is no news each time.
+fn is_same(one: &str, other: &str) -> bool {
+    let is_word = |c: &char| !c.is_ascii_digit();
+    one.chars().filter(is_word).eq(other.chars().filter(is_word))
 }
