@@ -10,7 +10,7 @@ use crate::piece::BLOCK;
 const MAX_NAMES: usize = 254;
 
 /// Seconds after which a block that a peer is late with was lost: it may be asked for it again.
-const LOST: u16 = 300;
+const LOST: u16 = 60;
 
 /// Who sent a block that came in an attempt of which no more is remembered.
 pub(super) const NOBODY: PeerKey = PeerKey(u32::MAX);
@@ -151,6 +151,11 @@ impl Begun {
 
     pub(super) fn knows(&self, peer: PeerKey) -> bool {
         self.names.contains(&peer)
+    }
+
+    /// Those that had to do with it.
+    pub(super) fn names(&self) -> impl Iterator<Item = &PeerKey> {
+        self.names.iter()
     }
 
     fn block_len(&self, block: u32) -> u32 {
@@ -404,6 +409,13 @@ impl Begun {
     /// Who sent each block.
     pub(super) fn senders(&self) -> Box<[PeerKey]> {
         self.slots.iter().map(|slot| self.name(slot.from).unwrap_or(NOBODY)).collect()
+    }
+
+    /// Of an attempt that was wrong those blocks stay that these sent.
+    pub(super) fn keep(&mut self, senders: &[PeerKey], trusted: &[PeerKey]) {
+        for (&sender, block) in senders.iter().zip(0..).filter(|(sender, _)| trusted.contains(sender)) {
+            self.arrived(sender, block * BLOCK, self.block_len(block), 0);
+        }
     }
 
     // Memory.

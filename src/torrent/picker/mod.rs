@@ -64,6 +64,8 @@ struct Source {
     rate: u32,
     /// Blocks it is asked for.
     asked: u32,
+    /// Blocks of it in pieces that were right.
+    good: u32,
     /// When something last came of it.
     heard: u32,
     /// The epoch in which it was found to have no piece that is free.
@@ -404,24 +406,54 @@ impl Picker {
     }
 
     /// A piece of which all has come was hashed; `digests` has the first eight bytes of each block's SHA-1, of a wrong piece
-    /// or where they were asked for. A wrong piece is all to be fetched again.
+    /// or where they were asked for. Of a wrong piece all is to be fetched again, or what those sent who are trusted least.
     pub fn verified(&mut self, piece: u32, good: bool, digests: &[u64]) -> Blame {
         if !self.begun.get(&piece).is_some_and(Begun::is_whole) {
             return Blame::default();
         }
         let Some(begun) = self.end(piece) else { return Blame::default() };
+        let senders = begun.senders();
         if good {
+            for sender in &senders {
+                if let Some(source) = self.sources.get_mut(sender) {
+                    source.good = source.good.saturating_add(1);
+                }
+            }
             return Blame { liars: self.failures.resolve(piece, digests) };
         }
-        let sender = begun.sender().filter(|&sender| sender != NOBODY);
-        if sender.is_none() {
-            self.failures.remember(piece, digests, begun.senders());
-        }
-        // With what it was before it is known who lied as soon as one alone has sent all of it.
-        if self.failures.contains(piece) {
+        let liar = begun.sender().filter(|&sender| sender != NOBODY);
+        // With what it was before it is known who lied as soon as it has come right.
+        if liar.is_none() {
+            let trusted = self.trusted(piece, begun.access, &senders);
+            self.failures.remember(piece, digests, senders.clone());
+            let access = match begun.access {
+                Access::Alone(one, _) if trusted == [one] => Access::Alone(one, self.now),
+                _ => Access::Retry(self.now),
+            };
+            self.begin(piece, access).keep(&senders, &trusted);
+        } else if self.failures.contains(piece) {
             self.begin(piece, Access::Retry(self.now));
         }
-        Blame { liars: sender.into_iter().collect() }
+        Blame { liars: liar.into_iter().collect() }
+    }
+
+    /// Whose blocks of a wrong piece need not come again at once: at first those of the better half, then those of the one
+    /// that sent the others' anew, and at last nobody's.
+    fn trusted(&self, piece: u32, access: Access, senders: &[PeerKey]) -> Vec<PeerKey> {
+        match (self.failures.attempts(piece), access) {
+            (0, _) => {
+                let mut sent: BTreeMap<PeerKey, usize> = BTreeMap::new();
+                senders.iter().for_each(|&sender| *sent.entry(sender).or_default() += 1);
+                let good = |peer| self.sources.get(&peer).map_or(0, |source| source.good);
+                let mut best: Vec<_> =
+                    sent.into_iter().map(|(peer, blocks)| (good(peer), blocks, peer)).collect();
+                best.sort_unstable_by(|one, other| other.cmp(one));
+                best.truncate(best.len() / 2);
+                best.into_iter().map(|(.., peer)| peer).filter(|&peer| peer != NOBODY).collect()
+            }
+            (1, Access::Alone(one, _)) => vec![one],
+            _ => Vec::new(),
+        }
     }
 }
 
