@@ -245,6 +245,8 @@ impl Connection {
         match error.kind() {
             ErrorKind::WouldBlock => {
                 self.reading = true;
+                // The read before filled its space to the last byte, and what is waited for since may be another rest.
+                self.expect_block();
                 self.poll_read_again(cx)
             }
             ErrorKind::Interrupted => Poll::Ready(Ok(())),

@@ -128,6 +128,12 @@ impl Session {
                 if let Err(trouble) = result {
                     let key = TorrentKey(key);
                     self.end_fetch(key);
+                    // What did not reach the disk is fetched again by itself, though it may have been the last of it.
+                    if matches!(trouble, Trouble::Io { .. } | Trouble::NoRoom(_) | Trouble::ReadOnly(_))
+                        && let Some(torrent) = self.torrents.get_mut(&key)
+                    {
+                        torrent.was_complete = false;
+                    }
                     self.trouble(key, &trouble, Rest::Check(key), now);
                 }
             }
@@ -444,7 +450,11 @@ impl Session {
                 self.settle(key, now);
             }
             trouble => {
-                let state = torrent.state_in(trouble);
+                let state = match torrent.state_in(trouble) {
+                    // What there is of it is served only where it is known to be right still.
+                    State::Incomplete if again != Rest::Prepare(key) => State::Error,
+                    state => state,
+                };
                 if state == State::Error {
                     if at.saturating_sub(torrent.failed) >= FORGIVEN {
                         torrent.failures = 0;

@@ -415,7 +415,7 @@ fn claim(picker: &mut Picker, seed: &WebSeed, layout: &Layout, ours: &Have, most
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::SocketAddr;
     use std::num::NonZeroU32;
     use std::path::Path;
@@ -437,10 +437,10 @@ mod tests {
     const PIECES: u32 = 64;
 
     /// A session with a torrent of 64 pieces that lacks everything, and a disk that does as it is told.
-    struct Rig {
-        session: Session,
-        now: Instant,
-        key: TorrentKey,
+    pub(in crate::session) struct Rig {
+        pub(in crate::session) session: Session,
+        pub(in crate::session) now: Instant,
+        pub(in crate::session) key: TorrentKey,
         urls: Vec<String>,
     }
 
@@ -453,7 +453,7 @@ mod tests {
     }
 
     impl Rig {
-        fn new(urls: &[&str], trackers: &[&str]) -> Rig {
+        pub(in crate::session) fn new(urls: &[&str], trackers: &[&str]) -> Rig {
             Rig::with(urls, trackers, |_| {})
         }
 
@@ -516,7 +516,7 @@ mod tests {
         }
 
         /// All that is due now; what is to be fetched from web seeds is returned.
-        fn run(&mut self) -> Vec<WebFetch> {
+        pub(in crate::session) fn run(&mut self) -> Vec<WebFetch> {
             let mut fetches = Vec::new();
             while let Some(job) = self.session.poll(self.now) {
                 let done = match job {
@@ -554,7 +554,7 @@ mod tests {
         }
 
         /// The same so many seconds later, and whenever something is due before.
-        fn after(&mut self, seconds: u64) -> Vec<WebFetch> {
+        pub(in crate::session) fn after(&mut self, seconds: u64) -> Vec<WebFetch> {
             let end = self.now + Duration::from_secs(seconds);
             let mut fetches = Vec::new();
             while let Some(due) = self.session.deadline().filter(|&due| due < end) {
@@ -567,7 +567,7 @@ mod tests {
         }
 
         /// Bytes of a fetch come up to `end`. How many were taken, and the pieces that are whole by that.
-        fn comes(&mut self, fetch: &WebFetch, end: u64) -> (u64, Vec<u32>) {
+        pub(in crate::session) fn comes(&mut self, fetch: &WebFetch, end: u64) -> (u64, Vec<u32>) {
             let (mut at, mut pieces) = (fetch.bytes.start, Vec::new());
             while at < end {
                 let most = usize::try_from(end - at).unwrap().min(10_000);
@@ -583,7 +583,7 @@ mod tests {
         }
 
         /// The verdict on pieces.
-        fn verdict(&mut self, pieces: &[u32], good: bool) {
+        pub(in crate::session) fn verdict(&mut self, pieces: &[u32], good: bool) {
             let hashed = |&piece: &u32| Hashed { piece, good, digests: vec![1; 64].into() };
             let hashed = pieces.iter().map(hashed).collect();
             let outcomes = vec![Outcome { key: self.key.0, trouble: None, hashed }];
@@ -591,7 +591,7 @@ mod tests {
         }
 
         /// A peer connects that has everything.
-        fn seed(&mut self, addr: &str) -> PeerKey {
+        pub(in crate::session) fn seed(&mut self, addr: &str) -> PeerKey {
             let (session, now) = (&mut self.session, self.now);
             let addr: SocketAddr = addr.parse().unwrap();
             let key = session.accept(addr, now).unwrap();
@@ -604,7 +604,7 @@ mod tests {
             key
         }
 
-        fn state(&self) -> State {
+        pub(in crate::session) fn state(&self) -> State {
             self.session.torrent(self.key).unwrap().state
         }
     }
