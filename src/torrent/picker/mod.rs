@@ -414,9 +414,9 @@ impl Picker {
         let Some(begun) = self.end(piece) else { return Blame::default() };
         let senders = begun.senders();
         if good {
-            for sender in &senders {
-                if let Some(source) = self.sources.get_mut(sender) {
-                    source.good = source.good.saturating_add(1);
+            for run in senders.chunk_by(PeerKey::eq) {
+                if let Some(source) = self.sources.get_mut(&run[0]) {
+                    source.good = source.good.saturating_add(u32::try_from(run.len()).unwrap_or(0));
                 }
             }
             return Blame { liars: self.failures.resolve(piece, digests) };
