@@ -450,7 +450,8 @@ impl Disk {
         if self.read_only {
             return Err(Trouble::ReadOnly(place.data.to_path_buf()));
         }
-        self.has_room(place, 0)?;
+        // As much as makes it worth while to begin.
+        self.has_room(place, 4 << 20)?;
         (self.torrents[at].open, self.torrents[at].fault) = (true, None);
         Ok(Prepared { window: self.fat })
     }
