@@ -97,6 +97,8 @@ pub(super) struct Begun {
     /// Blocks from the start of the piece that have come.
     front: u32,
     pub(super) access: Access,
+    /// How often it was wrong.
+    pub(super) attempt: u8,
 }
 
 impl Begun {
@@ -111,6 +113,7 @@ impl Begun {
             next_free: 0,
             front: 0,
             access,
+            attempt: 0,
         }
     }
 
@@ -411,10 +414,13 @@ impl Begun {
         self.slots.iter().map(|slot| self.name(slot.from).unwrap_or(NOBODY)).collect()
     }
 
-    /// Of an attempt that was wrong those blocks stay that these sent.
-    pub(super) fn keep(&mut self, senders: &[PeerKey], trusted: &[PeerKey]) {
-        for (&sender, block) in senders.iter().zip(0..).filter(|(sender, _)| trusted.contains(sender)) {
-            self.arrived(sender, block * BLOCK, self.block_len(block), 0);
+    /// Begins another attempt with these blocks of one that was wrong.
+    pub(super) fn keep(&mut self, kept: &[Option<PeerKey>], attempt: u8) {
+        self.attempt = attempt;
+        for (sender, block) in kept.iter().zip(0..) {
+            if let Some(sender) = *sender {
+                self.arrived(sender, block * BLOCK, self.block_len(block), 0);
+            }
         }
     }
 

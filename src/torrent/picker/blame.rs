@@ -33,11 +33,6 @@ impl Failures {
         self.of(piece).next().is_some()
     }
 
-    /// How many are.
-    pub(super) fn attempts(&self, piece: u32) -> usize {
-        self.of(piece).count()
-    }
-
     /// An attempt has failed, and more than one had sent blocks.
     pub(super) fn remember(&mut self, piece: u32, digests: &[u64], senders: Box<[PeerKey]>) {
         self.0.push_back(Failure { piece, digests: digests.into(), senders });

@@ -432,18 +432,27 @@ fn a_piece_that_nobody_has_does_not_put_the_end_game_off() {
 // Blame.
 
 #[test]
-fn one_that_alone_sent_a_wrong_piece_is_a_liar() {
-    let mut bed = Bed::new(3, 2);
-    bed.picker.joined(&Have::All, false);
-    let blocks = bed.all(A, 2);
-    bed.come(A, &blocks);
-    let piece = blocks[0].piece.index();
-    assert_eq!(bed.picker.verified(piece, false, &[1, 2]).liars, [A]);
-    assert!(!bed.picker.wants_digests(piece));
-    bed.picker.left(A, &Have::All, false);
-    bed.picker.joined(&Have::All, false);
-    // It is fetched anew like any other.
-    assert_eq!(bed.all(B, 6).len(), 6);
+fn one_that_alone_sent_a_wrong_piece_is_a_liar_and_half_of_it_may_be_right_all_the_same() {
+    for half_is_enough in [true, false] {
+        let mut bed = Bed::new(1, 4);
+        bed.picker.joined(&Have::All, false);
+        let blocks = bed.all(A, 4);
+        bed.come(A, &blocks);
+        assert_eq!(bed.picker.verified(0, false, &[1, 2, 3, 4]).liars, [A]);
+        bed.picker.left(A, &Have::All, false);
+        bed.picker.joined(&Have::All, false);
+        assert_eq!(bed.all(B, 6), blocks[..2]);
+        bed.come(B, &blocks[..2]);
+        if half_is_enough {
+            assert_eq!(bed.good(0, &[1, 7, 3, 4]), [A]);
+            continue;
+        }
+        assert_eq!(bed.picker.verified(0, false, &[1, 2, 3, 4]), Blame::default());
+        assert_eq!(bed.all(B, 6), blocks[2..]);
+        bed.come(B, &blocks[2..]);
+        assert_eq!(bed.good(0, &[1, 2, 3, 7]), [A]);
+        assert!(!bed.picker.wants_digests(0));
+    }
 }
 
 /// A piece of four blocks of which `A` sent the first two and `B` the others, and that was wrong; each of them counts.
