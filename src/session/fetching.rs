@@ -461,11 +461,12 @@ impl Session {
             let Some(fetch) = &mut torrent.fetch else { continue };
             for &peer_key in &peers {
                 let Some(peer) = self.peers.get_mut(&peer_key) else { continue };
-                let Some(requests) = &mut peer.requests else { continue };
-                for block in requests.overdue(ms) {
+                for block in peer.requests.as_mut().map_or(Vec::new(), |requests| requests.overdue(ms)) {
                     fetch.picker.late(peer_key, block);
+                    // Asked again when nobody else has it, it would send it twice.
+                    peer.cancel(block);
                 }
-                again |= !requests.is_empty();
+                again |= peer.requests.as_ref().is_some_and(|requests| !requests.is_empty());
             }
             fetch.forget_senders();
             let save = fetch.unsaved && at.saturating_sub(fetch.saved) >= RECORD_PROGRESS;

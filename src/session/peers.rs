@@ -18,7 +18,7 @@ use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
 use crate::storage::io::{Job as StorageJob, OpenFile};
 use crate::torrent::candidates::Ended;
 use crate::torrent::choker::{self, Contender, Slots};
-use crate::torrent::{State, TorrentKey};
+use crate::torrent::{State, Torrent, TorrentKey};
 
 impl Session {
     // Connections come and go.
@@ -201,8 +201,12 @@ impl Session {
         }
         let Some(torrent_key) = peer.torrent else { return };
         if peer.outgoing {
+            let fetched = |torrent: &Torrent| torrent.state == State::Downloading;
+            let gave = peer.downloaded > 0 && self.torrent(torrent_key).is_some_and(fetched);
             let how = match why {
                 Close::BothSeeds => Ended::Seed,
+                // It may only have been started anew, and be the one who has what we lack.
+                Close::Gone if gave => Ended::Stopped,
                 Close::TorrentStopped if peer.ready => Ended::Stopped,
                 Close::Liar => Ended::Liar,
                 _ if peer.ready => Ended::Closed,

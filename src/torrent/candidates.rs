@@ -75,7 +75,8 @@ pub enum Ended {
     Failed,
     /// It was a peer, and the connection was closed, by whomever.
     Closed,
-    /// It was a peer, and we closed: our torrent was stopped, or had lost pieces that we had told of.
+    /// It was a peer, and is to be called again soon: we closed as our torrent was stopped or had lost pieces that we had
+    /// told of, or it gave us of what we fetch.
     Stopped,
     /// It has everything already.
     Seed,

@@ -215,7 +215,8 @@ fn whoever_breaks_the_protocol_goes_alone() {
         request(u32::MAX, u32::MAX, u32::MAX),
         vec![0, 0, 0, 5, 4, 0, 0, 0, 200],
         vec![0, 0, 0, 2, 5, 255],
-        [vec![0, 0, 0, 19, 7, 0, 0, 0, 0, 0, 0, 0, 0], vec![1; 10]].concat(),
+        // More blocks that nobody asked for than can have been on their way.
+        [vec![0, 0, 0, 19, 7, 0, 0, 0, 0, 0, 0, 0, 0], vec![1; 10]].concat().repeat(100),
         // More than we hold for one that does not wait to be unchoked.
         request(0, 0, 16_384).repeat(20_000),
     ];

@@ -27,6 +27,8 @@ use super::content::{Content, Extents};
 const URGENT: usize = 256;
 const USUAL: usize = 64;
 const WRITES: usize = 4;
+/// So much more than the floor must be free to begin.
+const LEAST_ROOM: u64 = 4 << 20;
 /// A slice of hashing ends after this long.
 const SLICE: Duration = Duration::from_millis(100);
 /// What is brought into the page cache at a time.
@@ -450,7 +452,8 @@ impl Disk {
         if self.read_only {
             return Err(Trouble::ReadOnly(place.data.to_path_buf()));
         }
-        self.has_room(place, 0)?;
+        let lacks = self.torrents[at].lengths().total() - self.torrents[at].held();
+        self.has_room(place, lacks.min(LEAST_ROOM))?;
         (self.torrents[at].open, self.torrents[at].fault) = (true, None);
         Ok(Prepared { window: self.fat })
     }

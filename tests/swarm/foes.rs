@@ -121,7 +121,7 @@ fn a_swarm_that_falls_apart_and_heals_is_complete() {
 
 #[test]
 fn of_thirty_nodes_that_lie_vanish_or_stall_in_part_the_others_receive_little_in_vain() {
-    let mut swarm = Swarm::new(16, 32 * MIB, 256 * 1024);
+    let mut swarm = Swarm::new(16, 32 * MIB, 128 * 1024);
     swarm.seed(line(300));
     let crowd = swarm.leechers(29, line(300));
     let (bad, good) = crowd.split_at(6);

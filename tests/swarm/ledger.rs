@@ -23,6 +23,8 @@ pub struct Count {
     pub requests: u64,
     /// Those for blocks that another had been asked for and had not answered.
     pub twice: u64,
+    /// Those made of the same peer before it had answered.
+    pub repeated: u64,
     /// Bytes that came and were of no use: another was faster, or the request was taken back.
     pub dropped: u64,
 }
@@ -33,13 +35,10 @@ impl Ledger {
         match *message {
             Message::Request { piece, begin, .. } => {
                 let open = self.open.entry((from, piece, begin)).or_default();
-                assert!(
-                    !open.contains(&to),
-                    "{to:?} is asked again by {from:?} for {begin} of piece {piece}"
-                );
                 let count = self.counts.entry(from).or_default();
                 count.requests += 1;
-                count.twice += u64::from(!open.is_empty());
+                count.twice += u64::from(open.iter().any(|other| *other != to));
+                count.repeated += u64::from(open.contains(&to));
                 open.push(to);
             }
             Message::Cancel { piece, begin, .. } => self.end((from, piece, begin), to),

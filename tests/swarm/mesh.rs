@@ -33,6 +33,8 @@ pub struct Cost {
     /// Blocks that were asked for again, with those asked of two at a time.
     pub again: f64,
     pub twice: f64,
+    /// The same of one that had not answered.
+    pub repeated: f64,
 }
 
 impl Deref for Swarm {
@@ -165,6 +167,7 @@ impl Swarm {
             wrong: ratio(sum(&|node| self.nodes[node].disk.torrents[IT].wrong), size),
             again: ratio(sum(&|node| count(node).requests) - blocks, blocks),
             twice: ratio(sum(&|node| count(node).twice), blocks),
+            repeated: ratio(sum(&|node| count(node).repeated), blocks),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::piece::BLOCK;
 const MAX_NAMES: usize = 254;
 
 /// Seconds after which a block that a peer is late with was lost: it may be asked for it again.
-const LOST: u16 = 300;
+const LOST: u16 = 60;
 
 /// Who sent a block that came in an attempt of which no more is remembered.
 pub(super) const NOBODY: PeerKey = PeerKey(u32::MAX);
@@ -97,6 +97,8 @@ pub(super) struct Begun {
     /// Blocks from the start of the piece that have come.
     front: u32,
     pub(super) access: Access,
+    /// How often it was wrong.
+    pub(super) attempt: u8,
 }
 
 impl Begun {
@@ -111,6 +113,7 @@ impl Begun {
             next_free: 0,
             front: 0,
             access,
+            attempt: 0,
         }
     }
 
@@ -151,6 +154,11 @@ impl Begun {
 
     pub(super) fn knows(&self, peer: PeerKey) -> bool {
         self.names.contains(&peer)
+    }
+
+    /// Those that had to do with it.
+    pub(super) fn names(&self) -> impl Iterator<Item = &PeerKey> {
+        self.names.iter()
     }
 
     fn block_len(&self, block: u32) -> u32 {
@@ -404,6 +412,16 @@ impl Begun {
     /// Who sent each block.
     pub(super) fn senders(&self) -> Box<[PeerKey]> {
         self.slots.iter().map(|slot| self.name(slot.from).unwrap_or(NOBODY)).collect()
+    }
+
+    /// Begins another attempt with these blocks of one that was wrong.
+    pub(super) fn keep(&mut self, kept: &[Option<PeerKey>], attempt: u8) {
+        self.attempt = attempt;
+        for (sender, block) in kept.iter().zip(0..) {
+            if let Some(sender) = *sender {
+                self.arrived(sender, block * BLOCK, self.block_len(block), 0);
+            }
+        }
     }
 
     // Memory.

@@ -105,9 +105,11 @@ impl Picker {
     fn may_ask(&self, peer: PeerKey, piece: u32, begun: &Begun) -> bool {
         match begun.access {
             Access::Anyone => true,
+            // Whose blocks of it were kept is trusted with the others too: then all of it is its, or nearly.
+            Access::Retry(_) if begun.knows(peer) || !self.failures.is_suspect(piece, peer) => true,
             Access::Retry(since) => {
-                let is_suspect = self.failures.is_suspect(piece, peer);
-                !is_suspect || self.now >= since.saturating_add(ALONE) || self.have_suspects_alone(piece)
+                let is_kept = begun.names().any(|name| self.sources.contains_key(name));
+                self.now >= since.saturating_add(ALONE) || !is_kept && self.have_suspects_alone(piece)
             }
             Access::Alone(one, since) => {
                 let rate = |peer| self.sources.get(&peer).map_or(0, |source| source.rate);
@@ -271,7 +273,8 @@ impl Picker {
     /// nobody else was asked for, the oldest of them for so many seconds.
     fn is_worth(&self, mine: Option<u64>, other: PeerKey, blocks: usize, oldest: u16) -> bool {
         if u32::from(oldest) >= SILENT && self.is_silent(other) {
-            return true;
+            // The slower it is the longer others have the time to be first.
+            return mine.unwrap_or(1000 * u64::from(SILENT)) <= u64::from(oldest) * 500;
         }
         let rate = self.sources.get(&other).map_or(0, |source| source.rate);
         let theirs = (blocks as u64 * u64::from(BLOCK) * 1000).checked_div(rate.into()).unwrap_or(0);
