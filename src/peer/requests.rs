@@ -266,7 +266,7 @@ impl Requests {
 
     // What does not come.
 
-    /// It refuses a block. `Some`: it was asked for it, and others may be.
+    /// It refuses a block. `Some`: it was asked for it, or late with it, and does not send it any more.
     pub fn rejected(&mut self, piece: u32, begin: u32, len: u32) -> Option<Block> {
         let is_it = |asked: &Asked| asked.block.begin == begin && asked.is_of(piece, begin, len, 0);
         if let Some(at) = self.asked.iter().position(is_it) {
@@ -276,8 +276,7 @@ impl Requests {
             return Some(asked.block);
         }
         let at = self.stale.iter().position(is_it)?;
-        self.stale.remove(at);
-        None
+        self.stale.remove(at).map(|stale| stale.block)
     }
 
     /// A block is not wanted of it any more. `true`: it was asked for it, so it is to be told.
@@ -631,9 +630,9 @@ mod tests {
         assert_eq!(requests.rejected(1, 0, BLOCK), None);
         assert_eq!(requests.rejected(0, 0, 5), None);
         assert_eq!((requests.room(START + 900), requests.room(START + 1000)), (0, 3));
-        // A refusal of what was taken back is just the end of it.
+        // A refusal of what was taken back tells that it does not come.
         requests.cancel(block(0));
-        assert_eq!(requests.rejected(0, 0, BLOCK), None);
+        assert_eq!(requests.rejected(0, 0, BLOCK), Some(block(0)));
         assert_eq!(comes(&mut requests, 0, START + 1000), Received::Unasked);
     }
 

@@ -530,6 +530,27 @@ mod tests {
     }
 
     #[test]
+    fn a_late_block_that_its_only_peer_gave_up_when_it_was_taken_back_is_asked_of_it_again() {
+        let mut rig = Rig::new(&[], &[]);
+        rig.run();
+        let peer = rig.seed("10.0.0.9:5");
+        rig.session.refill(peer, rig.now);
+        let blocks = asked(&mut rig, peer);
+        // All of them are late, and taken back.
+        rig.after(25);
+        for &(piece, begin, len) in &blocks {
+            rig.session.handle(peer, &Message::Reject { piece, begin, len }, rig.now).unwrap();
+        }
+        let torrent = rig.session.torrents.get_mut(&rig.key).unwrap();
+        let (mut picked, have) = (Vec::new(), torrent.have.clone());
+        let fetch = torrent.fetch.as_mut().unwrap();
+        fetch.picker.pick(peer, 1, &Have::All, &have, 64 * 64, 30, &mut picked);
+        for (piece, begin, _) in blocks {
+            assert!(picked.iter().any(|block| (block.piece.index(), block.begin) == (piece, begin)));
+        }
+    }
+
+    #[test]
     fn blocks_that_come_free_are_looked_for_once_in_a_while_however_often_that_is() {
         let mut rig = Rig::new(&[], &[]);
         rig.run();
