@@ -369,11 +369,7 @@ impl Peer {
                 }
             }
             // We have everything by now, and this was on its way: the last blocks are often asked of two.
-            Message::Piece { rest, .. } => {
-                if rest == 0 {
-                    self.sent_unasked()?;
-                }
-            }
+            Message::Piece { rest: 0, .. } => self.sent_unasked()?,
             // What we do not know is not an error (BEP 10).
             _ => {}
         }
