@@ -518,7 +518,7 @@ impl Net {
 fn chunk(bandwidth: u64) -> usize {
     match bandwidth {
         u64::MAX => usize::MAX,
-        _ => bytes(bandwidth / 50).clamp(1460, 16 * 1024),
+        _ => bytes(bandwidth / 25).clamp(1460, 16 * 1024),
     }
 }
 

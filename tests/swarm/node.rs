@@ -88,6 +88,7 @@ pub struct Node {
     pub closed: Vec<(End, Close)>,
     pub refused: Vec<Close>,
     pub dials: Vec<f64>,
+    checks: u64,
     /// Times that the main loop woke up.
     pub wake_ups: u64,
     pub rescans: u32,
@@ -185,6 +186,7 @@ impl Node {
             closed: Vec::new(),
             refused: Vec::new(),
             dials: Vec::new(),
+            checks: 0,
             wake_ups: 0,
             rescans: 0,
             read: 0,
@@ -282,6 +284,13 @@ impl Node {
         assert!(self.session.deadline().is_none_or(|at| at > now), "a timer goes off for nothing at {at} s");
         assert!(!self.session.wants_poll_before(self.asleep), "the main loop oversleeps at {at} s");
         let settings = self.session.settings();
+        // A look at each peer, now and then.
+        self.checks += 1;
+        if !self.checks.is_multiple_of(8) {
+            return;
+        }
+        let (memory, most) = (self.session.memory(), settings.memory);
+        assert!(memory <= most, "{memory} bytes of {most} at {at} s");
         let mut slots: BTreeMap<Option<TorrentKey>, usize> = BTreeMap::new();
         let mut dialling = 0;
         for peer in self.session.peers() {
