@@ -463,8 +463,11 @@ impl Session {
                 let Some(peer) = self.peers.get_mut(&peer_key) else { continue };
                 for block in peer.requests.as_mut().map_or(Vec::new(), |requests| requests.overdue(ms)) {
                     fetch.picker.late(peer_key, block);
-                    // Asked again when nobody else has it, it would send it twice.
-                    peer.cancel(block);
+                    // Asked again when nobody else has it, it would send it twice. Without the fast extension nothing would
+                    // tell that it does not send it at all.
+                    if peer.fast {
+                        peer.cancel(block);
+                    }
                 }
                 again |= peer.requests.as_ref().is_some_and(|requests| !requests.is_empty());
             }
