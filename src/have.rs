@@ -122,6 +122,14 @@ impl Have {
         }
     }
 
+    /// Bytes it takes beside itself.
+    pub fn memory(&self) -> usize {
+        match self {
+            Have::All | Have::None => 0,
+            Have::Some(bits) => bits.0.len(),
+        }
+    }
+
     /// Whether every piece is there.
     pub fn is_all(&self) -> bool {
         matches!(self, Have::All)

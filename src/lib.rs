@@ -25,7 +25,7 @@
 //! | [`tracker`] | announces: what is asked of whom and when |
 //! | [`webseed`] | web servers that have a torrent: which of them is asked for what |
 //! | [`lpd`] | neighbours on our own links: what we tell them, and they us |
-//! | [`torrent`] | one torrent: its record, its choker, whom it might dial |
+//! | [`torrent`] | one torrent: its record, what is asked of whom, its choker, whom it might dial |
 //! | [`session`] | all torrents, all peers and one set of clocks |
 //! | [`watch`] | the watched directories: the database |
 //! | [`status`] | what is told of it all, and the socket where one asks |
@@ -55,6 +55,17 @@
 //!    ([`session::Session::write`]). There it is written, and hashed as far as pieces have come without a gap.
 //! 5. [`session::Session::stored`] takes the verdict: a piece that is right is announced to all peers; of one that is
 //!    not the picker finds out who lied.
+//!
+//! # A web seed is asked
+//!
+//! 1. Peers give too little: [`session::Session::poll`] claims a run of pieces that nobody works on
+//!    ([`torrent::picker::Picker::claim`]) and hands out `Job::WebFetch`.
+//! 2. [`webseed::io::fetch`] cuts the run into requests ([`webseed::request::Part::first`]) and sends each with
+//!    [`http::io::Client::open`], which follows redirects.
+//! 3. [`http::io::Stream::read`] reads the body into the intake, as fast as [`session::Session::web_allowance`] says;
+//!    [`session::Session::web_block`] says what is kept. From there it goes as above.
+//! 4. [`session::Session::web_ended`] says what is next over the same connection;
+//!    [`webseed::WebSeeds::ended`] for how long one that failed is left alone.
 //!
 //! # A block is seeded
 //!

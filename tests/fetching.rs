@@ -79,14 +79,18 @@ fn a_dropped_torrent_is_mirrored() {
 
 #[test]
 fn what_lies_there_already_is_kept() {
-    let files = [("whole", 200_000), ("damaged", 400_000), ("short", 300_000), ("missing", 100_000)];
+    let files = [("whole", 200_000), ("damaged and long", 400_000), ("short", 300_000), ("missing", 100_000)];
     let torrent = Torrent::multi("older", &files, 16 * 1024);
     let seed = Seed::of(&[&torrent]);
     let home = knowing(&seed);
     torrent.write_data(&home.data);
     let path = |name: &str| home.data.join("older").join(name);
-    overwrite(&path("damaged"), 100_000);
-    fs::File::options().write(true).open(path("short")).unwrap().set_len(150_000).unwrap();
+    let set_length = |name: &str, length: u64| {
+        fs::File::options().write(true).open(path(name)).unwrap().set_len(length).unwrap();
+    };
+    overwrite(&path("damaged and long"), 100_000);
+    set_length("damaged and long", 444_444);
+    set_length("short", 150_000);
     fs::remove_file(path("missing")).unwrap();
     torrent.drop_into(&home.torrents);
     let daemon = home.start();
@@ -157,7 +161,7 @@ fn pieces_beyond_four_gibibytes_lie_where_they_belong() {
 fn killed_a_hundred_times_it_ends_with_the_right_content() {
     let torrent = Torrent::single("killed", 12_000_001, 16 * 1024);
     let seed = Seed::of(&[&torrent]);
-    seed.slow_down_to(250_000);
+    seed.slow_down_to(150_000);
     let home = knowing(&seed);
     torrent.drop_into(&home.torrents);
     let address = (HERE, home.port).into();

@@ -18,6 +18,8 @@ mod crowds;
 mod disk;
 #[path = "swarm/foes.rs"]
 mod foes;
+#[path = "swarm/ledger.rs"]
+mod ledger;
 #[path = "swarm/mesh.rs"]
 mod mesh;
 #[path = "swarm/mirrors.rs"]

@@ -141,8 +141,7 @@ impl Daemon {
             next_announce: tracker.next_announce.map(u64::from),
             message: tracker.message.as_deref().map(crate::log::escaped),
         });
-        let web = torrent.fetch.as_ref().and_then(|fetch| fetch.web.as_ref());
-        let web_seeds = web.into_iter().flat_map(|web| web.status(now)).map(|seed| WebSeedStatus {
+        let web_seeds = torrent.web.iter().flat_map(|web| web.status(now)).map(|seed| WebSeedStatus {
             url: seed.url,
             state: seed.state.to_owned(),
             next_request: seed.next,

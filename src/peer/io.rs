@@ -226,7 +226,6 @@ impl Connection {
             Err(error) => return self.not_received(&error, cx),
         };
         let taken = self.take(&space[..n], Some(&mut keeper));
-        drop(keeper);
         drop(intake);
         self.expect_block();
         house.write_out();
@@ -246,6 +245,8 @@ impl Connection {
         match error.kind() {
             ErrorKind::WouldBlock => {
                 self.reading = true;
+                // The read before filled its space to the last byte, and what is waited for since may be another rest.
+                self.expect_block();
                 self.poll_read_again(cx)
             }
             ErrorKind::Interrupted => Poll::Ready(Ok(())),

@@ -2,7 +2,7 @@
 //!
 //! Read first: BEP 3, BEP 6 (fast extension), BEP 10 (extensions), BEP 21 (`upload_only`). Omitted: encryption, uTP, and the
 //! allowed fast set. Holds no buffer of blocks: an idle peer is some 300 bytes here and its task. While its torrent is
-//! fetched there are its bitfield, and 16 bytes for each block that it was asked for.
+//! fetched there are its bitfield, and 16 bytes for each block that it was asked for lately.
 
 pub mod extension;
 pub mod io;
@@ -23,6 +23,10 @@ use wire::Message;
 
 /// Control messages that may wait for a peer that reads nothing. Rejects are what grows it: 17 bytes a request.
 const MAX_CONTROL: usize = 64 * 1024;
+
+/// Control messages of any kind that may wait for one: our bitfield of a large torrent and the `have`s of a superseed's end
+/// are among them.
+const MAX_UNREAD: usize = 256 * 1024;
 
 /// Bad requests forgiven before the connection is closed: a client asks a few times for what it may not have while
 /// its view of us is old.
@@ -259,6 +263,11 @@ impl Peer {
         self.upload_only || self.has >= lengths.piece_count()
     }
 
+    /// Bytes that are kept of it for the sake of fetching.
+    pub fn memory(&self) -> usize {
+        self.pieces.memory() + self.requests.as_ref().map_or(0, |requests| requests.memory())
+    }
+
     /// Pieces it has said it has.
     pub fn has(&self) -> u32 {
         self.has
@@ -359,7 +368,8 @@ impl Peer {
                     self.part_if_both_seed(view)?;
                 }
             }
-            Message::Piece { .. } => return Err(UNASKED),
+            // We have everything by now, and this was on its way: the last blocks are often asked of two.
+            Message::Piece { rest: 0, .. } => self.sent_unasked()?,
             // What we do not know is not an error (BEP 10).
             _ => {}
         }
@@ -517,6 +527,14 @@ impl Peer {
             wire::encode(&Message::Have(piece), &mut self.control);
             self.wake();
         }
+        self.part_if_it_reads_nothing();
+    }
+
+    /// Ends the connection to one that lets our messages pile up, though it may say enough itself not to be silent.
+    pub fn part_if_it_reads_nothing(&mut self) {
+        if self.control.len() > MAX_UNREAD {
+            self.close(Close::Protocol("reads nothing"));
+        }
     }
 }
 
@@ -555,6 +573,39 @@ mod tests {
         plain.handle(&REQUEST, &seeding()).unwrap();
         assert_eq!((fast.control[4], fast.control.len()), (16, 17));
         assert!(plain.control.is_empty() && plain.outbox.is_empty() && fast.outbox.is_empty());
+    }
+
+    #[test]
+    fn a_few_blocks_that_were_on_their_way_when_we_had_all_are_forgiven_and_many_are_not() {
+        let mut peer = peer(true);
+        let block = Message::Piece { piece: 1, begin: 0, data: &[7; 100], rest: 0 };
+        for _ in 0..MAX_UNASKED {
+            assert_eq!(peer.handle(&block, &seeding()), Ok(Action::None));
+        }
+        assert_eq!(peer.handle(&block, &seeding()), Err(UNASKED));
+    }
+
+    #[test]
+    fn the_bitfield_of_a_peer_counts_while_we_lack_pieces() {
+        let mut peer = peer(true);
+        assert_eq!(peer.memory(), 0);
+        let view = View { lengths: lengths(), have: &Have::None };
+        peer.handle(&Message::Bitfield(&[0x80]), &view).unwrap();
+        assert_eq!(peer.memory(), 1);
+        peer.begin_requests();
+        assert!(peer.memory() > size_of::<Requests>());
+        peer.forget_pieces();
+        assert_eq!(peer.memory(), 0);
+    }
+
+    #[test]
+    fn one_that_reads_nothing_of_what_it_is_told_is_left() {
+        let mut peer = peer(true);
+        while peer.closing.is_none() {
+            peer.announce_piece(1);
+            assert!(peer.control.len() < MAX_UNREAD + 10);
+        }
+        assert_eq!(peer.closing, Some(Close::Protocol("reads nothing")));
     }
 
     #[test]

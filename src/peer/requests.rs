@@ -25,7 +25,7 @@ const ROUND: u32 = 500;
 const MAX_LATENCY: u32 = 5000;
 
 /// No block is late before this, however fast its peer was.
-const LATE: u32 = 8000;
+const LATE: u32 = 15_000;
 
 /// Nothing has come for so long: what was asked for is for others.
 const SILENT: u32 = 20_000;
@@ -142,6 +142,11 @@ impl Requests {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.asked.is_empty()
+    }
+
+    /// Bytes that all this takes.
+    pub fn memory(&self) -> usize {
+        size_of::<Requests>() + (self.asked.capacity() + self.stale.capacity()) * size_of::<Asked>()
     }
 
     /// Bytes a second.
@@ -261,7 +266,7 @@ impl Requests {
 
     // What does not come.
 
-    /// It refuses a block. `Some`: it was asked for it, and others may be.
+    /// It refuses a block. `Some`: it was asked for it, or late with it, and does not send it any more.
     pub fn rejected(&mut self, piece: u32, begin: u32, len: u32) -> Option<Block> {
         let is_it = |asked: &Asked| asked.block.begin == begin && asked.is_of(piece, begin, len, 0);
         if let Some(at) = self.asked.iter().position(is_it) {
@@ -271,8 +276,7 @@ impl Requests {
             return Some(asked.block);
         }
         let at = self.stale.iter().position(is_it)?;
-        self.stale.remove(at);
-        None
+        self.stale.remove(at).map(|stale| stale.block)
     }
 
     /// A block is not wanted of it any more. `true`: it was asked for it, so it is to be told.
@@ -626,9 +630,9 @@ mod tests {
         assert_eq!(requests.rejected(1, 0, BLOCK), None);
         assert_eq!(requests.rejected(0, 0, 5), None);
         assert_eq!((requests.room(START + 900), requests.room(START + 1000)), (0, 3));
-        // A refusal of what was taken back is just the end of it.
+        // A refusal of what was taken back tells that it does not come.
         requests.cancel(block(0));
-        assert_eq!(requests.rejected(0, 0, BLOCK), None);
+        assert_eq!(requests.rejected(0, 0, BLOCK), Some(block(0)));
         assert_eq!(comes(&mut requests, 0, START + 1000), Received::Unasked);
     }
 
@@ -669,7 +673,7 @@ mod tests {
         link.run(5);
         let (passed, _) = link.queue.pop_back().unwrap();
         let mut overdue = Vec::new();
-        for _ in 0..12_000 {
+        for _ in 0..20_000 {
             link.step();
             overdue.extend(link.requests.overdue(link.ms()));
         }
@@ -684,7 +688,7 @@ mod tests {
         assert!(link.requests.outstanding() > 40);
         link.rate = 10_000.0;
         let mut overdue = 0;
-        for _ in 0..20_000 {
+        for _ in 0..30_000 {
             link.step();
             overdue += link.requests.overdue(link.ms()).len();
         }
@@ -778,6 +782,6 @@ mod tests {
     fn it_takes_sixteen_bytes_a_request() {
         assert!(size_of::<Requests>() <= 160, "{}", size_of::<Requests>());
         let requests = asked(0..500, 0);
-        assert!(requests.asked.capacity() <= 512);
+        assert!(requests.memory() <= 160 + 512 * 16, "{}", requests.memory());
     }
 }

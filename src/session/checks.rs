@@ -128,6 +128,12 @@ impl Session {
                 if let Err(trouble) = result {
                     let key = TorrentKey(key);
                     self.end_fetch(key);
+                    // What did not reach the disk is fetched again by itself, though it may have been the last of it.
+                    if matches!(trouble, Trouble::Io { .. } | Trouble::NoRoom(_) | Trouble::ReadOnly(_))
+                        && let Some(torrent) = self.torrents.get_mut(&key)
+                    {
+                        torrent.was_complete = false;
+                    }
                     self.trouble(key, &trouble, Rest::Check(key), now);
                 }
             }
@@ -208,7 +214,7 @@ impl Session {
             .filter(|(_, torrent)| {
                 let often =
                     torrent.state != State::Error || scan.is_multiple_of(1 << torrent.failures.min(MAX_REST));
-                torrent.state.may_recover() && often
+                (torrent.state.may_recover() && often) || torrent.awaits_data()
             })
             .map(|(&key, _)| key)
             .collect();
@@ -249,8 +255,10 @@ impl Session {
 
     /// Data that was seen growing is looked at again before the next scan: it may have come to rest.
     pub(super) fn look_at_growing(&mut self) {
-        let growing =
-            self.torrents.iter().filter(|(_, t)| t.state == State::Incomplete && t.seen != t.settled);
+        let growing = self
+            .torrents
+            .iter()
+            .filter(|(_, torrent)| torrent.awaits_data() && torrent.seen != torrent.settled);
         let growing: Vec<TorrentKey> = growing.map(|(&key, _)| key).collect();
         growing.into_iter().for_each(|key| self.queue_check(key));
     }
@@ -262,6 +270,10 @@ impl Session {
         if torrent.state == State::Paused {
             // So much can be told of it. It is looked at anew when it goes on.
             torrent.have = checked.have;
+            return;
+        }
+        if torrent.fetch.is_some() {
+            // Somebody came meanwhile who has it.
             return;
         }
         if torrent.place.data != checked.data {
@@ -278,7 +290,7 @@ impl Session {
         } else {
             (checked.have, checked.todo)
         };
-        let waits = torrent.state == State::Incomplete && torrent.was_complete;
+        let waits = torrent.awaits_data();
         let nothing_new = waits && torrent.settled == checked.fingerprint;
         if nothing_new || torrent.checking.is_some() {
             return;
@@ -426,7 +438,10 @@ impl Session {
                 self.park(key, State::Error, &trouble.to_string(), now);
                 self.queue_check(key);
             }
+            Trouble::DataMissing(_) if torrent.awaits_data() && torrent.have.is_none() => {}
             Trouble::DataMissing(_) if !torrent.was_complete => {
+                // When it comes back it is news, whatever its stamps.
+                (torrent.seen, torrent.settled) = (0, 0);
                 let had_some = !std::mem::take(&mut torrent.have).is_none();
                 self.end_fetch(key);
                 if had_some {
@@ -435,7 +450,11 @@ impl Session {
                 self.settle(key, now);
             }
             trouble => {
-                let state = torrent.state_in(trouble);
+                let state = match torrent.state_in(trouble) {
+                    // What there is of it is served only where it is known to be right still.
+                    State::Incomplete if again != Rest::Prepare(key) => State::Error,
+                    state => state,
+                };
                 if state == State::Error {
                     if at.saturating_sub(torrent.failed) >= FORGIVEN {
                         torrent.failures = 0;

@@ -21,6 +21,8 @@ use crate::torrent::{State, TorrentKey};
 
 /// How often slow peers are looked at while something is fetched.
 const LOOK: Duration = Duration::from_secs(1);
+/// How soon, when somebody has lost blocks.
+const SOON: Duration = Duration::from_millis(50);
 /// Pieces that a torrent on a disk that fills holes with zeros may be ahead of its first missing byte, in bytes.
 const WINDOW: u64 = 64 << 20;
 
@@ -74,13 +76,14 @@ impl Session {
 
     /// Makes what is kept of a torrent that is fetched, if memory allows it.
     pub(super) fn begin_picking(&mut self, key: TorrentKey, now: Instant) -> bool {
-        let (at, memory) = (self.seconds(now), self.memory());
-        let Some(torrent) = self.torrents.get_mut(&key).filter(|t| t.state == State::Downloading) else {
+        let Some(torrent) = self.torrents.get(&key).filter(|t| t.state == State::Downloading) else {
             return false;
         };
         if torrent.fetch.is_some() {
             return true;
         }
+        let (at, memory) = (self.seconds(now), self.memory());
+        let Some(torrent) = self.torrents.get_mut(&key) else { return false };
         let mut picker = Picker::new(torrent.lengths, self.random.draw());
         if memory + picker.memory() as u64 > self.settings.memory {
             return false;
@@ -211,6 +214,8 @@ impl Session {
     pub fn refill(&mut self, key: PeerKey, now: Instant) {
         let (at, ms) = (self.seconds(now), self.millis(now));
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        // Whatever it sends may have us answer.
+        peer.part_if_it_reads_nothing();
         if peer.choking || !peer.interesting || peer.closing.is_some() {
             return;
         }
@@ -218,6 +223,10 @@ impl Session {
         let (Some(requests), Some(fetch)) = (&peer.requests, &mut torrent.fetch) else { return };
         let wanted = requests.room(ms);
         if wanted == 0 {
+            if requests.is_empty() {
+                // It refused what it was asked for, and may say nothing more: it is asked again by then.
+                self.set_by(Timer::Fetch, now + LOOK);
+            }
             return;
         }
         let bucket = if peer.local { &mut self.local_download } else { &mut self.download };
@@ -243,9 +252,10 @@ impl Session {
         self.set_by(Timer::Fetch, now + LOOK);
     }
 
-    /// Blocks have come free: the others are asked once all that goes with it is known.
+    /// Blocks have come free: the others are asked once all that goes with it is known. A peer that chokes and unchokes
+    /// us without end has all of them looked at no more often than that.
     pub(super) fn look_soon(&mut self, now: Instant) {
-        self.set(Timer::Fetch, now);
+        self.set_by(Timer::Fetch, now + SOON);
     }
 
     fn refill_all(&mut self, key: TorrentKey, now: Instant) {
@@ -336,8 +346,10 @@ impl Session {
     pub fn write(&mut self, mut filled: Filled) -> StorageJob {
         self.piece_arrived = false;
         let torrents = &mut self.torrents;
+        // What came before a pause may be of a piece that was found right since: nothing is written over that.
         filled.writes.retain(|write| {
-            torrents.get(&TorrentKey(write.key)).is_some_and(|torrent| torrent.fetch.is_some())
+            let torrent = torrents.get(&TorrentKey(write.key));
+            torrent.is_some_and(|torrent| torrent.fetch.is_some() && !torrent.have.contains(write.piece))
         });
         let mut targets: Vec<Target> = Vec::new();
         for write in &filled.writes {
@@ -419,6 +431,7 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         torrent.state = State::Seeding;
         torrent.reason = "".into();
+        torrent.web = None;
         torrent.was_complete = true;
         torrent.completed = clock;
         let event = event(Happened::Completed, torrent, "".into());
@@ -448,11 +461,15 @@ impl Session {
             let Some(fetch) = &mut torrent.fetch else { continue };
             for &peer_key in &peers {
                 let Some(peer) = self.peers.get_mut(&peer_key) else { continue };
-                let Some(requests) = &mut peer.requests else { continue };
-                for block in requests.overdue(ms) {
+                for block in peer.requests.as_mut().map_or(Vec::new(), |requests| requests.overdue(ms)) {
                     fetch.picker.late(peer_key, block);
+                    // Asked again when nobody else has it, it would send it twice. Without the fast extension nothing would
+                    // tell that it does not send it at all.
+                    if peer.fast {
+                        peer.cancel(block);
+                    }
                 }
-                again |= !requests.is_empty();
+                again |= peer.requests.as_ref().is_some_and(|requests| !requests.is_empty());
             }
             fetch.forget_senders();
             let save = fetch.unsaved && at.saturating_sub(fetch.saved) >= RECORD_PROGRESS;
@@ -471,5 +488,115 @@ impl Session {
     pub(super) fn millis(&self, now: Instant) -> u32 {
         let millis = now.saturating_duration_since(self.start).as_millis();
         u32::try_from(millis & u128::from(u32::MAX)).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::webseeds::tests::Rig;
+    use super::*;
+    use crate::peer::wire::{Decoder, Limits, Message};
+    use crate::storage::Room;
+    use crate::storage::intake::Write;
+    use crate::storage::io::Done;
+
+    /// What a peer was asked for and has not read yet.
+    fn asked(rig: &mut Rig, peer: PeerKey) -> Vec<(u32, u32, u32)> {
+        let control = std::mem::take(&mut rig.session.peer_mut(peer).unwrap().control);
+        let (mut decoder, mut input, mut asked) = (Decoder::new(), &control[68..], Vec::new());
+        let limits = Limits { pieces: 64, max_extended: 1 << 16 };
+        while let Some(message) = decoder.decode(&mut input, &limits).unwrap() {
+            if let Message::Request { piece, begin, len } = message {
+                asked.push((piece, begin, len));
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn one_that_refuses_all_it_was_asked_for_and_says_no_more_is_asked_again() {
+        let mut rig = Rig::new(&[], &[]);
+        rig.run();
+        let peer = rig.seed("10.0.0.9:5");
+        rig.session.refill(peer, rig.now);
+        let blocks = asked(&mut rig, peer);
+        assert!(!blocks.is_empty());
+        for (piece, begin, len) in blocks {
+            rig.session.handle(peer, &Message::Reject { piece, begin, len }, rig.now).unwrap();
+        }
+        let outstanding =
+            |rig: &Rig| rig.session.peer(peer).unwrap().requests.as_ref().unwrap().outstanding();
+        rig.run();
+        assert_eq!(outstanding(&rig), 0);
+        rig.after(3);
+        assert!(outstanding(&rig) > 0);
+    }
+
+    #[test]
+    fn a_late_block_that_its_only_peer_gave_up_when_it_was_taken_back_is_asked_of_it_again() {
+        let mut rig = Rig::new(&[], &[]);
+        rig.run();
+        let peer = rig.seed("10.0.0.9:5");
+        rig.session.refill(peer, rig.now);
+        let blocks = asked(&mut rig, peer);
+        // All of them are late, and taken back.
+        rig.after(25);
+        for &(piece, begin, len) in &blocks {
+            rig.session.handle(peer, &Message::Reject { piece, begin, len }, rig.now).unwrap();
+        }
+        let torrent = rig.session.torrents.get_mut(&rig.key).unwrap();
+        let (mut picked, have) = (Vec::new(), torrent.have.clone());
+        let fetch = torrent.fetch.as_mut().unwrap();
+        fetch.picker.pick(peer, 1, &Have::All, &have, 64 * 64, 30, &mut picked);
+        for (piece, begin, _) in blocks {
+            assert!(picked.iter().any(|block| (block.piece.index(), block.begin) == (piece, begin)));
+        }
+    }
+
+    #[test]
+    fn blocks_that_come_free_are_looked_for_once_in_a_while_however_often_that_is() {
+        let mut rig = Rig::new(&[], &[]);
+        rig.run();
+        let peer = rig.seed("10.0.0.9:5");
+        rig.session.refill(peer, rig.now);
+        for _ in 0..3 {
+            rig.session.look_soon(rig.now);
+            assert_eq!(rig.session.timers[Timer::Fetch as usize], Some(rig.now + SOON));
+        }
+    }
+
+    #[test]
+    fn what_was_kept_before_is_not_written_over_a_piece_that_is_right() {
+        let mut rig = Rig::new(&["http://a/"], &[]);
+        let fetch = rig.run().remove(0);
+        let (_, pieces) = rig.comes(&fetch, fetch.bytes.start + (1 << 20));
+        rig.verdict(&pieces, true);
+        let write = |piece| Write { key: rig.key.0, piece, begin: 0, at: 0, len: 1 };
+        let writes = vec![write(pieces[0]), write(pieces[0] + 1)];
+        let filled = Filled { bytes: Box::default(), writes: writes.clone() };
+        let StorageJob::Write(batch) = rig.session.write(filled) else { unreachable!() };
+        assert_eq!(batch.filled.writes, writes[1..]);
+    }
+
+    #[test]
+    fn what_did_not_reach_the_disk_is_not_served_and_is_fetched_again_by_itself() {
+        let mut rig = Rig::new(&["http://a/"], &[]);
+        let mut fetches = rig.run();
+        while let Some(fetch) = fetches.pop() {
+            let (_, pieces) = rig.comes(&fetch, fetch.bytes.end);
+            rig.verdict(&pieces, true);
+            fetches.extend(
+                rig.session.web_ended(fetch.key, &crate::webseed::Ended::Done, rig.now).map(|next| *next),
+            );
+        }
+        assert_eq!(rig.state(), State::Seeding);
+        let room = Room { path: "/srv/name".into(), free: 0, floor: 0 };
+        let result = Err(Trouble::NoRoom(room));
+        rig.session.stored(Done::Saved { key: rig.key.0, result }, rig.now);
+        let torrent = rig.session.torrent(rig.key).unwrap();
+        assert!(torrent.state == State::Error && !torrent.serves() && torrent.reason.contains("/srv/name"));
+        // The disk of the rig has lost all of it.
+        rig.after(3 * 3600);
+        assert_eq!(rig.state(), State::Downloading);
     }
 }

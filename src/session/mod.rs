@@ -2,15 +2,16 @@
 //!
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
-//! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), its connections (`peers`), how the only
-//! seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one box a torrent, one a peer, and one table of
-//! deadlines for all of them.
+//! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), its connections (`peers`),
+//! what they send a second (`rates`), how the only seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one
+//! box a torrent, one a peer, and one table of deadlines for all of them.
 
 mod announces;
 mod checks;
 mod fetching;
 mod peers;
 mod rates;
+mod settings;
 mod superseeding;
 mod torrents;
 mod webseeds;
@@ -36,6 +37,7 @@ use crate::torrent::choker::Choker;
 use crate::torrent::{Tiers, Torrent, TorrentKey};
 use crate::tracker::client::{Client, Request};
 use crate::webseed::WebFetch;
+pub use settings::Settings;
 use webseeds::WebRun;
 
 /// Most bytes of one write: what `preadv` and one `send` move cheapest, and what a slow peer may leave unsent.
@@ -79,47 +81,6 @@ const GROWING: Duration = Duration::from_secs(10);
 /// task, socket entry, queue of requests.
 const TORRENT_COST: u64 = 2 * 1024;
 const PEER_COST: u64 = 10 * 1024;
-
-/// What of the configuration the session works with.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Our id, the same for every torrent.
-    pub peer_id: [u8; 20],
-    /// The port peers are told of.
-    pub port: u16,
-    /// Connections in all, and of one torrent.
-    pub peers: usize,
-    /// Connections of one torrent.
-    pub peers_per_torrent: usize,
-    /// Peers unchoked in all.
-    pub uploads: usize,
-    /// Peers unchoked of one torrent.
-    pub uploads_per_torrent: usize,
-    /// Bytes a second to peers elsewhere; 0 is no limit.
-    pub upload: u64,
-    /// Bytes a second to peers on our own links; 0 is no limit.
-    pub local_upload: u64,
-    /// Bytes a second from peers elsewhere and from web seeds; 0 is no limit.
-    pub download: u64,
-    /// Bytes a second from peers on our own links; 0 is no limit.
-    pub local_download: u64,
-    /// What counts as our own links.
-    pub local: Vec<Prefix>,
-    /// Connections begun a second.
-    pub dials_per_second: u32,
-    /// Bytes that torrents and peers may take in all.
-    pub memory: u64,
-    /// Whether trackers are asked.
-    pub trackers: bool,
-    /// Whether web seeds are asked.
-    pub web_seeds: bool,
-    /// Whether what is complete is given piece by piece (BEP 16).
-    pub superseed: bool,
-    /// Trackers added to every public torrent, a tier each.
-    pub also: Vec<String>,
-    /// Peers offered to every public torrent.
-    pub static_peers: Vec<SocketAddr>,
-}
 
 /// Something for a shell to do.
 pub enum Job {
@@ -272,6 +233,8 @@ pub struct Session {
     others: Vec<PeerKey>,
     /// What is being fetched from web seeds.
     web: Vec<WebRun>,
+    /// Torrents whose peers are given a little time before that.
+    web_grace: BTreeMap<TorrentKey, Instant>,
     random: Random,
     half_open: usize,
     stopping: bool,
@@ -329,6 +292,7 @@ impl Session {
             picked: Vec::new(),
             others: Vec::new(),
             web: Vec::new(),
+            web_grace: BTreeMap::new(),
             half_open: 0,
             stopping: false,
             tiers: Vec::new(),

@@ -18,7 +18,7 @@ use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
 use crate::storage::io::{Job as StorageJob, OpenFile};
 use crate::torrent::candidates::Ended;
 use crate::torrent::choker::{self, Contender, Slots};
-use crate::torrent::{State, TorrentKey};
+use crate::torrent::{State, Torrent, TorrentKey};
 
 impl Session {
     // Connections come and go.
@@ -70,8 +70,9 @@ impl Session {
         let pickers: u64 = fetches.map(|fetch| fetch.picker.memory() as u64).sum();
         let superseeds = self.torrents.values().filter_map(|torrent| torrent.superseed());
         let superseeds: u64 = superseeds.map(|superseed| superseed.memory() as u64).sum();
+        let inflows: u64 = self.peers.values().map(|peer| peer.memory() as u64).sum();
         let (torrents, peers) = (self.torrents.len() as u64, self.peers.len() as u64);
-        torrents * TORRENT_COST + peers * PEER_COST + pickers + superseeds
+        torrents * TORRENT_COST + peers * PEER_COST + pickers + superseeds + inflows
     }
 
     /// We are connected to a peer that we dialled: our handshake goes first.
@@ -200,8 +201,12 @@ impl Session {
         }
         let Some(torrent_key) = peer.torrent else { return };
         if peer.outgoing {
+            let fetched = |torrent: &Torrent| torrent.state == State::Downloading;
+            let gave = peer.downloaded > 0 && self.torrent(torrent_key).is_some_and(fetched);
             let how = match why {
                 Close::BothSeeds => Ended::Seed,
+                // It may only have been started anew, and be the one who has what we lack.
+                Close::Gone if gave => Ended::Stopped,
                 Close::TorrentStopped if peer.ready => Ended::Stopped,
                 Close::Liar => Ended::Liar,
                 _ if peer.ready => Ended::Closed,

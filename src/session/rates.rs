@@ -37,7 +37,7 @@ impl Session {
 
     /// The same of one torrent, web seeds included.
     pub fn torrent_rates(&self, torrent: &Torrent, now: Instant) -> (u64, u64) {
-        let web = torrent.fetch.as_ref().and_then(|fetch| fetch.web.as_ref());
+        let web = torrent.web.as_ref();
         let (web_given, web_rate) = web.map_or((0, 0), |web| (web.given.into(), web.rate.into()));
         let (mut sent, mut given) = (0, web_given);
         for peer in self.swarm(torrent) {
@@ -58,7 +58,7 @@ impl Session {
     pub(super) fn measure(&mut self) -> bool {
         let mut active = false;
         for torrent in self.torrents.values_mut() {
-            if let Some(web) = torrent.fetch.as_mut().and_then(|fetch| fetch.web.as_mut()) {
+            if let Some(web) = &mut torrent.web {
                 web.rate = std::mem::take(&mut web.given) / PERIOD;
             }
             let Some(swarm) = &mut torrent.swarm else { continue };

@@ -30,7 +30,7 @@ impl Session {
         let free = self.settings.memory.saturating_sub(self.memory());
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         if torrent.is_complete() && !torrent.is_out && torrent.peers().is_empty() {
-            let superseed = Superseed::new(torrent.lengths.piece_count(), self.random.draw());
+            let superseed = Superseed::new(torrent.lengths, self.random.draw());
             if superseed.memory() as u64 <= free {
                 torrent.swarm.get_or_insert_default().superseed = Some(Box::new(superseed));
             }
@@ -81,7 +81,7 @@ impl Session {
         }
         for key in &swarm.peers {
             let Some(peer) = self.peers.get_mut(key).filter(|peer| !peer.upload_only) else { continue };
-            if let Some(piece) = superseed.offer(*key, &peer.pieces, at) {
+            while let Some(piece) = superseed.offer(*key, &peer.pieces, at) {
                 peer.announce_piece(piece);
             }
         }

@@ -82,6 +82,7 @@ impl Session {
         if let Some(torrent) = self.torrents.get_mut(&key) {
             torrent.decided |= !torrent.recalled;
             torrent.state = State::Paused;
+            torrent.web = None;
         }
         self.end_fetch(key);
         // Before its check is forgotten: it goes on from there.
@@ -128,8 +129,9 @@ impl Session {
     pub(super) fn park(&mut self, key: TorrentKey, state: State, reason: &str, now: Instant) {
         self.end_fetch(key);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        // A torrent that fails each time it is tried is news once.
-        let news = *torrent.reason != *reason && (state != State::Error || torrent.failures <= 1);
+        // What fails each time it is tried is news once, though it may say how much room there is now.
+        let again = *torrent.reason == *reason || (torrent.state == state && torrent.reported);
+        let news = !again && (state != State::Error || torrent.failures <= 1);
         torrent.state = state;
         torrent.reason = reason.into();
         torrent.checking = None;

@@ -55,8 +55,9 @@ impl Session {
         let trackers =
             self.settings.trackers && !(torrent.tiers.0.is_empty() && self.settings.also.is_empty());
         let peers = !torrent.peers().is_empty() || !self.settings.static_peers.is_empty();
-        let grace = if trackers || peers { GRACE } else { Duration::ZERO };
-        self.set_by(Timer::Web, now + grace);
+        let until = if trackers || peers { now + GRACE } else { now };
+        self.web_grace.insert(key, until);
+        self.set_by(Timer::Web, until);
     }
 
     /// They may have been switched on or off.
@@ -85,24 +86,32 @@ impl Session {
         if self.stopping || !self.settings.web_seeds || self.web.len() >= MAX_FETCHES {
             return None;
         }
+        self.web_grace.retain(|_, until| *until > now);
         let keys: Vec<TorrentKey> = self.web_seeded().collect();
+        let mut room = MAX_FETCHES - self.web.len();
         for &key in &keys {
-            if self.may_ask_web(key, now)
-                && let Some(fetch) = self.claim_for_web(key, None, now)
-            {
+            let Some(torrent) = self.torrents.get(&key) else { continue };
+            let laid_out = torrent.swarm.as_ref().is_some_and(|swarm| swarm.layout.is_some());
+            let free = torrent.web.as_ref().is_none_or(|web| web.has_free(now));
+            if room == 0 || !free || !self.may_ask_web(key, now) {
+                continue;
+            }
+            if torrent.web.is_none() || !laid_out {
+                // A thousand torrents are read one after the other.
+                room -= 1;
+                self.want_layout(key, now);
+            } else if let Some(fetch) = self.claim_for_web(key, None, now) {
                 // There may be another one.
                 self.set(Timer::Web, now);
                 return Some(Job::WebFetch(fetch));
             }
         }
         for key in keys {
-            let fetch = self.torrents.get(&key).and_then(|torrent| torrent.fetch.as_ref());
-            let again = match fetch.and_then(|fetch| fetch.web.as_ref()) {
+            let again = match self.torrents.get(&key).and_then(|torrent| torrent.web.as_ref()) {
                 // Until one has rested, or one that is asked has ended.
-                Some(web) if web.free(now).is_empty() => web.deadline(),
-                None if fetch.is_some_and(|fetch| fetch.web_known) => None,
+                Some(web) if !web.has_free(now) => web.deadline(),
                 // By then peers may have slowed down, or left something.
-                _ => Some(now + CHOKE_ROUND),
+                _ => self.web_grace.get(&key).copied().or(Some(now + CHOKE_ROUND)),
             };
             if let Some(again) = again {
                 self.set_by(Timer::Web, again);
@@ -115,7 +124,8 @@ impl Session {
     fn may_ask_web(&self, key: TorrentKey, now: Instant) -> bool {
         let Some(torrent) = self.torrents.get(&key) else { return false };
         let running = self.web.iter().filter(|run| run.torrent == key).count();
-        if torrent.state != State::Downloading || running >= MAX_TORRENTS_FETCHES {
+        let early = self.web_grace.get(&key).is_some_and(|&until| now < until);
+        if torrent.state != State::Downloading || running >= MAX_TORRENTS_FETCHES || early {
             return false;
         }
         let peers = || torrent.peers().iter().filter_map(|&peer| self.peer(peer));
@@ -148,11 +158,7 @@ impl Session {
             Some((last, layout)) => (Some(last), Some(layout)),
             None => (None, known),
         };
-        let Some(layout) = layout.filter(|_| fetch.web_known) else {
-            self.want_layout(key, now);
-            return None;
-        };
-        let web = fetch.web.as_mut()?;
+        let (layout, web) = (layout?, torrent.web.as_mut()?);
         let most = (missing / SHARE).clamp(RUN.0, RUN.1);
         let asked = web.free(now).into_iter().filter(|&free| last.is_none_or(|last| last == free));
         let (seed, pieces) = asked.filter_map(|free| web.seed(free)).find_map(|seed| {
@@ -207,15 +213,26 @@ impl Session {
         now: Instant,
     ) {
         let Some(torrent) = self.torrents.get_mut(&key).filter(|torrent| torrent.web_seeded) else { return };
-        let Some(fetch) = torrent.fetch.as_mut() else { return };
-        if !std::mem::replace(&mut fetch.web_known, true) {
+        if torrent.state == State::Downloading && torrent.web.is_none() {
             let (seed, next) = (self.random.draw(), &mut self.next_peer);
             // The picker knows them from peers by their numbers.
             let number = || {
                 *next = next.wrapping_add(1);
                 PeerKey(next.wrapping_sub(1))
             };
-            fetch.web = WebSeeds::new(web_seeds, http_seeds, seed, number).map(Box::new);
+            let mut web = WebSeeds::new(web_seeds, http_seeds, seed, number);
+            let known = self.torrents.values().filter_map(|torrent| torrent.web.as_ref());
+            let hosts: Vec<String> = web.hosts().map(str::to_owned).collect();
+            for known in known {
+                for host in &hosts {
+                    if let Some(until) = known.rest_of(host) {
+                        web.rest_with(host, until);
+                    }
+                }
+            }
+            if let Some(torrent) = self.torrents.get_mut(&key) {
+                torrent.web = Some(Box::new(web));
+            }
         }
         self.set_by(Timer::Web, now);
     }
@@ -272,7 +289,7 @@ impl Session {
         torrent.downloaded += u64::from(len);
         torrent.unsaved = true;
         self.downloaded += u64::from(len);
-        if let Some(web) = &mut fetch.web {
+        if let Some(web) = &mut torrent.web {
             web.given = web.given.saturating_add(len);
         }
         let arrived = fetch.picker.arrived(key, index, begin, len, end - begin - len);
@@ -291,16 +308,19 @@ impl Session {
     pub fn web_ended(&mut self, key: PeerKey, how: &Ended, now: Instant) -> Option<Box<WebFetch>> {
         let at = self.web.iter().position(|run| run.key == key)?;
         let run = self.web.swap_remove(at);
-        let fetch = self.torrents.get_mut(&run.torrent).and_then(|torrent| torrent.fetch.as_mut());
-        if let Some(fetch) = fetch {
-            fetch.picker.unclaim(key);
-            if let Some(web) = &mut fetch.web
-                && let Some(news) = web.ended(key, how, run.got, now)
-            {
-                log::info!("{news}");
+        let others = self.web.iter().any(|other| other.torrent == run.torrent);
+        if let Some(torrent) = self.torrents.get_mut(&run.torrent) {
+            let alone = !others && torrent.peers().is_empty() && !run.got;
+            if let Some(fetch) = &mut torrent.fetch {
+                fetch.picker.unclaim(key);
+                // A thousand torrents whose web seeds are not there need no memory for pieces.
+                if alone && fetch.picker.is_idle() && !fetch.unsaved {
+                    torrent.fetch = None;
+                }
+                self.look_soon(now);
             }
-            self.look_soon(now);
         }
+        self.tell_web(run.torrent, key, how, run.got, now);
         // Others may be asked for what is left; but not before something has changed if nothing was wanted of it.
         let futile = *how == Ended::Stopped && !run.got;
         self.look_at_web(if futile { now + CHOKE_ROUND } else { now });
@@ -309,6 +329,25 @@ impl Session {
             return None;
         }
         self.claim_for_web(run.torrent, Some((key, run.layout)), now)
+    }
+
+    /// What came of it is remembered, by all torrents where the host is not there.
+    fn tell_web(&mut self, torrent: TorrentKey, key: PeerKey, how: &Ended, got: bool, now: Instant) {
+        let Some(web) = self.torrents.get_mut(&torrent).and_then(|torrent| torrent.web.as_mut()) else {
+            return;
+        };
+        if let Some(news) = web.ended(key, how, got, now) {
+            log::info!("{news}");
+        }
+        let Some(host) = web.seed(key).map(|seed| seed.url.authority().to_owned()) else { return };
+        let rest = web.rest_of(&host);
+        for web in self.torrents.values_mut().filter_map(|torrent| torrent.web.as_mut()) {
+            match rest {
+                Some(until) => web.rest_with(&host, until),
+                None if got => web.reached(&host),
+                None => {}
+            }
+        }
     }
 
     /// Whether a fetch should end; if not, its task is woken once it should.
@@ -330,8 +369,9 @@ impl Session {
 
     /// One of those that the picker blames may be a web seed: it alone sent a piece that is wrong.
     pub(super) fn blame_web(&mut self, torrent: TorrentKey, liar: PeerKey) {
-        let fetch = self.torrents.get_mut(&torrent).and_then(|torrent| torrent.fetch.as_mut());
-        let Some(web) = fetch.and_then(|fetch| fetch.web.as_mut()) else { return };
+        let Some(web) = self.torrents.get_mut(&torrent).and_then(|torrent| torrent.web.as_mut()) else {
+            return;
+        };
         if let Some(news) = web.ban(liar) {
             log::warn!("{news}");
         }
@@ -343,7 +383,7 @@ impl Session {
 
     /// Where a file of a web seed was found last, and who redirected us there.
     pub fn web_redirect(&self, torrent: TorrentKey, key: PeerKey, file: u32) -> Option<(Url, IpAddr)> {
-        let web = self.torrent(torrent)?.fetch.as_ref()?.web.as_ref()?;
+        let web = self.torrent(torrent)?.web.as_ref()?;
         web.redirect(key, file).map(|(url, from)| (url.clone(), from))
     }
 
@@ -355,8 +395,7 @@ impl Session {
         file: u32,
         to: Option<(Url, IpAddr)>,
     ) {
-        let fetch = self.torrents.get_mut(&torrent).and_then(|torrent| torrent.fetch.as_mut());
-        if let Some(web) = fetch.and_then(|fetch| fetch.web.as_mut()) {
+        if let Some(web) = self.torrents.get_mut(&torrent).and_then(|torrent| torrent.web.as_mut()) {
             web.set_redirect(key, file, to);
         }
     }
@@ -376,7 +415,7 @@ fn claim(picker: &mut Picker, seed: &WebSeed, layout: &Layout, ours: &Have, most
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::SocketAddr;
     use std::num::NonZeroU32;
     use std::path::Path;
@@ -398,10 +437,10 @@ mod tests {
     const PIECES: u32 = 64;
 
     /// A session with a torrent of 64 pieces that lacks everything, and a disk that does as it is told.
-    struct Rig {
-        session: Session,
-        now: Instant,
-        key: TorrentKey,
+    pub(in crate::session) struct Rig {
+        pub(in crate::session) session: Session,
+        pub(in crate::session) now: Instant,
+        pub(in crate::session) key: TorrentKey,
         urls: Vec<String>,
     }
 
@@ -414,7 +453,7 @@ mod tests {
     }
 
     impl Rig {
-        fn new(urls: &[&str], trackers: &[&str]) -> Rig {
+        pub(in crate::session) fn new(urls: &[&str], trackers: &[&str]) -> Rig {
             Rig::with(urls, trackers, |_| {})
         }
 
@@ -442,7 +481,15 @@ mod tests {
                 static_peers: Vec::new(),
             };
             change(&mut settings);
-            let mut session = Session::new(settings, Duration::from_secs(3600), 5, now);
+            let session = Session::new(settings, Duration::from_secs(3600), 5, now);
+            let urls = urls.iter().map(|url| url.to_string()).collect();
+            let mut rig = Rig { session, now, key: TorrentKey(0), urls };
+            rig.key = rig.insert(7, trackers);
+            rig
+        }
+
+        /// Another torrent of the same web seeds.
+        fn insert(&mut self, number: u16, trackers: &[&str]) -> TorrentKey {
             let path: Arc<Path> = Path::new("/srv/name").into();
             let ident = Ident { inode: 1, size: 1, mtime_secs: 1, mtime_nanos: 0, ctime: 1 };
             let place = Place {
@@ -456,21 +503,20 @@ mod tests {
             };
             let total = u64::from(PIECE) * u64::from(PIECES);
             let summary = Summary {
-                info_hash: InfoHash::from_bytes([7; 20]),
+                info_hash: info_hash(number),
                 name: "name".into(),
                 lengths: Lengths::new(total, NonZeroU32::new(PIECE).unwrap()).unwrap(),
                 hashes_at: 0,
                 private: false,
                 multi_file: false,
                 trackers: trackers.iter().map(|url| vec![url.to_string()]).collect(),
-                web_seeded: !urls.is_empty(),
+                web_seeded: !self.urls.is_empty(),
             };
-            let key = session.insert(summary, place, now).unwrap();
-            Rig { session, now, key, urls: urls.iter().map(|url| url.to_string()).collect() }
+            self.session.insert(summary, place, self.now).unwrap()
         }
 
         /// All that is due now; what is to be fetched from web seeds is returned.
-        fn run(&mut self) -> Vec<WebFetch> {
+        pub(in crate::session) fn run(&mut self) -> Vec<WebFetch> {
             let mut fetches = Vec::new();
             while let Some(job) = self.session.poll(self.now) {
                 let done = match job {
@@ -508,7 +554,7 @@ mod tests {
         }
 
         /// The same so many seconds later, and whenever something is due before.
-        fn after(&mut self, seconds: u64) -> Vec<WebFetch> {
+        pub(in crate::session) fn after(&mut self, seconds: u64) -> Vec<WebFetch> {
             let end = self.now + Duration::from_secs(seconds);
             let mut fetches = Vec::new();
             while let Some(due) = self.session.deadline().filter(|&due| due < end) {
@@ -521,7 +567,7 @@ mod tests {
         }
 
         /// Bytes of a fetch come up to `end`. How many were taken, and the pieces that are whole by that.
-        fn comes(&mut self, fetch: &WebFetch, end: u64) -> (u64, Vec<u32>) {
+        pub(in crate::session) fn comes(&mut self, fetch: &WebFetch, end: u64) -> (u64, Vec<u32>) {
             let (mut at, mut pieces) = (fetch.bytes.start, Vec::new());
             while at < end {
                 let most = usize::try_from(end - at).unwrap().min(10_000);
@@ -537,7 +583,7 @@ mod tests {
         }
 
         /// The verdict on pieces.
-        fn verdict(&mut self, pieces: &[u32], good: bool) {
+        pub(in crate::session) fn verdict(&mut self, pieces: &[u32], good: bool) {
             let hashed = |&piece: &u32| Hashed { piece, good, digests: vec![1; 64].into() };
             let hashed = pieces.iter().map(hashed).collect();
             let outcomes = vec![Outcome { key: self.key.0, trouble: None, hashed }];
@@ -545,11 +591,11 @@ mod tests {
         }
 
         /// A peer connects that has everything.
-        fn seed(&mut self, addr: &str) -> PeerKey {
+        pub(in crate::session) fn seed(&mut self, addr: &str) -> PeerKey {
             let (session, now) = (&mut self.session, self.now);
             let addr: SocketAddr = addr.parse().unwrap();
             let key = session.accept(addr, now).unwrap();
-            session.greeted(key, InfoHash::from_bytes([7; 20]), Reserved::OURS, now).unwrap();
+            session.greeted(key, info_hash(7), Reserved::OURS, now).unwrap();
             let mut id = [2; 20];
             id[0] = u8::try_from(key.0).unwrap();
             session.identified(key, id, now).unwrap();
@@ -558,9 +604,15 @@ mod tests {
             key
         }
 
-        fn state(&self) -> State {
+        pub(in crate::session) fn state(&self) -> State {
             self.session.torrent(self.key).unwrap().state
         }
+    }
+
+    fn info_hash(number: u16) -> InfoHash {
+        let mut hash = [0; 20];
+        hash[..2].copy_from_slice(&number.to_be_bytes());
+        InfoHash::from_bytes(hash)
     }
 
     fn unreached() -> Ended {
@@ -602,6 +654,42 @@ mod tests {
         assert_eq!(rig.run().len(), 1);
         let mut rig = Rig::with(&["http://a/"], &[], |settings| settings.web_seeds = false);
         assert!(rig.after(100).is_empty());
+    }
+
+    #[test]
+    fn one_torrent_is_not_hurried_by_another() {
+        let mut rig = Rig::new(&["http://a/"], &[]);
+        assert_eq!(rig.run().len(), 1);
+        rig.after(100);
+        let other = rig.insert(8, &["http://tracker/announce"]);
+        assert!(rig.run().is_empty());
+        // What goes on with the first has everything looked at.
+        rig.session.look_at_web(rig.now);
+        assert!(rig.after(2).is_empty());
+        assert!(rig.after(1).iter().all(|fetch| fetch.torrent == other));
+    }
+
+    #[test]
+    fn of_many_torrents_on_a_host_that_is_not_there_few_are_tried() {
+        let mut rig = Rig::new(&["http://dead/"], &[]);
+        for number in 100..400 {
+            rig.insert(number, &[]);
+        }
+        let mut tried = 0;
+        for _ in 0..100 {
+            let fetches = rig.run();
+            assert!(fetches.len() <= MAX_FETCHES);
+            tried += fetches.len();
+            for fetch in fetches {
+                assert!(rig.session.web_ended(fetch.key, &unreached(), rig.now).is_none());
+            }
+        }
+        assert!(tried <= 2 * MAX_FETCHES, "{tried}");
+        assert!(
+            rig.session.torrents.values().all(|torrent| torrent.fetch.is_none()),
+            "nothing is kept of them"
+        );
+        assert!(!rig.after(40).is_empty(), "it is asked again");
     }
 
     #[test]
@@ -701,12 +789,12 @@ mod tests {
         rig.comes(&fetch, fetch.bytes.start + 100_000);
         let bell = Arc::new(Bell(AtomicBool::new(false)));
         assert!(!rig.session.is_web_given_up(fetch.key, &bell.clone().into()));
-        rig.session.pause(InfoHash::from_bytes([7; 20]), rig.now);
+        rig.session.pause(info_hash(7), rig.now);
         assert!(bell.0.load(Ordering::Relaxed));
         assert_eq!(rig.session.web_block(fetch.key, fetch.bytes.start + 100_000, 1), Taken::Stop);
         assert!(rig.session.web_ended(fetch.key, &Ended::Stopped, rig.now).is_none());
         assert!(rig.after(100).is_empty());
-        rig.session.resume(InfoHash::from_bytes([7; 20]), rig.now);
+        rig.session.resume(info_hash(7), rig.now);
         assert_eq!(rig.run().len(), 1);
     }
 
@@ -747,7 +835,7 @@ mod tests {
         assert_eq!(rig.session.web_redirect(key, fetch.key, 0), Some((to, from)));
         rig.session.web_redirected(key, fetch.key, 0, None);
         assert_eq!(rig.session.web_redirect(key, fetch.key, 0), None);
-        rig.session.remove(InfoHash::from_bytes([7; 20]), rig.now);
+        rig.session.remove(info_hash(7), rig.now);
         rig.session.web_redirected(key, fetch.key, 0, None);
         assert_eq!(rig.session.web_redirect(key, fetch.key, 0), None);
     }

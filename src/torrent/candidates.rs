@@ -78,7 +78,8 @@ pub enum Ended {
     Failed,
     /// It was a peer, and the connection was closed, by whomever.
     Closed,
-    /// It was a peer, and we closed: our torrent was stopped, or had lost pieces that we had told of.
+    /// It was a peer, and is to be called again soon: we closed as our torrent was stopped or had lost pieces that we had
+    /// told of, or it gave us of what we fetch.
     Stopped,
     /// It has everything already.
     Seed,
@@ -273,7 +274,7 @@ impl Candidates {
         while self.banned.front().is_some_and(|(_, until)| *until <= now) {
             self.banned.pop_front();
         }
-        let mut best: Option<(usize, (Near, bool, bool, u8, u32))> = None;
+        let mut best: Option<(usize, _)> = None;
         let mut due = None;
         for (at, entry) in self.entries.iter().enumerate() {
             if entry.marks.has(BUSY) {

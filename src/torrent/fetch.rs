@@ -6,7 +6,6 @@ use std::net::IpAddr;
 
 use super::picker::Picker;
 use crate::peer::PeerKey;
-use crate::webseed::WebSeeds;
 
 /// Senders of blocks that are remembered after they left.
 const MAX_SENDERS: usize = 256;
@@ -21,10 +20,6 @@ pub struct Fetch {
     pub saved: u32,
     /// Pieces have come since.
     pub unsaved: bool,
-    /// Its web seeds, once the .torrent has been read for them; none where it names none.
-    pub web: Option<Box<WebSeeds>>,
-    /// It has been.
-    pub web_known: bool,
     /// Who sent blocks of pieces that are not verified yet, and from where: who lies is banned, though he has left.
     senders: Vec<(PeerKey, IpAddr)>,
 }
@@ -32,15 +27,7 @@ pub struct Fetch {
 impl Fetch {
     /// Begins.
     pub fn new(picker: Picker, now: u32) -> Fetch {
-        Fetch {
-            picker,
-            since: now,
-            saved: now,
-            unsaved: false,
-            web: None,
-            web_known: false,
-            senders: Vec::new(),
-        }
+        Fetch { picker, since: now, saved: now, unsaved: false, senders: Vec::new() }
     }
 
     /// A block of that peer is kept.

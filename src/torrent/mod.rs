@@ -25,6 +25,7 @@ use crate::piece::Lengths;
 use crate::storage::io::Place;
 use crate::storage::resume::{Record, Stamp};
 use crate::storage::{Layout, Trouble};
+use crate::webseed::WebSeeds;
 use fetch::Fetch;
 use superseed::Superseed;
 
@@ -127,6 +128,8 @@ pub struct Torrent {
     pub written: bool,
     /// It names web seeds.
     pub web_seeded: bool,
+    /// They, once the .torrent has been read for them and until it is whole.
+    pub web: Option<Box<WebSeeds>>,
     /// Others have all of it, as far as we know: it is not superseeded again.
     pub is_out: bool,
     /// Its disk fills holes with zeros: it is fetched from the front.
@@ -232,6 +235,7 @@ impl Torrent {
             was_complete: false,
             written: false,
             web_seeded: summary.web_seeded,
+            web: None,
             is_out: false,
             windowed: false,
             announced: false,
@@ -292,6 +296,15 @@ impl Torrent {
     pub fn is_wanted(&self) -> bool {
         let idle = self.checking.is_none() && !self.verify_all && self.state != State::Paused;
         idle && !self.is_complete() && !self.was_complete
+    }
+
+    /// Whether data that somebody puts in its place is looked for: it waits for its own, or nobody has come who has some.
+    pub fn awaits_data(&self) -> bool {
+        match self.state {
+            State::Incomplete => self.was_complete,
+            State::Downloading => self.fetch.is_none(),
+            _ => false,
+        }
     }
 
     /// Why a torrent that was complete waits for what it lacks.

@@ -4,19 +4,25 @@
 //! lacks it is told of the one that is rarest among what peers have and were told of, and of the next when another
 //! peer has that as well: those who pass on are served, and those who do not wait. It is over, and all are served as by
 //! any seed, when every piece is out, when there is another seed, or when for long nothing has moved: then its peers
-//! seem not to reach each other. Differs from the BEP where one peer alone wants something: nobody is there to pass on
-//! to, so it is told on and on.
+//! seem not to reach each other. Differs from the BEP where pieces are small: a peer is told of several, or it would
+//! spend its time waiting for word; and where one peer alone wants something: nobody is there to pass on to, so it is
+//! told on and on.
 //!
-//! Omits messages, and the peers' pieces: the caller has them. Holds two bytes a piece and some twenty a peer.
+//! Omits messages, and the peers' pieces: the caller has them. Holds two bytes a piece and at most 130 a peer.
 
 use std::ops::Range;
 
 use crate::have::Have;
 use crate::peer::PeerKey;
+use crate::piece::Lengths;
 use crate::random::Random;
 
 /// Seconds after which it is over if nothing was sent and no peer got a piece.
 pub const PATIENCE: u32 = 600;
+
+/// A peer is told of so many bytes at a time, one piece at least and [`MOST_AT_ONCE`] at most.
+const AT_ONCE: u32 = 256 * 1024;
+const MOST_AT_ONCE: u32 = 8;
 
 /// So many or more: not counted down from there.
 const MANY: u8 = u8::MAX;
@@ -33,6 +39,8 @@ pub struct Superseed {
     cursor: u32,
     /// Number of pieces.
     pieces: u32,
+    /// How many a peer is told of before it has passed one on.
+    at_once: usize,
     is_over: bool,
     /// When something last moved, in seconds, and what had been sent then.
     moved: u32,
@@ -53,8 +61,8 @@ struct Taker {
     known: bool,
     /// It was interested once. One that never was may be a seed that hides what it has, as we do.
     wants: bool,
-    /// The piece that it was told of last.
-    offer: Option<Offer>,
+    /// The pieces that it was told of and has not passed on.
+    offers: Vec<Offer>,
 }
 
 #[derive(Clone, Copy)]
@@ -68,9 +76,11 @@ struct Offer {
 
 impl Superseed {
     /// Nobody is there yet. `seed` makes its choices.
-    pub fn new(pieces: u32, seed: u64) -> Superseed {
+    pub fn new(lengths: Lengths, seed: u64) -> Superseed {
+        let pieces = lengths.piece_count();
         Superseed {
-            counts: vec![Count::default(); usize::try_from(pieces).unwrap_or(0)].into(),
+            at_once: index((AT_ONCE / lengths.piece_length()).clamp(1, MOST_AT_ONCE)),
+            counts: vec![Count::default(); index(pieces)].into(),
             peers: Vec::new(),
             left: pieces,
             cursor: Random::new(seed).up_to(pieces.saturating_sub(1)),
@@ -88,13 +98,14 @@ impl Superseed {
 
     /// Bytes of memory, about.
     pub fn memory(&self) -> usize {
-        self.counts.len() * size_of::<Count>() + self.peers.capacity() * size_of::<Taker>()
+        let peer = size_of::<Taker>() + self.at_once * size_of::<Offer>();
+        self.counts.len() * size_of::<Count>() + self.peers.capacity() * peer
     }
 
     /// A peer came, of whose pieces nothing is known yet: it is told of none before they are.
     pub fn joined(&mut self, key: PeerKey, now: u32) {
         if !self.is_over && self.at(key).is_none() {
-            self.peers.push(Taker { key, known: false, wants: false, offer: None });
+            self.peers.push(Taker { key, known: false, wants: false, offers: Vec::new() });
             self.moved = now;
         }
     }
@@ -121,7 +132,8 @@ impl Superseed {
         count.have = count.have.saturating_add(1);
         let have = count.have;
         for peer in &mut self.peers {
-            let Some(offer) = peer.offer.as_mut().filter(|offer| offer.piece == piece) else { continue };
+            let offer = peer.offers.iter_mut().find(|offer| offer.piece == piece);
+            let Some(offer) = offer else { continue };
             if peer.key == key && !offer.taken {
                 offer.taken = true;
                 drop_one(&mut count.told);
@@ -147,10 +159,10 @@ impl Superseed {
     pub fn left(&mut self, key: PeerKey, has: &Have) {
         let Some(at) = self.at(key) else { return };
         let peer = self.peers.swap_remove(at);
-        if let Some(offer) = peer.offer.filter(|offer| !offer.taken)
-            && let Some(count) = self.counts.get_mut(index(offer.piece))
-        {
-            drop_one(&mut count.told);
+        for offer in peer.offers.iter().filter(|offer| !offer.taken) {
+            if let Some(count) = self.counts.get_mut(index(offer.piece)) {
+                drop_one(&mut count.told);
+            }
         }
         for (_, count) in (0..self.pieces).zip(&mut self.counts).filter(|(piece, _)| has.contains(*piece)) {
             drop_one(&mut count.have);
@@ -161,15 +173,16 @@ impl Superseed {
     /// The piece that a peer with these pieces is to be told of now, if it is its turn.
     pub fn offer(&mut self, key: PeerKey, has: &Have, now: u32) -> Option<u32> {
         let at = self.at(key)?;
-        let others = self.peers.iter().filter(|peer| peer.wants && peer.key != key).count();
-        let is_due = |offer: Offer| offer.taken && (offer.passed || others == 0);
-        if self.is_over || !self.peers[at].known || !self.peers[at].offer.is_none_or(is_due) {
+        let is_alone = !self.peers.iter().any(|peer| peer.wants && peer.key != key);
+        let peer = &mut self.peers[at];
+        peer.offers.retain(|offer| !(offer.taken && (offer.passed || is_alone)));
+        if self.is_over || !peer.known || peer.offers.len() >= self.at_once {
             return None;
         }
-        let piece = self.rarest(has)?;
+        let piece = self.rarest(at, has)?;
         let count = self.counts.get_mut(index(piece))?;
         count.told = count.told.saturating_add(1);
-        self.peers[at].offer = Some(Offer { piece, taken: false, passed: count.have > 0 });
+        self.peers[at].offers.push(Offer { piece, taken: false, passed: count.have > 0 });
         self.cursor = (piece + 1) % self.pieces;
         self.moved = now;
         Some(piece)
@@ -177,8 +190,7 @@ impl Superseed {
 
     /// Whether a peer may ask for a piece.
     pub fn is_offered(&self, key: PeerKey, piece: u32) -> bool {
-        let offer = self.at(key).and_then(|at| self.peers[at].offer);
-        self.is_over || offer.is_some_and(|offer| offer.piece == piece)
+        self.is_over || self.at(key).is_some_and(|at| self.peers[at].is_offered(piece))
     }
 
     /// To be called now and then with what was sent of the torrent so far: gives up if nothing moves.
@@ -215,10 +227,11 @@ impl Superseed {
     }
 
     /// Of those with the fewest peers, rather told of it than having it, the first behind the one that was told of last.
-    fn rarest(&self, has: &Have) -> Option<u32> {
+    fn rarest(&self, at: usize, has: &Have) -> Option<u32> {
         let order = (self.cursor..self.pieces).chain(0..self.cursor);
+        let peer = &self.peers[at];
         let mut best = None;
-        for piece in order.filter(|&piece| !has.contains(piece)) {
+        for piece in order.filter(|&piece| !has.contains(piece) && !peer.is_offered(piece)) {
             let count = self.counts.get(index(piece))?;
             let peers = u16::from(count.have) + u16::from(count.told);
             if peers == 0 {
@@ -237,6 +250,12 @@ impl Superseed {
     }
 }
 
+impl Taker {
+    fn is_offered(&self, piece: u32) -> bool {
+        self.offers.iter().any(|offer| offer.piece == piece)
+    }
+}
+
 fn index(piece: u32) -> usize {
     usize::try_from(piece).unwrap_or(usize::MAX)
 }
@@ -250,8 +269,18 @@ fn drop_one(count: &mut u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::num::NonZeroU32;
 
     const PIECES: u32 = 400;
+
+    fn lengths(pieces: u32, piece: u32) -> Lengths {
+        Lengths::new(u64::from(pieces) * u64::from(piece), NonZeroU32::new(piece).unwrap()).unwrap()
+    }
+
+    /// Pieces of which a peer sees one at a time.
+    fn large(pieces: u32) -> Superseed {
+        Superseed::new(lengths(pieces, AT_ONCE), 1)
+    }
 
     /// A seed and its leechers. In a step the seed sends `seed_rate` pieces, each leecher one to another.
     struct Swarm {
@@ -279,7 +308,7 @@ mod tests {
     impl Swarm {
         fn new(leechers: usize, seed_rate: usize) -> Swarm {
             let mut swarm = Swarm {
-                superseed: Superseed::new(PIECES, 7),
+                superseed: large(PIECES),
                 leechers: Vec::new(),
                 seed_rate,
                 random: Random::new(3),
@@ -413,7 +442,7 @@ mod tests {
 
     #[test]
     fn another_seed_ends_it_at_once() {
-        let mut superseed = Superseed::new(PIECES, 1);
+        let mut superseed = large(PIECES);
         superseed.joined(PeerKey(1), 0);
         superseed.joined(PeerKey(2), 0);
         superseed.said(PeerKey(1), &Have::from_fn(PIECES, |piece| piece != 7), 0);
@@ -425,7 +454,7 @@ mod tests {
 
     #[test]
     fn what_one_that_left_had_is_told_of_anew() {
-        let mut superseed = Superseed::new(3, 0);
+        let mut superseed = large(3);
         let (one, two) = (PeerKey(1), PeerKey(2));
         let mut has = Have::None;
         superseed.joined(one, 0);
@@ -454,7 +483,7 @@ mod tests {
 
     #[test]
     fn when_it_is_over_those_who_were_there_are_told_of_everything_once() {
-        let mut superseed = Superseed::new(10, 0);
+        let mut superseed = large(10);
         assert!(superseed.reveal(4).is_none());
         superseed.joined(PeerKey(1), 0);
         superseed.said(PeerKey(1), &Have::All, 0);
@@ -465,18 +494,39 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_costs_two_bytes_and_a_peer_some_twenty() {
+    fn of_small_pieces_a_peer_is_told_of_several_so_that_it_need_not_wait_for_word() {
+        for (piece, at_once) in [(16 << 10, 8), (64 << 10, 4), (256 << 10, 1), (4 << 20, 1)] {
+            let mut superseed = Superseed::new(lengths(PIECES, piece), 1);
+            superseed.joined(PeerKey(1), 0);
+            superseed.said(PeerKey(1), &Have::None, 0);
+            let told: Vec<u32> = std::iter::from_fn(|| superseed.offer(PeerKey(1), &Have::None, 0)).collect();
+            assert_eq!(told.len(), at_once, "{piece}");
+            assert!(told.iter().all(|&piece| superseed.is_offered(PeerKey(1), piece)));
+            // Another wants something too, so the next one waits until it has one of these.
+            superseed.joined(PeerKey(2), 0);
+            superseed.interested(PeerKey(2));
+            let has = Have::from_fn(PIECES, |piece| piece == told[0]);
+            superseed.said(PeerKey(1), &has, 0);
+            assert_eq!(superseed.offer(PeerKey(1), &has, 0), None);
+            superseed.said(PeerKey(2), &has, 0);
+            assert!(superseed.offer(PeerKey(1), &has, 0).is_some());
+            assert_eq!(superseed.offer(PeerKey(1), &has, 0), None);
+        }
+    }
+
+    #[test]
+    fn a_piece_costs_two_bytes_and_a_peer_at_most_130() {
         assert_eq!(size_of::<Count>(), 2);
-        assert!(size_of::<Taker>() <= 20);
+        assert!(size_of::<Taker>() + MOST_AT_ONCE as usize * size_of::<Offer>() <= 130);
     }
 
     #[test]
     fn a_torrent_without_pieces_and_peers_that_never_came_are_no_trouble() {
-        let mut none = Superseed::new(0, 0);
+        let mut none = large(0);
         none.joined(PeerKey(1), 0);
         none.look(0, 10_000);
         assert!(none.is_over() && none.offer(PeerKey(1), &Have::None, 0).is_none());
-        let mut one = Superseed::new(1, 0);
+        let mut one = large(1);
         assert!(!one.gained(PeerKey(1), 0, 0));
         one.said(PeerKey(1), &Have::None, 0);
         one.left(PeerKey(1), &Have::All);

@@ -143,6 +143,8 @@ pub struct WebSeed {
     failures: u8,
     wrong: u8,
     absent: Vec<u32>,
+    /// It rests because its host was not reached.
+    unreached: bool,
     /// What was wrong last.
     trouble: Option<Box<str>>,
 }
@@ -183,13 +185,13 @@ struct Redirect {
 
 impl WebSeeds {
     /// Those of a .torrent: `url-list` and `httpseeds`. Of too many those are kept that we can reach, in an order drawn
-    /// by chance, so that not all nodes ask the same one. `None` where there is none.
+    /// by chance, so that not all nodes ask the same one.
     pub fn new(
         web_seeds: &[String],
         http_seeds: &[String],
         seed: u64,
         mut key: impl FnMut() -> PeerKey,
-    ) -> Option<WebSeeds> {
+    ) -> WebSeeds {
         let mut random = Random::new(seed);
         let named = web_seeds.iter().map(|url| (url, Kind::GetRight));
         let named = named.chain(http_seeds.iter().map(|url| (url, Kind::HttpSeed)));
@@ -200,7 +202,7 @@ impl WebSeeds {
         }
         urls.sort_by_key(|(url, _)| url.scheme() == Scheme::Https);
         urls.truncate(MAX_SEEDS);
-        let seeds: Vec<WebSeed> = urls
+        let seeds = urls
             .into_iter()
             .map(|(url, kind)| WebSeed {
                 url,
@@ -210,11 +212,16 @@ impl WebSeeds {
                 failures: 0,
                 wrong: 0,
                 absent: Vec::new(),
+                unreached: false,
                 trouble: None,
             })
             .collect();
-        let redirects = VecDeque::new();
-        (!seeds.is_empty()).then_some(WebSeeds { seeds, redirects, random, given: 0, rate: 0 })
+        WebSeeds { seeds, redirects: VecDeque::new(), random, given: 0, rate: 0 }
+    }
+
+    /// Whether one may be asked now.
+    pub fn has_free(&self, now: Instant) -> bool {
+        self.seeds.iter().any(|seed| seed.is_free(now))
     }
 
     /// Those that may be asked now, those that work first.
@@ -261,6 +268,7 @@ impl WebSeeds {
         if got {
             seed.failures = 0;
         }
+        seed.unreached = !got && matches!(how, Ended::Unreached(_));
         seed.trouble = match how {
             Ended::Done | Ended::Stopped => None,
             how => Some(how.to_string().into()),
@@ -309,6 +317,42 @@ impl WebSeeds {
         seed.state = State::Banned;
         seed.trouble = Some("it sends wrong data".into());
         Some(format!("web seed {}: it sends wrong data; it is not asked again", seed.url))
+    }
+
+    /// Until when a host is left alone, of which a web seed here found that it is not there.
+    pub fn rest_of(&self, host: &str) -> Option<Instant> {
+        self.seeds.iter().find_map(|seed| match seed.state {
+            State::Resting(until) if seed.unreached && seed.url.authority() == host => Some(until),
+            _ => None,
+        })
+    }
+
+    /// A web seed of another torrent has found that.
+    pub fn rest_with(&mut self, host: &str, until: Instant) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.url.authority() == host) {
+            let sooner = match seed.state {
+                State::Idle => true,
+                State::Resting(rest) => rest < until,
+                State::Busy | State::Banned => false,
+            };
+            if sooner {
+                (seed.state, seed.unreached) = (State::Resting(until), true);
+            }
+        }
+    }
+
+    /// A web seed of another torrent has reached that host.
+    pub fn reached(&mut self, host: &str) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.unreached && seed.url.authority() == host) {
+            if matches!(seed.state, State::Resting(_)) {
+                seed.state = State::Idle;
+            }
+        }
+    }
+
+    /// The hosts of all of them.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.seeds.iter().map(|seed| seed.url.authority())
     }
 
     /// What is told of each.
@@ -422,7 +466,7 @@ mod tests {
     fn web_seeds(urls: &[&str]) -> WebSeeds {
         let urls: Vec<String> = urls.iter().map(|url| url.to_string()).collect();
         let mut keys = (100..).map(PeerKey);
-        WebSeeds::new(&urls, &[], 1, || keys.next().unwrap()).unwrap()
+        WebSeeds::new(&urls, &[], 1, || keys.next().unwrap())
     }
 
     fn seconds(seconds: u64) -> Duration {
@@ -442,15 +486,15 @@ mod tests {
             (0..20).map(|n| format!("http{}://h{n}/", if n < 14 { "s" } else { "" })).collect();
         let mut keys = (0..).map(PeerKey);
         let scripts = ["http://script/seed".to_owned(), "no URL".to_owned()];
-        let seeds = WebSeeds::new(&named, &scripts, 3, || keys.next().unwrap()).unwrap();
+        let seeds = WebSeeds::new(&named, &scripts, 3, || keys.next().unwrap());
         assert_eq!(seeds.seeds.len(), MAX_SEEDS);
         assert_eq!(seeds.seeds.iter().filter(|seed| seed.url.scheme() == Scheme::Http).count(), 7);
         let script = seeds.seeds.iter().find(|seed| seed.kind == Kind::HttpSeed).unwrap();
         assert_eq!(script.url.as_str(), "http://script/seed");
-        assert!(WebSeeds::new(&["nothing".to_owned()], &[], 1, || PeerKey(1)).is_none());
+        assert!(WebSeeds::new(&["nothing".to_owned()], &[], 1, || PeerKey(1)).seeds.is_empty());
         let first = |seed| {
             let mut keys = (0..).map(PeerKey);
-            WebSeeds::new(&named, &[], seed, || keys.next().unwrap()).unwrap().seeds[0].url.clone()
+            WebSeeds::new(&named, &[], seed, || keys.next().unwrap()).seeds[0].url.clone()
         };
         assert!((0..20).any(|seed| first(seed) != first(0)), "not all nodes ask the same one");
     }
@@ -500,6 +544,28 @@ mod tests {
         for how in [Ended::Refused("403".into()), Ended::Absent(None)] {
             seeds.ended(key, &Ended::Done, true, now);
             assert!(rest(&mut seeds, key, &how, false, now) >= 3600);
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_not_there_is_left_alone_by_all_its_torrents() {
+        let now = start();
+        let mut one = web_seeds(&["http://dead:81/a/", "http://fine/a/"]);
+        let mut other = web_seeds(&["http://dead:81/b/", "http://dead/b/", "http://fine/b/"]);
+        let key = one.seeds.iter().find(|seed| seed.url.port() == 81).unwrap().key;
+        one.ended(key, &Ended::Unreached("gone".into()), false, now);
+        let until = one.rest_of("dead:81").unwrap();
+        assert!(one.rest_of("dead").is_none() && one.rest_of("fine").is_none());
+        other.rest_with("dead:81", until);
+        assert_eq!((other.free(now).len(), other.free(until).len()), (2, 3));
+        other.reached("dead");
+        assert_eq!(other.free(now).len(), 2);
+        other.reached("dead:81");
+        assert_eq!(other.free(now).len(), 3);
+        // What it says itself, or what it broke off, is of one torrent.
+        for (how, got) in [(Ended::Unreached("cut".into()), true), (Ended::Busy(None), false)] {
+            one.ended(key, &how, got, now);
+            assert!(one.rest_of("dead:81").is_none());
         }
     }
 

@@ -15,36 +15,56 @@ import torrents
 from rows import QUIET, Floor, median
 from seeders import ADDRESS, ask
 
-NEAR, FAR = "10.78.0.1", "10.78.0.2"  # the ends of the link
+NEAR, FAR = "10.78.0.1", "10.79.0.2"  # the ends of the link
 RAW = "import socket, sys; s = socket.create_server((sys.argv[1], 9)); s.accept()[0].sendfile(open(sys.argv[2], 'rb'))"
 
 
-class Link:
-    """A link of so many Mbit/s, towards us, with a queue of 300 ms. Its far end is a network namespace of its own, that ends
-    with the process that holds it; that one ends with this."""
+class Namespace:
+    """A network namespace that ends with the process that holds it; that one ends with this."""
 
-    def __init__(self, megabits):
+    def __init__(self):
         self.holder = subprocess.Popen("setpriv --pdeathsig KILL unshare --net sleep 3600".split())
         there = f"/proc/{self.holder.pid}/ns/net"
         stop = time.time() + 10
         while os.readlink(there) == os.readlink("/proc/self/ns/net") and time.time() < stop:
             time.sleep(0.01)
         self.enter = ["nsenter", f"--net={there}"]
+
+    def close(self):
+        self.holder.kill()
+        self.holder.wait()
+
+
+class Link:
+    """A link of so many Mbit/s, towards us, with a queue of 300 ms. The queue is that of a router in between: a sender would
+    see one of its own, and keep it short."""
+
+    def __init__(self, megabits):
+        self.router, self.far = Namespace(), Namespace()
+        self.enter = self.far.enter
         here = f"""
-ip link add bench-near type veth peer name bench-far netns {self.holder.pid}
-ip address add {NEAR}/24 dev bench-near
-ip link set bench-near up"""
+ip link add near type veth peer name near-end netns {self.router.holder.pid}
+ip address add {NEAR}/24 dev near
+ip link set near up
+ip route add 10.79.0.0/16 via 10.78.0.2"""
+        router = f"""
+ip link add far type veth peer name far-end netns {self.far.holder.pid}
+ip address add 10.78.0.2/24 dev near-end
+ip address add 10.79.0.1/24 dev far
+ip link set near-end up
+ip link set far up
+ip route add {ADDRESS} via {NEAR}
+ip route add 10.79.1.0/24 via {FAR}
+sysctl --quiet net.ipv4.ip_forward=1
+tc qdisc add dev near-end root tbf rate {megabits}mbit burst 16kb latency 300ms"""
         # What the machine's owner prefers may keep queues short (BBR); what fills them is what most peers send with.
         far = f"""
 ip link set lo up
-ip address add {FAR}/24 dev bench-far
-ip link set bench-far up
-ip route replace {NEAR} dev bench-far congctl cubic
-ip route add {ADDRESS} via {NEAR} congctl cubic
-ip address add 10.78.1.0/24 dev lo
-tc qdisc add dev bench-far root tbf rate {megabits}mbit burst 16kb latency 300ms"""
-        back = f"\nip route add 10.78.1.0/24 via {FAR}"
-        for lines, enter in ((here, []), (far, self.enter), (back, [])):
+ip address add {FAR}/24 dev far-end
+ip link set far-end up
+ip address add 10.79.1.0/24 dev lo
+ip route add default via 10.79.0.1 congctl cubic"""
+        for lines, enter in ((here, []), (router, self.router.enter), (far, self.enter)):
             for line in filter(None, lines.split("\n")):
                 subprocess.run(enter + line.split(), check=True)
 
@@ -52,9 +72,9 @@ tc qdisc add dev bench-far root tbf rate {megabits}mbit burst 16kb latency 300ms
         return self
 
     def __exit__(self, *_):
-        self.holder.kill()
-        self.holder.wait()
-        subprocess.run("ip link delete bench-near".split(), stderr=subprocess.DEVNULL)
+        self.far.close()
+        self.router.close()
+        subprocess.run("ip link delete near".split(), stderr=subprocess.DEVNULL)
 
 
 class Seeds:
@@ -62,7 +82,7 @@ class Seeds:
 
     def __init__(self, bench, made, count, link=None):
         self.floor = Floor(bench, made, mode="mmapbatch", before=link.enter if link else ())
-        self.peers = [f"{'10.78.1' if link else '10.77.5'}.{n + 1}:{self.floor.port}" for n in range(count)]
+        self.peers = [f"{'10.79.1' if link else '10.77.5'}.{n + 1}:{self.floor.port}" for n in range(count)]
 
     def __enter__(self):
         self.floor.wait()

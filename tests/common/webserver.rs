@@ -300,7 +300,7 @@ impl Site {
     }
 
     /// What was asked for, and which bytes of it.
-    fn find(&self, request: &Request) -> Option<(&[u8], Option<(u64, u64)>)> {
+    fn find(&self, request: &Request) -> Option<Found<'_>> {
         let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
         if path != "/seed" {
             let path = unescape(path.strip_prefix("/pub/")?);
@@ -360,12 +360,16 @@ fn parse(head: &str, connection: u32, number: usize) -> Option<Request> {
     Some(Request { target, range, host, connection, number, at: Instant::now() })
 }
 
+/// A file or piece, and the first and the last byte of it that were asked for.
+type Found<'a> = (&'a [u8], Option<(u64, u64)>);
+
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = text.bytes();
     let mut out = Vec::new();
     while let Some(byte) = bytes.next() {
-        let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16)).expect("two digits") as u8;
-        out.push(if byte == b'%' { digit() << 4 | digit() } else { byte });
+        let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16)).expect("two digits");
+        let byte = if byte == b'%' { digit() << 4 | digit() } else { byte.into() };
+        out.push(u8::try_from(byte).expect("two digits are a byte"));
     }
     out
 }

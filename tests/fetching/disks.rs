@@ -1,7 +1,7 @@
 //! Disks that fill up, turn read-only, are torn out and come back, or are not there at all, while something is fetched.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -212,8 +212,6 @@ struct Case {
     torrent: Torrent,
     elsewhere: Torrent,
     seed: Seed,
-    #[expect(dead_code, reason = "mounted as long as it is held")]
-    other_disk: Mount,
 }
 
 impl Case {
@@ -223,11 +221,8 @@ impl Case {
         let seed = Seed::without(&[&torrent, &elsewhere]);
         let home = knowing(&seed);
         home.set("disk", "free-floor", json!("1M"));
-        home.set("disk", "require-mount", true);
-        let [image, other] =
-            ["image", "other"].map(|name| Image::new(home.folder.path().join(name), 32, "ext4"));
-        let other_disk = other.mount(&elsewhere_in(&home), "rw");
-        Self { home, image, torrent, elsewhere, seed, other_disk }
+        let image = Image::new(home.folder.path().join("image"), 32, "ext4");
+        Self { home, image, torrent, elsewhere, seed }
     }
 
     /// Half of it has come.
@@ -259,17 +254,10 @@ impl Case {
     }
 }
 
-/// Another place than the data root.
-fn elsewhere_in(home: &Home) -> PathBuf {
-    let folder = home.folder.path().join("other disk");
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
-
-/// Its sidecar says that it lies there.
+/// Its sidecar says that it lies on another disk than the rest.
 fn drop_elsewhere(torrent: &Torrent, home: &Home) {
     let sidecar = home.torrents.join(format!("{}.where", torrent.name));
-    fs::write(sidecar, elsewhere_in(home).join(&torrent.name).to_str().unwrap()).unwrap();
+    fs::write(sidecar, home.folder.path().join(&torrent.name).to_str().unwrap()).unwrap();
     torrent.drop_into(&home.torrents);
 }
 

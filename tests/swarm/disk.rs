@@ -27,6 +27,8 @@ use super::content::{Content, Extents};
 const URGENT: usize = 256;
 const USUAL: usize = 64;
 const WRITES: usize = 4;
+/// So much more than the floor must be free to begin.
+const LEAST_ROOM: u64 = 4 << 20;
 /// A slice of hashing ends after this long.
 const SLICE: Duration = Duration::from_millis(100);
 /// What is brought into the page cache at a time.
@@ -52,6 +54,8 @@ pub struct Torrent {
     hashing: BTreeMap<u32, (u32, bool)>,
     pub there: bool,
     pub mtime: i64,
+    /// Bytes of the pieces that were received and found wrong.
+    pub wrong: u64,
     /// Reading its data fails.
     pub broken: bool,
     /// Looking at it fails as well.
@@ -250,6 +254,7 @@ impl Disk {
             place,
             there: true,
             mtime: 1_000_000,
+            wrong: 0,
             broken: false,
             unreachable: false,
         });
@@ -447,7 +452,8 @@ impl Disk {
         if self.read_only {
             return Err(Trouble::ReadOnly(place.data.to_path_buf()));
         }
-        self.has_room(place, 0)?;
+        let lacks = self.torrents[at].lengths().total() - self.torrents[at].held();
+        self.has_room(place, lacks.min(LEAST_ROOM))?;
         (self.torrents[at].open, self.torrents[at].fault) = (true, None);
         Ok(Prepared { window: self.fat })
     }
@@ -543,6 +549,7 @@ impl Disk {
             return None;
         }
         torrent.hashing.remove(&piece);
+        torrent.wrong += if good { 0 } else { range.end - range.start };
         assert_eq!(torrent.judge(piece), good, "piece {piece} is not what was hashed");
         let mut hashed = Hashed { piece, good, digests: Box::default() };
         if !good || digests {

@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use meshseed::metainfo::maker;
+use meshseed::piece::BLOCK;
 use meshseed::session::{Happened, Settings};
 use meshseed::torrent::State;
 
@@ -22,13 +23,18 @@ pub struct Swarm {
     piece: u32,
 }
 
-/// What a swarm has cost.
+/// What a swarm has cost, for each byte or block that was missing.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
-    /// Content that came, of what there is: 1 if nothing came in vain.
-    pub received: f64,
-    /// Requests for each block that was needed.
-    pub asked: f64,
+    /// Bytes that came in vain: those that were dropped, those of wrong pieces, and of blocks that were not finished.
+    pub in_vain: f64,
+    pub dropped: f64,
+    pub wrong: f64,
+    /// Blocks that were asked for again, with those asked of two at a time.
+    pub again: f64,
+    pub twice: f64,
+    /// The same of one that had not answered.
+    pub repeated: f64,
 }
 
 impl Deref for Swarm {
@@ -149,16 +155,19 @@ impl Swarm {
         ratio(self.nodes[node].session.uploaded(), self.size)
     }
 
-    /// What these nodes, who have everything now, had to do for it.
+    /// What it has cost that these nodes, who had nothing, have everything now.
     pub fn cost(&self, nodes: &[usize]) -> Cost {
-        let needed = self.size * nodes.len() as u64;
-        let received = nodes.iter().map(|&node| self.nodes[node].session.downloaded()).sum();
-        let blocks = self.size.div_ceil(16 * KIB) * nodes.len() as u64;
-        let is_one = |end: End| nodes.iter().any(|&node| end == End::Node(node));
-        let asked = self.net.asked.iter().filter(|((end, ..), _)| is_one(*end));
+        let size = self.size * nodes.len() as u64;
+        let blocks = self.size.div_ceil(u64::from(BLOCK)) * nodes.len() as u64;
+        let sum = |figure: &dyn Fn(usize) -> u64| nodes.iter().map(|&node| figure(node)).sum::<u64>();
+        let count = |node| self.net.ledger.count(End::Node(node));
         Cost {
-            received: ratio(received, needed),
-            asked: ratio(asked.map(|(_, &times)| u64::from(times)).sum(), blocks),
+            in_vain: ratio(sum(&|node| self.nodes[node].session.downloaded()) - size, size),
+            dropped: ratio(sum(&|node| count(node).dropped), size),
+            wrong: ratio(sum(&|node| self.nodes[node].disk.torrents[IT].wrong), size),
+            again: ratio(sum(&|node| count(node).requests) - blocks, blocks),
+            twice: ratio(sum(&|node| count(node).twice), blocks),
+            repeated: ratio(sum(&|node| count(node).repeated), blocks),
         }
     }
 

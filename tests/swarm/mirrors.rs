@@ -133,7 +133,10 @@ fn a_full_disk_holds_up_fetching_alone_and_until_there_is_room() {
     let (downloaded, before) = (swarm.nodes[node].session.downloaded(), of.have_bytes());
     let peer = swarm.leecher(line(400));
     swarm.vanish(0);
-    swarm.run(600.0);
+    for spare in 0..10 {
+        swarm.of_node(node).disk.free = MIB + spare * MIB / 4;
+        swarm.run(60.0);
+    }
     assert!(swarm.nodes[peer].of(0).have_bytes() >= before - MIB);
     assert_eq!(swarm.nodes[node].session.downloaded(), downloaded, "what is there no room for was fetched");
     assert_eq!(swarm.nodes[node].happened(0, Happened::Error), 1);

@@ -1,7 +1,8 @@
 //! The network between nodes and remotes: one clock, lines with a bandwidth and a latency, connections, trackers.
 //!
-//! A connection's bytes wait in its sender's socket until both lines are free, so nothing queues up in between, and
-//! lines are shared in turns. Whatever is lost comes a little later, as TCP has it.
+//! A connection's bytes wait in its sender's socket. So many as its window takes are on their way: first through the
+//! sender's line, which its connections share in turns, then in the queue of the receiver's. Whatever is lost comes a
+//! little later, as TCP has it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -15,10 +16,12 @@ use meshseed::random::Random;
 use meshseed::tracker::client::Request;
 use meshseed::tracker::{Event as Told, Failure, Reply, Retry};
 
+use super::ledger::Ledger;
+
 /// What a socket holds of what is to be sent.
 pub const SEND_BUFFER: usize = 256 * 1024;
-/// What may be on its way to a reader that does not read.
-const WINDOW: usize = 1024 * 1024;
+/// What may wait for a reader that does not read.
+const UNREAD: usize = 1024 * 1024;
 /// How long it takes until what was lost is sent again.
 const RESENT: Duration = Duration::from_millis(250);
 
@@ -76,24 +79,23 @@ pub enum Event {
     Arrive(usize, Vec<u8>),
     /// The same: the connection is at its end.
     Closed(usize),
-    /// A line takes the next bytes.
-    Free(End, Way),
+    /// Somebody's line takes the next bytes.
+    Free(End),
+    /// Bytes come to the line of the other side.
+    Reach(usize, Vec<u8>),
     Tick(usize),
     Connect(usize),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    Up,
-    Down,
-}
-
-/// The network's side of somebody. Of both ways: when the line is free, and the halves that wait for it in turn.
+/// The network's side of somebody.
 #[derive(Clone)]
 struct Station {
     line: Line,
-    free: [Instant; 2],
-    waiting: [VecDeque<usize>; 2],
+    /// When each way takes the next byte.
+    up_free: Instant,
+    down_free: Instant,
+    /// Halves that have something to send, in turn.
+    turns: VecDeque<usize>,
 }
 
 /// One side of a connection. The other is the half whose number differs in the last bit.
@@ -104,10 +106,12 @@ pub struct Half {
     /// The same, seen from the other side: come, and not yet read.
     inbox: Pipe,
     travelling: usize,
-    /// When the last of it arrives.
-    arrives: Instant,
-    /// Waits for the sender's line, and for the receiver's.
-    waits: [bool; 2],
+    /// When the last of it reaches the other line.
+    reaches: Instant,
+    /// Waits for its turn.
+    waits: bool,
+    /// Closes when all has arrived.
+    ends: bool,
     /// The socket was full: who writes is to be woken.
     pub is_full: bool,
     /// The other side has closed.
@@ -135,8 +139,7 @@ pub struct Net {
     pub trackers: HashMap<String, Tracker>,
     /// Who announced what to a tracker that introduces them.
     swarms: BTreeMap<InfoHash, BTreeSet<SocketAddr>>,
-    /// How often each asked for which block: piece and begin.
-    pub asked: HashMap<(End, u32, u32), u32>,
+    pub ledger: Ledger,
     /// Halves whose tasks were woken.
     rung: Arc<Mutex<Vec<usize>>>,
 }
@@ -212,7 +215,7 @@ impl Net {
             listeners: HashMap::new(),
             trackers: HashMap::new(),
             swarms: BTreeMap::new(),
-            asked: HashMap::new(),
+            ledger: Ledger::default(),
             rung: Arc::default(),
         }
     }
@@ -269,12 +272,15 @@ impl Net {
     pub fn set_line(&mut self, end: End, line: Line) {
         let (kind, at) = end.place();
         if self.stations[kind].len() <= at {
-            let idle = Station { line, free: [self.start; 2], waiting: Default::default() };
+            let (up_free, down_free) = (self.start, self.start);
+            let idle = Station { line, up_free, down_free, turns: VecDeque::new() };
             self.stations[kind].resize(at + 1, idle);
         }
         self.station_mut(end).line = line;
-        self.serve(end, Way::Up);
-        self.serve(end, Way::Down);
+        for half in self.halves_of(end) {
+            self.offer(half);
+            self.offer(half ^ 1);
+        }
     }
 
     fn reaches(&self, one: End, other: End) -> bool {
@@ -286,66 +292,68 @@ impl Net {
         self.line(one).latency + self.line(other).latency
     }
 
-    /// A line can take bytes: those that wait for it have their turn.
-    pub fn serve(&mut self, end: End, way: Way) {
-        for _ in 0..self.station(end).waiting[way as usize].len() {
-            if self.station(end).free[way as usize] > self.now {
-                break;
-            }
-            let Some(half) = self.station_mut(end).waiting[way as usize].pop_front() else { break };
-            self.halves[half].waits[way as usize] = false;
-            if self.transmit(half) {
-                self.wait(half, way);
+    /// A half may have something to send, and may send it: it has its turn.
+    fn offer(&mut self, half: usize) {
+        let of = &mut self.halves[half];
+        if of.out.len() > 0 && !std::mem::replace(&mut of.waits, true) {
+            let end = of.end;
+            self.station_mut(end).turns.push_back(half);
+            self.serve(end);
+        }
+    }
+
+    /// A line may take bytes: those that wait for it have their turn.
+    pub fn serve(&mut self, end: End) {
+        while self.station(end).up_free <= self.now
+            && let Some(half) = self.station_mut(end).turns.pop_front()
+        {
+            self.halves[half].waits = false;
+            if self.transmit(half) && self.halves[half].out.len() > 0 {
+                self.halves[half].waits = true;
+                self.station_mut(end).turns.push_back(half);
             }
         }
     }
 
-    /// Queues up for the line of the sender, or of the receiver.
-    fn wait(&mut self, half: usize, way: Way) {
-        let end = self.halves[half ^ way as usize].end;
-        if !std::mem::replace(&mut self.halves[half].waits[way as usize], true) {
-            self.station_mut(end).waiting[way as usize].push_back(half);
-        }
-    }
-
-    /// Sends what the lines take now; whether there is more for later.
+    /// Sends some bytes, if the window takes them. If not, their turn comes when some have arrived.
     fn transmit(&mut self, half: usize) -> bool {
         let (from, to) = (self.halves[half].end, self.halves[half ^ 1].end);
         let (line, other) = (self.line(from), self.line(to));
         let of = &self.halves[half];
-        if !of.open || of.out.len() == 0 {
+        let bandwidth = line.up.min(other.down);
+        let room = window(bandwidth, line.latency + other.latency).saturating_sub(of.travelling);
+        let room = room.min(UNREAD.saturating_sub(of.travelling + self.halves[half ^ 1].inbox.len()));
+        if !of.open || room == 0 || bandwidth == 0 || line.part != other.part {
             return false;
         }
-        let bandwidth = line.up.min(other.down);
-        let room = WINDOW.saturating_sub(of.travelling + self.halves[half ^ 1].inbox.len());
-        let busy = self.station(from).free[0].max(self.station(to).free[1]) > self.now;
-        if busy || room == 0 || bandwidth == 0 || line.part != other.part {
-            return true;
-        }
         let bytes = self.halves[half].out.take(chunk(bandwidth).min(room));
-        let (up, down) = (time(bytes.len(), line.up), time(bytes.len(), other.down));
-        self.occupy(from, Way::Up, up);
-        self.occupy(to, Way::Down, down);
         let lost = line.loss + other.loss;
         let lost = if lost > 0 && self.random.below(1000) < lost { RESENT } else { Duration::ZERO };
-        let arrives = self.now + up.max(down) + line.latency + other.latency + lost;
+        let sent = self.now + time(bytes.len(), line.up);
         let of = &mut self.halves[half];
-        of.arrives = of.arrives.max(arrives);
+        of.reaches = of.reaches.max(sent + line.latency + other.latency + lost);
         of.travelling += bytes.len();
-        let (arrives, more) = (of.arrives, of.out.len() > 0);
+        let reaches = of.reaches;
         if of.is_full && of.out.len() < SEND_BUFFER / 2 {
             of.is_full = false;
             self.ring(half);
         }
-        self.at(arrives, Event::Arrive(half, bytes));
-        more
+        self.at(reaches, Event::Reach(half, bytes));
+        if sent > self.now {
+            self.station_mut(from).up_free = sent;
+            self.at(sent, Event::Free(from));
+        }
+        true
     }
 
-    fn occupy(&mut self, end: End, way: Way, time: Duration) {
-        if time > Duration::ZERO {
-            self.station_mut(end).free[way as usize] = self.now + time;
-            self.later(time, Event::Free(end, way));
-        }
+    /// Bytes have come to the line of the other side: they go through it after those that came before.
+    pub fn reach(&mut self, half: usize, bytes: Vec<u8>) {
+        let to = self.halves[half ^ 1].end;
+        let (down, now) = (self.line(to).down, self.now);
+        let station = self.station_mut(to);
+        let arrives = station.down_free.max(now) + time(bytes.len(), down);
+        station.down_free = arrives;
+        self.at(arrives, Event::Arrive(half, bytes));
     }
 
     // Connections.
@@ -358,8 +366,9 @@ impl Net {
                 out: Pipe::default(),
                 inbox: Pipe::default(),
                 travelling: 0,
-                arrives: self.now,
-                waits: [false; 2],
+                reaches: self.now,
+                waits: false,
+                ends: false,
                 is_full: false,
                 ended: false,
                 open: true,
@@ -394,33 +403,30 @@ impl Net {
 
     /// Puts bytes into the socket.
     pub fn send(&mut self, half: usize, bytes: &[u8]) {
-        let waits = self.halves[half].out.len() > 0;
         self.halves[half].out.push(bytes);
-        if !waits && self.transmit(half) {
-            self.wait(half, Way::Up);
-            self.wait(half, Way::Down);
-        }
+        self.offer(half);
     }
 
     /// Bytes have come to the other side; whether there is somebody to read them.
     pub fn arrived(&mut self, half: usize, bytes: &[u8]) -> bool {
         let of = &mut self.halves[half];
         of.travelling -= bytes.len();
-        let other = &mut self.halves[half ^ 1];
-        if !other.open || other.ended {
-            return false;
+        if of.ends && of.travelling == 0 {
+            self.at(self.now, Event::Closed(half));
         }
-        other.inbox.push(bytes);
-        true
+        let other = &mut self.halves[half ^ 1];
+        let is_read = other.open && !other.ended;
+        if is_read {
+            other.inbox.push(bytes);
+        }
+        self.offer(half);
+        is_read
     }
 
     /// Reads what has come, as much as there is room for; how much that is.
     pub fn receive(&mut self, half: usize, out: &mut [u8]) -> usize {
-        let was_full = self.halves[half].inbox.len() + self.halves[half ^ 1].travelling >= WINDOW;
         let n = self.halves[half].inbox.read(out);
-        if was_full {
-            self.serve(self.halves[half].end, Way::Down);
-        }
+        self.offer(half ^ 1);
         n
     }
 
@@ -429,16 +435,18 @@ impl Net {
         self.halves[half].inbox.len()
     }
 
-    /// One side closes: the other hears of it.
+    /// One side closes: the other hears of it, after what was sent before.
     pub fn close(&mut self, half: usize) {
+        let (end, other) = (self.halves[half].end, self.halves[half ^ 1].end);
         let of = &mut self.halves[half];
         if std::mem::take(&mut of.open) {
             of.out = Pipe::default();
             of.inbox = Pipe::default();
-            let after =
-                of.arrives.max(self.now + self.latency(self.halves[half].end, self.halves[half ^ 1].end));
-            if self.reaches(self.halves[half].end, self.halves[half ^ 1].end) {
-                self.at(after, Event::Closed(half));
+            of.ends = true;
+            let is_last = of.travelling == 0;
+            self.ledger.part(end, other);
+            if is_last && self.reaches(end, other) {
+                self.later(self.latency(end, other), Event::Closed(half));
             }
         }
     }
@@ -510,8 +518,23 @@ impl Net {
 fn chunk(bandwidth: u64) -> usize {
     match bandwidth {
         u64::MAX => usize::MAX,
-        _ => usize::try_from(bandwidth / 50).expect("a bandwidth of a test").clamp(1460, 64 * 1024),
+        _ => bytes(bandwidth / 25).clamp(1460, 16 * 1024),
     }
+}
+
+/// Bytes of a connection that are on their way at a time: a fifth of a second in the queue, and what the way itself holds.
+fn window(bandwidth: u64, latency: Duration) -> usize {
+    match bandwidth {
+        u64::MAX => usize::MAX,
+        _ => {
+            let way = u64::try_from(latency.as_millis()).expect("a latency of a test") * 2 * bandwidth / 1000;
+            bytes(bandwidth / 5).clamp(2 * 1460, 32 * 1024) + bytes(way)
+        }
+    }
+}
+
+fn bytes(count: u64) -> usize {
+    usize::try_from(count).expect("a bandwidth of a test")
 }
 
 fn time(bytes: usize, bandwidth: u64) -> Duration {

@@ -88,6 +88,7 @@ pub struct Node {
     pub closed: Vec<(End, Close)>,
     pub refused: Vec<Close>,
     pub dials: Vec<f64>,
+    checks: u64,
     /// Times that the main loop woke up.
     pub wake_ups: u64,
     pub rescans: u32,
@@ -105,7 +106,7 @@ impl Task {
         session: &mut Session,
         read: &[u8],
         mut keeper: Option<Keeper<'_>>,
-        from: End,
+        half: usize,
         net: &mut Net,
     ) -> Result<(), Close> {
         let (mut input, now, key) = (read, net.now, self.key);
@@ -130,9 +131,7 @@ impl Task {
         while let Some(message) =
             decoder.decode(&mut input, limits).map_err(|_| Close::Protocol("malformed message"))?
         {
-            if let Message::Request { piece, begin, .. } = message {
-                *net.asked.entry((from, piece, begin)).or_default() += 1;
-            }
+            net.ledger.note(net.half(half ^ 1).end, net.half(half).end, &message);
             match (message, &mut keeper) {
                 (Message::Piece { piece, begin, data, rest }, Some(keeper)) => {
                     let len = u32::try_from(data.len()).expect("small");
@@ -145,6 +144,8 @@ impl Task {
                             data.as_ptr().addr() - read.as_ptr().addr(),
                             data.len(),
                         );
+                    } else {
+                        net.ledger.drop(net.half(half).end, data.len());
                     }
                 }
                 (message, _) => session.handle(key, &message, now)?,
@@ -185,6 +186,7 @@ impl Node {
             closed: Vec::new(),
             refused: Vec::new(),
             dials: Vec::new(),
+            checks: 0,
             wake_ups: 0,
             rescans: 0,
             read: 0,
@@ -282,6 +284,13 @@ impl Node {
         assert!(self.session.deadline().is_none_or(|at| at > now), "a timer goes off for nothing at {at} s");
         assert!(!self.session.wants_poll_before(self.asleep), "the main loop oversleeps at {at} s");
         let settings = self.session.settings();
+        // A look at each peer, now and then.
+        self.checks += 1;
+        if !self.checks.is_multiple_of(8) {
+            return;
+        }
+        let (memory, most) = (self.session.memory(), settings.memory);
+        assert!(memory <= most, "{memory} bytes of {most} at {at} s");
         let mut slots: BTreeMap<Option<TorrentKey>, usize> = BTreeMap::new();
         let mut dialling = 0;
         for peer in self.session.peers() {
@@ -428,8 +437,7 @@ impl Node {
         if n == 0 {
             return if net.half(half).ended { Err(Close::Gone) } else { Ok(false) };
         }
-        let from = net.half(half ^ 1).end;
-        task.take(session, &space[..n], keeper, from, net)?;
+        task.take(session, &space[..n], keeper, half, net)?;
         self.write_out(net);
         Ok(true)
     }

@@ -363,7 +363,8 @@ impl World {
                 }
                 self.run_half(half ^ 1);
             }
-            Event::Free(end, way) => self.net.serve(end, way),
+            Event::Free(end) => self.net.serve(end),
+            Event::Reach(half, bytes) => self.net.reach(half, bytes),
             Event::Tick(remote) => {
                 self.net.later(self.remotes[remote].period(), Event::Tick(remote));
                 if let Some(half) = self.net.half_of(End::Remote(remote)) {

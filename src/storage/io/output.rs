@@ -6,7 +6,7 @@
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 use rustix::io::{Errno, pwritev};
 
 use super::fault::attempt;
@@ -185,6 +185,12 @@ impl Outputs {
         }
         let range = layout.range(file);
         let (length, there) = (range.end - range.start, allocated(&stat));
+        if number(stat.st_size) > length {
+            // An older copy was longer: that end of it is none of the torrent's.
+            attempt()
+                .and_then(|()| ftruncate(&fd, length))
+                .map_err(|error| refused(layout, file, &fd, &self.disk, error))?;
+        }
         let device = number(stat.st_dev);
         let mut output = Output { info_hash: *info_hash, file, fd, device, allocated: there >= length };
         if self.disk.preallocate && !output.allocated {

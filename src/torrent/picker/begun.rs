@@ -9,6 +9,9 @@ use crate::piece::BLOCK;
 /// Peers that had to do with a piece at a time: what a byte can name. With more than that the next one is not asked.
 const MAX_NAMES: usize = 254;
 
+/// Seconds after which a block that a peer is late with was lost: it may be asked for it again.
+const LOST: u16 = 60;
+
 /// Who sent a block that came in an attempt of which no more is remembered.
 pub(super) const NOBODY: PeerKey = PeerKey(u32::MAX);
 
@@ -44,6 +47,11 @@ impl Slot {
 
     fn is_free(self) -> bool {
         !self.is_received() && !self.is_live()
+    }
+
+    /// Somebody is late with it and nobody else is asked.
+    fn is_late(self) -> bool {
+        self.is_free() && self.asked != [0, 0]
     }
 
     fn drop_asked(&mut self, which: usize) {
@@ -89,6 +97,8 @@ pub(super) struct Begun {
     /// Blocks from the start of the piece that have come.
     front: u32,
     pub(super) access: Access,
+    /// How often it was wrong.
+    pub(super) attempt: u8,
 }
 
 impl Begun {
@@ -103,6 +113,7 @@ impl Begun {
             next_free: 0,
             front: 0,
             access,
+            attempt: 0,
         }
     }
 
@@ -145,6 +156,11 @@ impl Begun {
         self.names.contains(&peer)
     }
 
+    /// Those that had to do with it.
+    pub(super) fn names(&self) -> impl Iterator<Item = &PeerKey> {
+        self.names.iter()
+    }
+
     fn block_len(&self, block: u32) -> u32 {
         if block + 1 == self.blocks() { self.last } else { BLOCK }
     }
@@ -180,22 +196,36 @@ impl Begun {
 
     // Asking.
 
-    /// Asks `peer` for up to `most` free blocks, in order, handing begin and length of each to `asked`.
+    /// Asks `peer` for up to `most` free blocks, in order, handing begin and length of each to `asked`. What it is late with it
+    /// has in its queue still: a second request would have it sent twice.
     pub(super) fn ask(&mut self, peer: PeerKey, most: usize, now: u32, mut asked: impl FnMut(u32, u32)) {
         if most == 0 || !self.is_open() {
             return;
         }
         let Some(id) = self.add_id(peer) else { return };
-        let mut left = most;
-        while left > 0 && self.free > 0 && self.next_free < self.blocks() {
-            let block = self.next_free;
-            self.next_free += 1;
-            if self.slots[block as usize].is_free() {
+        let (mut left, mut passed, mut block) = (most, None, self.next_free);
+        while left > 0 && self.free > 0 && block < self.blocks() {
+            let slot = self.slots[block as usize];
+            if slot.is_free() && self.expects(block, id, now) {
+                passed.get_or_insert(block);
+            } else if slot.is_free() {
                 self.mark(block, id, now);
                 asked(block * BLOCK, self.block_len(block));
                 left -= 1;
             }
+            block += 1;
         }
+        self.next_free = passed.unwrap_or(block);
+    }
+
+    /// Seconds since a block was last asked for.
+    fn age(&self, block: u32, now: u32) -> u16 {
+        self.slots.get(block as usize).map_or(0, |slot| low_bits(now).wrapping_sub(slot.since))
+    }
+
+    /// Whether a block is free with which nobody is late.
+    pub(super) fn has_unasked(&self) -> bool {
+        self.is_open() && self.slots.iter().any(|slot| slot.is_free() && !slot.is_late())
     }
 
     /// Asks `peer` for every block that has not come and is not asked of two already.
@@ -203,7 +233,7 @@ impl Begun {
         let Some(id) = self.add_id(peer) else { return 0 };
         let mut asked = 0;
         for block in 0..self.blocks() {
-            if self.askable(block, id) {
+            if self.askable(block, id, now) {
                 self.mark(block, id, now);
                 asked += 1;
             }
@@ -214,17 +244,25 @@ impl Begun {
     /// Asks one more peer for a block; `None` if it may not be.
     pub(super) fn ask_again(&mut self, peer: PeerKey, block: u32, now: u32) -> Option<(u32, u32)> {
         let id = self.add_id(peer)?;
-        self.askable(block, id).then(|| {
+        self.askable(block, id, now).then(|| {
             self.mark(block, id, now);
             (block * BLOCK, self.block_len(block))
         })
     }
 
     /// Whether a block may be asked of one more.
-    fn askable(&self, block: u32, id: u8) -> bool {
+    fn askable(&self, block: u32, id: u8, now: u32) -> bool {
         self.slots.get(block as usize).is_some_and(|slot| {
-            let asked = (0..2).any(|which| slot.asked[which] == id && slot.flags & LIVE[which] != 0);
-            !slot.is_received() && !asked && slot.flags & (LIVE[0] | LIVE[1]) != LIVE[0] | LIVE[1]
+            let both = slot.flags & (LIVE[0] | LIVE[1]) == LIVE[0] | LIVE[1];
+            !slot.is_received() && !both && !self.expects(block, id, now)
+        })
+    }
+
+    /// Whether a block may still come of that one, on time or late.
+    fn expects(&self, block: u32, id: u8, now: u32) -> bool {
+        self.slots.get(block as usize).is_some_and(|slot| {
+            let which = (0..2).find(|&which| slot.asked[which] == id);
+            which.is_some_and(|which| slot.flags & LIVE[which] != 0 || self.age(block, now) < LOST)
         })
     }
 
@@ -246,7 +284,7 @@ impl Begun {
     pub(super) fn single(&self, now: u32) -> impl Iterator<Item = (u32, PeerKey, u16)> + '_ {
         self.slots.iter().zip(0..).filter(|(slot, _)| !slot.is_received()).filter_map(move |(slot, block)| {
             let which = LIVE.iter().position(|live| slot.flags & (LIVE[0] | LIVE[1]) == *live)?;
-            Some((block, self.name(slot.asked[which])?, low_bits(now).wrapping_sub(slot.since)))
+            Some((block, self.name(slot.asked[which])?, self.age(block, now)))
         })
     }
 
@@ -337,8 +375,9 @@ impl Begun {
     }
 
     #[cfg(test)]
-    pub(super) fn is_received(&self, block: u32) -> bool {
-        self.slots[block as usize].is_received()
+    pub(super) fn is_unasked(&self, block: u32) -> bool {
+        let slot = self.slots[block as usize];
+        slot.is_free() && !slot.is_late()
     }
 
     /// Whether `peer` is asked for the block of which a fragment begins there.
@@ -373,6 +412,16 @@ impl Begun {
     /// Who sent each block.
     pub(super) fn senders(&self) -> Box<[PeerKey]> {
         self.slots.iter().map(|slot| self.name(slot.from).unwrap_or(NOBODY)).collect()
+    }
+
+    /// Begins another attempt with these blocks of one that was wrong.
+    pub(super) fn keep(&mut self, kept: &[Option<PeerKey>], attempt: u8) {
+        self.attempt = attempt;
+        for (sender, block) in kept.iter().zip(0..) {
+            if let Some(sender) = *sender {
+                self.arrived(sender, block * BLOCK, self.block_len(block), 0);
+            }
+        }
     }
 
     // Memory.

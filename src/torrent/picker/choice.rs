@@ -3,6 +3,7 @@
 //! Pieces that are begun come first, then the rarest of those looked at, from a random place on: no choice looks at more
 //! than [`LOOKS`] free pieces, and who had nothing to offer is not looked at again before something has changed.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::begun::{Access, Begun};
@@ -104,9 +105,11 @@ impl Picker {
     fn may_ask(&self, peer: PeerKey, piece: u32, begun: &Begun) -> bool {
         match begun.access {
             Access::Anyone => true,
+            // Whose blocks of it were kept is trusted with the others too: then all of it is its, or nearly.
+            Access::Retry(_) if begun.knows(peer) || !self.failures.is_suspect(piece, peer) => true,
             Access::Retry(since) => {
-                let is_suspect = self.failures.is_suspect(piece, peer);
-                !is_suspect || self.now >= since.saturating_add(ALONE) || self.have_suspects_alone(piece)
+                let is_kept = begun.names().any(|name| self.sources.contains_key(name));
+                self.now >= since.saturating_add(ALONE) || !is_kept && self.have_suspects_alone(piece)
             }
             Access::Alone(one, since) => {
                 let rate = |peer| self.sources.get(&peer).map_or(0, |source| source.rate);
@@ -213,7 +216,7 @@ impl Picker {
 
     // The end game.
 
-    /// Asks for what others were asked for long ago, once there is nothing else.
+    /// Asks for what others are slow with, once there is nothing else.
     fn pick_again(&mut self, peer: PeerKey, has: &Have, ours: &Have, end: usize, out: &mut Vec<Block>) {
         let Some(source) = self.sources.get_mut(&peer).filter(|source| source.idle != Some(self.now)) else {
             return;
@@ -238,7 +241,10 @@ impl Picker {
     fn is_end_game(&self, ours: &Have) -> bool {
         let open = |piece: &u32| {
             self.availability.of(*piece) > 0
-                && self.begun.get(piece).is_some_and(|begun| begun.access == Access::Anyone)
+                && self
+                    .begun
+                    .get(piece)
+                    .is_some_and(|begun| begun.access == Access::Anyone && begun.has_unasked())
         };
         if self.open.iter().any(open) {
             return false;
@@ -263,15 +269,18 @@ impl Picker {
         Some(u64::from(source.asked.saturating_add(more)) * u64::from(BLOCK) * 1000 / u64::from(source.rate))
     }
 
-    /// Whether somebody who needs `time` for a block that another was asked for that many seconds ago should be asked too.
-    fn is_worth(&self, time: Option<u64>, other: PeerKey, age: u16) -> bool {
-        if u32::from(age) >= SILENT && self.is_silent(other) {
-            return true;
+    /// Whether one who needs `mine` for a block should be asked for it too, though another is, who has so many to send that
+    /// nobody else was asked for, the oldest of them for so many seconds.
+    fn is_worth(&self, mine: Option<u64>, other: PeerKey, blocks: usize, oldest: u16) -> bool {
+        if u32::from(oldest) >= SILENT && self.is_silent(other) {
+            // The slower it is the longer others have the time to be first.
+            return mine.unwrap_or(1000 * u64::from(SILENT)) <= u64::from(oldest) * 500;
         }
-        let Some(time) = time.filter(|_| age >= 2) else { return false };
-        // Its rate may be an old one: that it has not come for so long tells as much.
-        let waited = (u64::from(age) * 1000).saturating_sub(WORTH);
-        self.time(other, 0).is_none_or(|theirs| theirs.max(waited) > 2 * time + WORTH)
+        let rate = self.sources.get(&other).map_or(0, |source| source.rate);
+        let theirs = (blocks as u64 * u64::from(BLOCK) * 1000).checked_div(rate.into()).unwrap_or(0);
+        // The rate may be an old one: for how long nothing has come tells as much.
+        let theirs = theirs.max((u64::from(oldest) * 1000).saturating_sub(WORTH));
+        oldest >= 2 && mine.is_some_and(|mine| theirs > 2 * mine + WORTH)
     }
 
     /// Takes the last piece of a web seed's run away where that will not be there for long.
@@ -299,12 +308,12 @@ impl Picker {
         }
     }
 
-    /// Asks for blocks that one other was asked for, the oldest first.
+    /// Asks for blocks that one other was asked for, the last first: the slow go on with theirs, and the fast come to meet
+    /// them.
     fn pick_asked(&mut self, peer: PeerKey, has: &Have, end: usize, out: &mut Vec<Block>) {
         let start = self.start(self.lengths.piece_count());
-        let most = end - out.len();
         let mut looks = END_LOOKS;
-        let mut found = Vec::new();
+        let mut others: BTreeMap<PeerKey, Vec<(u16, u32, u32)>> = BTreeMap::new();
         for (&piece, begun) in self.begun.range(start..).chain(self.begun.range(..start)) {
             if looks == 0 {
                 break;
@@ -313,22 +322,20 @@ impl Picker {
                 continue;
             }
             looks = looks.saturating_sub(begun.blocks() as usize);
-            for (block, other, age) in begun.single(self.now) {
-                if other != peer && self.is_worth(self.time(peer, 1), other, age) {
-                    found.push((age, piece, block, other));
-                }
+            for (block, other, age) in begun.single(self.now).filter(|&(_, other, _)| other != peer) {
+                others.entry(other).or_default().push((u16::MAX - age, piece, block));
             }
         }
-        found.sort_unstable_by_key(|&(age, piece, block, _)| (u16::MAX - age, piece, block));
-        for (age, piece, block, other) in found.into_iter().take(most) {
-            // With each block that it is asked for the peer needs longer for the next.
-            if !self.is_worth(self.time(peer, 1), other, age) {
-                continue;
-            }
-            let Some(begun) = self.begun.get_mut(&piece) else { continue };
-            if let Some((begin, len)) = begun.ask_again(peer, block, self.now) {
-                out.extend(self.lengths.block(piece, begin, len));
-                self.asked_more(peer, 1);
+        for (other, mut blocks) in others {
+            blocks.sort_unstable();
+            let oldest = blocks.first().map_or(0, |&(age, ..)| u16::MAX - age);
+            while out.len() < end && self.is_worth(self.time(peer, 1), other, blocks.len(), oldest) {
+                let Some((_, piece, block)) = blocks.pop() else { break };
+                let Some(begun) = self.begun.get_mut(&piece) else { continue };
+                if let Some((begin, len)) = begun.ask_again(peer, block, self.now) {
+                    out.extend(self.lengths.block(piece, begin, len));
+                    self.asked_more(peer, 1);
+                }
             }
         }
     }
@@ -429,10 +436,11 @@ impl Picker {
             looks = looks.saturating_sub(begun.blocks() as usize);
             let missing = begun.blocks() - begun.received();
             let time = self.time(seed, missing).unwrap_or(WORTH);
-            let slow = begun
-                .single(self.now)
-                .filter(|&(_, other, age)| self.is_worth(Some(time), other, age))
-                .count();
+            let is_slow = |&(_, other, age): &_| {
+                let blocks = self.sources.get(&other).map_or(0, |source| source.asked);
+                self.is_worth(Some(time), other, blocks as usize, age)
+            };
+            let slow = begun.single(self.now).filter(is_slow).count();
             if slow > 0 && slowest.is_none_or(|(most, _)| slow > most) {
                 slowest = Some((slow, piece));
             }

@@ -64,6 +64,8 @@ struct Source {
     rate: u32,
     /// Blocks it is asked for.
     asked: u32,
+    /// Blocks of it in pieces that were right.
+    good: u32,
     /// When something last came of it.
     heard: u32,
     /// The epoch in which it was found to have no piece that is free.
@@ -134,6 +136,11 @@ impl Picker {
     /// Pieces in work.
     pub fn active(&self) -> usize {
         self.begun.len()
+    }
+
+    /// Whether nothing of any piece has come, nor is asked.
+    pub fn is_idle(&self) -> bool {
+        self.begun.is_empty() && self.parked.is_empty()
     }
 
     /// Bytes that all this takes.
@@ -399,24 +406,59 @@ impl Picker {
     }
 
     /// A piece of which all has come was hashed; `digests` has the first eight bytes of each block's SHA-1, of a wrong piece
-    /// or where they were asked for. A wrong piece is all to be fetched again.
+    /// or where they were asked for. Of a wrong piece a half is to be fetched again, and all of it if that does not help.
     pub fn verified(&mut self, piece: u32, good: bool, digests: &[u64]) -> Blame {
         if !self.begun.get(&piece).is_some_and(Begun::is_whole) {
             return Blame::default();
         }
         let Some(begun) = self.end(piece) else { return Blame::default() };
+        let senders = begun.senders();
         if good {
+            for run in senders.chunk_by(PeerKey::eq) {
+                if let Some(source) = self.sources.get_mut(&run[0]) {
+                    source.good = source.good.saturating_add(u32::try_from(run.len()).unwrap_or(0));
+                }
+            }
             return Blame { liars: self.failures.resolve(piece, digests) };
         }
-        let sender = begun.sender().filter(|&sender| sender != NOBODY);
-        if sender.is_none() {
-            self.failures.remember(piece, digests, begun.senders());
+        let liar = begun.sender().filter(|&sender| sender != NOBODY);
+        let kept = self.kept(&begun, &senders);
+        let access = match begun.access {
+            Access::Alone(one, _) if kept.contains(&Some(one)) => Access::Alone(one, self.now),
+            _ => Access::Retry(self.now),
+        };
+        if liar.is_none() || begun.attempt == 0 {
+            self.failures.remember(piece, digests, senders);
         }
-        // With what it was before it is known who lied as soon as one alone has sent all of it.
-        if self.failures.contains(piece) {
-            self.begin(piece, Access::Retry(self.now));
-        }
-        Blame { liars: sender.into_iter().collect() }
+        self.begin(piece, access).keep(&kept, begun.attempt.saturating_add(1));
+        Blame { liars: liar.into_iter().collect() }
+    }
+
+    /// Which blocks of a wrong piece need not come again at once, and whose they are: at first one half of them, for that is
+    /// enough as often as not, then those that came in the second try; and after that none.
+    fn kept(&self, begun: &Begun, senders: &[PeerKey]) -> Vec<Option<PeerKey>> {
+        let trusted = match (begun.attempt, begun.access) {
+            (0, _) if begun.sender().is_some() => {
+                // All are of one who lies: any half may be the right one.
+                let half = senders.len().div_ceil(2);
+                return (0..senders.len()).map(|block| (block >= half).then_some(NOBODY)).collect();
+            }
+            (0, _) => self.better_half(senders),
+            (1, Access::Alone(one, _)) if begun.sender().is_none() => vec![one],
+            _ => Vec::new(),
+        };
+        senders.iter().map(|&sender| Some(sender).filter(|sender| trusted.contains(sender))).collect()
+    }
+
+    /// Those senders whose blocks were right elsewhere, if not, who sent most.
+    fn better_half(&self, senders: &[PeerKey]) -> Vec<PeerKey> {
+        let mut sent: BTreeMap<PeerKey, usize> = BTreeMap::new();
+        senders.iter().for_each(|&sender| *sent.entry(sender).or_default() += 1);
+        let good = |peer| self.sources.get(&peer).map_or(0, |source| source.good);
+        let mut best: Vec<_> = sent.into_iter().map(|(peer, blocks)| (good(peer), blocks, peer)).collect();
+        best.sort_unstable_by(|one, other| other.cmp(one));
+        best.truncate(best.len() / 2);
+        best.into_iter().map(|(.., peer)| peer).filter(|&peer| peer != NOBODY).collect()
     }
 }
 

@@ -292,6 +292,28 @@ fn a_late_block_is_asked_of_another_and_whoever_brings_it_first_is_taken() {
 }
 
 #[test]
+fn a_late_block_is_not_asked_again_of_the_same_peer_before_it_must_be_lost() {
+    let mut bed = Bed::new(2, 4);
+    bed.picker.joined(&Have::All, false);
+    let blocks = bed.all(A, 4);
+    bed.picker.late(A, blocks[0]);
+    bed.picker.late(A, blocks[2]);
+    let second = bed.all(A, 4);
+    assert_eq!((second.len(), second[0].piece != blocks[0].piece), (4, true));
+    assert!(bed.all(A, 4).is_empty());
+    // It is all the same the end game for others.
+    bed.now = 9;
+    let has = Have::from_fn(2, |piece| piece == second[0].piece.index());
+    assert_eq!(bed.pick(B, 100_000, &has, 9).len(), 4);
+    bed.picker.release(A, blocks[2]);
+    assert_eq!(bed.all(A, 4), [blocks[2]]);
+    bed.now = 59;
+    assert!(bed.all(A, 4).is_empty());
+    bed.now = 60;
+    assert_eq!(bed.all(A, 4), [blocks[0]]);
+}
+
+#[test]
 fn what_a_peer_leaves_behind_is_finished_by_others() {
     let mut bed = Bed::new(20, 4);
     bed.picker.joined(&Have::All, false);
@@ -339,19 +361,32 @@ fn a_block_is_asked_of_a_second_peer_only_when_every_block_is_asked_for() {
 }
 
 #[test]
-fn in_the_end_game_a_block_has_two_sources_at_most_and_the_oldest_comes_first() {
+fn in_the_end_game_a_block_has_two_sources_at_most_and_the_last_of_a_slow_peer_comes_first() {
     let mut bed = Bed::new(1, 8);
     bed.picker.joined(&Have::All, false);
     let first = bed.pick(A, 1000, &Have::All, 4);
-    bed.now = 5;
+    bed.now = 3;
     let second = bed.pick(B, 1000, &Have::All, 4);
-    bed.now = 9;
-    assert_eq!(bed.pick(C, 1_000_000, &Have::All, 2), first[..2]);
-    assert_eq!(bed.pick(C, 1_000_000, &Have::All, 4), [first[2], first[3], second[0], second[1]]);
+    bed.now = 6;
+    assert_eq!(bed.pick(C, 1_000_000, &Have::All, 3), [first[3], first[2], first[1]]);
+    assert_eq!(bed.pick(C, 1_000_000, &Have::All, 3), [first[0], second[3], second[2]]);
     bed.now = 30;
     let fourth = bed.pick(PeerKey(4), 1_000_000, &Have::All, 9);
-    assert_eq!(fourth, second[2..]);
+    assert_eq!(fourth, [second[1], second[0]]);
     assert!(bed.pick(PeerKey(5), 1_000_000, &Have::All, 9).is_empty());
+}
+
+#[test]
+fn a_fast_peer_takes_of_a_slow_ones_blocks_what_it_brings_sooner() {
+    let mut bed = Bed::new(1, 40);
+    bed.picker.joined(&Have::All, false);
+    let blocks = bed.pick(A, 100_000, &Have::All, 40);
+    bed.now = 2;
+    bed.come(A, &blocks[..12]);
+    // It needs 4.6 s for the others, and after ten of those that the other takes from the end nearly three, as they do.
+    let taken = bed.pick(B, 400_000, &Have::All, 100);
+    assert!((8..12).contains(&taken.len()), "{}", taken.len());
+    assert!(taken.iter().eq(blocks.iter().rev().take(taken.len())));
 }
 
 #[test]
@@ -371,14 +406,16 @@ fn a_peer_that_is_not_clearly_faster_duplicates_nothing() {
 }
 
 #[test]
-fn the_blocks_of_a_silent_peer_are_asked_of_another_however_slow_that_is() {
-    let mut bed = Bed::new(1, 2);
-    bed.picker.joined(&Have::All, false);
-    let blocks = bed.pick(A, 10_000_000, &Have::All, 2);
-    bed.now = 4;
-    assert!(bed.pick(B, 1000, &Have::All, 2).is_empty());
-    bed.now = 5;
-    assert_eq!(bed.pick(B, 1000, &Have::All, 2), blocks);
+fn the_blocks_of_a_silent_peer_are_asked_of_another_sooner_if_that_is_fast() {
+    for (rate, after) in [(1_000_000, 5), (4000, 9), (0, 10)] {
+        let mut bed = Bed::new(1, 2);
+        bed.picker.joined(&Have::All, false);
+        let blocks = bed.pick(A, 10_000_000, &Have::All, 2);
+        bed.now = after - 1;
+        assert!(bed.pick(B, rate, &Have::All, 1).is_empty());
+        bed.now = after;
+        assert_eq!(bed.pick(B, rate, &Have::All, 1), [blocks[1]]);
+    }
 }
 
 #[test]
@@ -388,103 +425,158 @@ fn a_piece_that_nobody_has_does_not_put_the_end_game_off() {
     bed.picker.joined(&has, false);
     bed.picker.joined(&has, false);
     let blocks = bed.pick(A, 0, &has, 9);
-    bed.now = 9;
+    bed.now = 10;
     assert_eq!(bed.pick(B, 0, &has, 9).len(), blocks.len());
 }
 
 // Blame.
 
 #[test]
-fn one_that_alone_sent_a_wrong_piece_is_a_liar() {
-    let mut bed = Bed::new(3, 2);
-    bed.picker.joined(&Have::All, false);
-    let blocks = bed.all(A, 2);
-    bed.come(A, &blocks);
-    let piece = blocks[0].piece.index();
-    assert_eq!(bed.picker.verified(piece, false, &[1, 2]).liars, [A]);
-    assert!(!bed.picker.wants_digests(piece));
-    bed.picker.left(A, &Have::All, false);
-    bed.picker.joined(&Have::All, false);
-    // It is fetched anew like any other.
-    assert_eq!(bed.all(B, 6).len(), 6);
+fn one_that_alone_sent_a_wrong_piece_is_a_liar_and_half_of_it_may_be_right_all_the_same() {
+    for half_is_enough in [true, false] {
+        let mut bed = Bed::new(1, 4);
+        bed.picker.joined(&Have::All, false);
+        let blocks = bed.all(A, 4);
+        bed.come(A, &blocks);
+        assert_eq!(bed.picker.verified(0, false, &[1, 2, 3, 4]).liars, [A]);
+        bed.picker.left(A, &Have::All, false);
+        bed.picker.joined(&Have::All, false);
+        assert_eq!(bed.all(B, 6), blocks[..2]);
+        bed.come(B, &blocks[..2]);
+        if half_is_enough {
+            assert_eq!(bed.good(0, &[1, 7, 3, 4]), [A]);
+            continue;
+        }
+        assert_eq!(bed.picker.verified(0, false, &[1, 2, 3, 4]), Blame::default());
+        assert_eq!(bed.all(B, 6), blocks[2..]);
+        bed.come(B, &blocks[2..]);
+        assert_eq!(bed.good(0, &[1, 2, 3, 7]), [A]);
+        assert!(!bed.picker.wants_digests(0));
+    }
 }
 
-/// A piece of four blocks of which `A` and `B` sent two each, and that was wrong.
+/// A piece of four blocks of which `A` sent the first two and `B` the others, and that was wrong; each of them counts.
 fn wrong_of_two() -> Bed {
     let mut bed = Bed::new(1, 4);
-    bed.picker.joined(&Have::All, false);
-    bed.picker.joined(&Have::All, false);
     for peer in [A, B] {
+        bed.picker.joined(&Have::All, false);
         let blocks = bed.all(peer, 2);
         bed.come(peer, &blocks);
     }
     assert_eq!(bed.picker.verified(0, false, &[1, 2, 3, 4]), Blame::default());
-    assert!(bed.picker.wants_digests(0) && bed.picker.ready(0) == 0);
+    assert!(bed.picker.wants_digests(0));
     bed
 }
 
 #[test]
-fn a_wrong_piece_of_several_is_fetched_from_one_that_had_no_part_in_it_and_tells_who_lied() {
+fn of_a_wrong_piece_first_what_one_half_sent_is_fetched_again_from_one_that_had_no_part_in_it() {
     let mut bed = wrong_of_two();
     bed.picker.joined(&Have::All, false);
-    assert!(bed.all(A, 4).is_empty() && bed.all(B, 4).is_empty());
+    assert!(bed.all(A, 4).is_empty());
     let mut blocks = bed.all(C, 1);
     assert!(bed.all(PeerKey(4), 4).is_empty());
     blocks.extend(bed.all(C, 4));
+    // A has gone, but its name stands on the second block, which was wrong.
+    bed.picker.left(A, &Have::All, false);
+    assert_eq!(blocks, [bed.block(0, 0), bed.block(0, 1)]);
     bed.come(C, &blocks);
-    // B has gone, but its name stands on the third block, which was wrong.
-    bed.picker.left(B, &Have::All, false);
-    assert_eq!(bed.good(0, &[1, 2, 9, 4]), [B]);
+    assert_eq!(bed.good(0, &[1, 9, 3, 4]), [A]);
     assert!(!bed.picker.wants_digests(0));
 }
 
 #[test]
-fn where_only_suspects_have_a_wrong_piece_one_of_them_alone_is_asked() {
+fn if_that_was_not_it_the_same_one_sends_the_other_half_too() {
     let mut bed = wrong_of_two();
-    let blocks = bed.all(A, 4);
-    assert_eq!(blocks.len(), 4);
-    assert!(bed.all(B, 4).is_empty());
-    bed.come(A, &blocks);
-    // What it sent alone is wrong again: that is proof.
-    assert_eq!(bed.picker.verified(0, false, &[1, 2, 3, 4]).liars, [A]);
-    bed.picker.left(A, &Have::All, false);
+    bed.picker.joined(&Have::All, false);
+    let blocks = bed.all(C, 4);
+    bed.come(C, &blocks);
+    assert_eq!(bed.picker.verified(0, false, &[1, 2, 3, 4]), Blame::default());
+    assert_eq!(bed.picker.ready(0), 2 * BLOCK);
+    let others = bed.all(C, 4);
+    assert_eq!(others, [bed.block(0, 2), bed.block(0, 3)]);
+    bed.come(C, &others);
+    let mut again = bed;
+    assert_eq!(again.good(0, &[1, 2, 7, 4]), [B]);
+}
+
+#[test]
+fn one_that_alone_sent_all_of_a_piece_anew_and_wrong_is_a_liar() {
+    let mut bed = wrong_of_two();
+    for expected in [vec![], vec![C]] {
+        let blocks = bed.all(C, 4);
+        bed.come(C, &blocks);
+        assert_eq!(bed.picker.verified(0, false, &[1, 2, 3, 4]).liars, expected);
+    }
+    // Now anybody else, and all of it.
+    bed.picker.left(C, &Have::None, false);
+    let blocks = bed.all(PeerKey(4), 4);
+    bed.come(PeerKey(4), &blocks);
+    assert_eq!(bed.good(0, &[1, 2, 7, 4]), [B]);
+}
+
+#[test]
+fn one_of_those_who_sent_a_wrong_piece_may_send_what_the_other_sent() {
+    let mut bed = wrong_of_two();
+    // Nobody else has it. What B sent is kept, so then all of it is of B.
+    assert!(bed.all(A, 4).is_empty());
     let blocks = bed.all(B, 4);
+    assert_eq!(blocks, [bed.block(0, 0), bed.block(0, 1)]);
     bed.come(B, &blocks);
-    assert_eq!(bed.good(0, &[7, 2, 3, 4]), [A]);
+    let mut wrong = bed;
+    assert_eq!(wrong.picker.verified(0, false, &[1, 2, 3, 4]).liars, [B]);
+    wrong.picker.left(B, &Have::All, false);
+    let blocks = wrong.all(A, 4);
+    assert_eq!(blocks.len(), 4);
+}
+
+#[test]
+fn what_those_sent_who_have_proved_good_is_kept() {
+    let mut bed = Bed::new(2, 4);
+    for _ in 0..2 {
+        bed.picker.joined(&Have::All, false);
+    }
+    let blocks = bed.all(A, 4);
+    bed.come(A, &blocks);
+    bed.good(blocks[0].piece.index(), &[]);
+    let mut blocks = bed.all(A, 1);
+    blocks.extend(bed.all(B, 3));
+    bed.come(A, &blocks[..1]);
+    bed.come(B, &blocks[1..]);
+    let piece = blocks[0].piece.index();
+    bed.picker.verified(piece, false, &[1, 2, 3, 4]);
+    assert_eq!(bed.picker.ready(piece), BLOCK);
 }
 
 #[test]
 fn a_suspect_is_asked_after_a_while_should_nobody_else_come() {
     let mut bed = wrong_of_two();
+    bed.picker.left(B, &Have::All, false);
     bed.picker.joined(&Have::All, false);
     bed.now = 29;
     assert!(bed.all(A, 4).is_empty());
     bed.now = 30;
-    assert_eq!(bed.all(A, 4).len(), 4);
+    assert_eq!(bed.all(A, 4).len(), 2);
 }
 
 #[test]
 fn who_was_idle_before_a_second_try_is_not_silent_for_that() {
     let mut bed = wrong_of_two();
-    bed.picker.joined(&Have::All, false);
     bed.all(C, 0);
     bed.now = 20;
-    assert_eq!((bed.all(C, 1).len(), bed.all(PeerKey(4), 4).len()), (1, 0));
+    assert_eq!((bed.all(C, 1).len(), bed.all(PeerKey(4), 1).len()), (1, 0));
     bed.now = 25;
-    assert_eq!(bed.all(PeerKey(4), 4).len(), 4);
+    assert_eq!(bed.all(PeerKey(4), 1).len(), 1);
 }
 
 #[test]
 fn one_who_fails_at_a_second_try_makes_room_for_another() {
     let mut bed = wrong_of_two();
-    bed.picker.joined(&Have::All, false);
     let blocks = bed.all(C, 4);
-    bed.come(C, &blocks[..1]);
     bed.picker.late(C, blocks[1]);
     bed.picker.joined(&Have::All, false);
     assert_eq!(bed.all(PeerKey(4), 4), [blocks[1]]);
     bed.picker.left(C, &Have::All, false);
-    assert_eq!(bed.all(PeerKey(4), 4), blocks[2..]);
+    assert_eq!(bed.all(PeerKey(4), 4), [blocks[0]]);
 }
 
 #[test]
@@ -777,13 +869,9 @@ impl Swarm {
             let had = self.peers.values().any(|peer| peer.has.contains(piece));
             had && !retried
                 && (0..blocks).map(|block| self.bed.block(piece, block)).any(|block| {
-                    let came = self
-                        .bed
-                        .picker
-                        .begun
-                        .get(&piece)
-                        .is_some_and(|begun| begun.is_received(block.begin / BLOCK));
-                    !came && self.askers(block) == 0
+                    let begun = self.bed.picker.begun.get(&piece);
+                    let is_free = begun.is_none_or(|begun| begun.is_unasked(block.begin / BLOCK));
+                    is_free && self.askers(block) == 0
                 })
         })
     }
@@ -843,7 +931,8 @@ impl Swarm {
         let block = self.disk.entry((piece, number)).or_default();
         if at == 0 {
             // What another had begun was for nothing.
-            self.waste += block.iter().map(|Written(_, len, _)| u64::from(*len)).sum::<u64>();
+            let begun: u64 = block.iter().map(|&Written(_, len, _)| u64::from(len)).sum();
+            self.waste += if begun == u64::from(BLOCK) { 0 } else { begun };
             block.clear();
         }
         block.push(Written(at, len, key));
@@ -872,9 +961,9 @@ impl Swarm {
         let size = self.bed.lengths.size(self.bed.lengths.piece(piece).unwrap());
         let mut digests = Vec::new();
         for number in 0..size.div_ceil(BLOCK) {
-            let fragments = self.disk.remove(&(piece, number)).unwrap();
+            let fragments = &self.disk[&(piece, number)];
             let (mut at, sender) = (0, fragments[0].2);
-            for Written(begin, len, from) in fragments {
+            for &Written(begin, len, from) in fragments {
                 assert_eq!((begin, from), (at, sender), "block {number} of piece {piece} is of two");
                 at += len;
             }
@@ -1222,7 +1311,7 @@ fn of_peers_that_are_slow_stall_or_vanish_little_comes_twice_and_nobody_is_waite
         let total = lengths.total();
         let waste = download.came - total;
         assert!(waste * 1000 < 5 * total, "{waste} of {total}");
-        // Of 128 MiB nine tenths come at 6 MB/s in the first 15 s and at 3.4 MB/s from then on.
-        assert!(seconds < 36, "{seconds} s");
+        // What is there comes in 33 s; one that stalls may hold up a block for five more.
+        assert!(seconds < 40, "{seconds} s");
     }
 }
