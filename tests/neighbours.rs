@@ -9,6 +9,7 @@
 
 mod common;
 
+use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use common::Need::{Python, Root};
 use common::daemon::{Daemon, Home};
 use common::torrent::Torrent;
 use common::world::{Namespace, World};
-use common::{Folder, PATIENCE, Running, able, python, run, wait_value};
+use common::{Folder, PATIENCE, Running, able, meshseed, python, run, wait_value};
 use serde_json::{Value, json};
 
 /// From the moment the cable carries until the torrent is whole on the other side: a look at the interfaces (each second
@@ -37,6 +38,44 @@ fn two_with_lone_ipv4_addresses_find_each_other_once_the_cable_is_in() {
 #[test]
 fn two_with_link_local_ipv6_alone_find_each_other_once_the_cable_is_in() {
     find_each_other(|space, _| ip(space, &["address", "flush", "dev", "mesh", "scope", "global"]));
+}
+
+#[test]
+fn a_private_torrent_and_a_paused_one_are_not_told() {
+    if !able(&[Root]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, other] = world.spaces();
+    world.cable(other, "down");
+    let home = home(seed);
+    let [told, paused] = ["told", "paused"].map(|name| Torrent::single(name, 50_000, 16 * 1024));
+    let secret = Torrent::single("secret", 50_000, 16 * 1024);
+    [&told, &paused].into_iter().for_each(|torrent| torrent.add_to(&home));
+    secret.write_data(&home.data);
+    let (file, data) = (home.torrents.join("secret.torrent"), home.data.join("secret"));
+    run(Command::new(meshseed()).args(["create", "--private", "-o"]).args([&file, &data]));
+    let daemon = home.start();
+    [&told, &paused].into_iter().for_each(|torrent| drop(daemon.wait_seeding(torrent)));
+    let seeding = || daemon.ask("status", Value::Null)["torrents"]["seeding"].clone();
+    wait_value("all are seeded", PATIENCE, seeding, |count| *count == 3);
+    daemon.ask("pause", json!({"info_hash": paused.hex()}));
+    let listener = other.enter(|| {
+        let listener = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 6771)).expect("nobody else is here");
+        listener.join_multicast_v4(&Ipv4Addr::new(239, 192, 152, 143), &other.address).expect("an address");
+        listener
+    });
+    listener.set_read_timeout(Some(PATIENCE)).expect("above zero");
+    world.cable(other, "up");
+    let mut packet = [0; 2048];
+    let mut heard = String::new();
+    // One comes a second, as long as there is something to tell.
+    while let Ok((len, _)) = listener.recv_from(&mut packet) {
+        heard += &String::from_utf8_lossy(&packet[..len]);
+        listener.set_read_timeout(Some(Duration::from_secs(5))).expect("above zero");
+    }
+    assert_eq!(heard.matches("Infohash: ").count(), heard.matches(&told.hex()).count(), "{heard}");
+    assert!(heard.contains(&told.hex()) && heard.contains("\r\nPort: 6881\r\n"), "{heard}");
 }
 
 #[test]
