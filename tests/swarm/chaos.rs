@@ -44,6 +44,7 @@ impl Chaos {
                 |_| share > 0 && pieces.below(4) < share,
                 |settings| {
                     settings.uploads = 1 + random.below(6);
+                    settings.peers_per_torrent = 3 + random.below(10);
                     settings.download = if random.below(3) == 0 { 50_000 } else { 0 };
                 },
             );
