@@ -6,6 +6,8 @@
 
 #[path = "swarm/announcing.rs"]
 mod announcing;
+#[path = "swarm/chaos.rs"]
+mod chaos;
 #[path = "swarm/checking.rs"]
 mod checking;
 #[path = "swarm/connecting.rs"]

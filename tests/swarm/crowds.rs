@@ -1,6 +1,7 @@
 //! Many who want the same: all get it, soon, and none of them pays for it alone.
 
 use meshseed::random::Random;
+use meshseed::session::Settings;
 
 use crate::mesh::{Swarm, line, ratio};
 use crate::net::Line;
@@ -27,6 +28,22 @@ fn a_crowd_of_a_hundred_is_complete_soon_and_their_only_seed_sends_little_more_t
     assert!(copies < 6.0, "{copies} copies");
     assert!(cost.in_vain <= 0.01 && cost.twice < 0.01, "{cost:?}");
     assert!(most < 5.0, "one gave {most} copies");
+}
+
+#[test]
+fn those_who_came_first_have_room_for_the_seed_that_comes_last() {
+    let mut swarm = Swarm::new(6, 2 * MIB, 64 * 1024);
+    let few = |settings: &mut Settings| settings.peers_per_torrent = 8;
+    let mut crowd = Vec::new();
+    for _ in 0..30 {
+        crowd.push(swarm.join(line(200), |_| false, few));
+        swarm.run(4.0);
+    }
+    let came = swarm.secs();
+    swarm.join(line(200), |_| true, few);
+    swarm.finish(600.0, &crowd);
+    let last = crowd.iter().map(|&node| swarm.done_at(node)).fold(0.0, f64::max);
+    println!("the last {:.0} s after the seed came", last - came);
 }
 
 #[test]

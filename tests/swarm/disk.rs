@@ -461,7 +461,7 @@ impl Disk {
     fn has_room(&self, place: &Place, bytes: u64) -> Result<(), Trouble> {
         let (free, floor) = (self.free, self.floor);
         let path = place.data.to_path_buf();
-        if free.saturating_sub(bytes) < floor {
+        if free < floor.saturating_add(bytes) {
             Err(Trouble::NoRoom(Room { path, free, floor }))
         } else {
             Ok(())
@@ -646,7 +646,12 @@ impl Disk {
         };
         let len = torrent.extents.end_in(0..torrent.lengths().total());
         let fingerprint = len.wrapping_mul(31).wrapping_add(torrent.mtime.unsigned_abs());
-        self.torrents[at].verified = have.clone();
+        let torrent = &mut self.torrents[at];
+        let before = std::mem::replace(&mut torrent.verified, have.clone());
+        if torrent.open {
+            // Nobody else writes to it: what was right is so still.
+            torrent.verified.union(&before, torrent.lengths().piece_count());
+        }
         Ok(Checked { data: place.data.clone(), kept: place.kept, have, todo, all, stamps, fingerprint })
     }
 

@@ -529,7 +529,12 @@ impl Node {
                 if lies {
                     bytes.iter_mut().for_each(|byte| *byte = !*byte);
                 }
-                assert!(read == 0 || is_verified, "piece {piece} is served and was never verified");
+                assert!(
+                    read == 0 || is_verified,
+                    "piece {piece} is served by {} at {:?} and was never verified",
+                    self.at,
+                    self.of(torrent).state
+                );
                 at += read;
                 if read < len {
                     let read = read as u64;

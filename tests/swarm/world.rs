@@ -244,7 +244,12 @@ impl World {
     /// The disk answers again.
     pub fn revive_disk(&mut self) {
         self.nodes[0].disk.hung = false;
-        self.nodes[0].begin(&mut self.net);
+        self.revive(0);
+    }
+
+    /// The disk of a node goes on, unless it hangs.
+    pub fn revive(&mut self, node: usize) {
+        self.nodes[node].begin(&mut self.net);
     }
 
     pub fn secs(&self) -> f64 {
