@@ -20,6 +20,9 @@ use crate::torrent::candidates::Ended;
 use crate::torrent::choker::{self, Contender, Slots};
 use crate::torrent::{State, Torrent, TorrentKey};
 
+/// Connections that two peers made to each other within so many seconds were made at once.
+const AT_ONCE: u32 = 30;
+
 impl Session {
     // Connections come and go.
 
@@ -139,17 +142,28 @@ impl Session {
             return Err(Close::Ourselves);
         }
         let siblings = torrent.and_then(|torrent| self.torrents.get(&torrent)).map_or(&[][..], |t| t.peers());
-        let twin = siblings.iter().any(|&other| {
-            other != key
-                && self.peers.get(&other).is_some_and(|other| {
+        let is_twin = |other: &&PeerKey| {
+            **other != key
+                && self.peers.get(other).is_some_and(|other| {
                     other.ready
                         && other.id == id
                         && other.addr.ip() == peer.addr.ip()
                         && other.closing.is_none()
                 })
-        });
-        if twin {
-            return Err(Close::Duplicate);
+        };
+        if let Some(twin) = siblings.iter().find(is_twin).copied() {
+            // Where both called at once, both ends keep the call of the one with the higher id: each closing the other's
+            // would leave none.
+            let ours = self.settings.peer_id > id;
+            let is_better = |twin: &Peer| {
+                peer.outgoing == ours && twin.outgoing != ours && at.saturating_sub(twin.since) < AT_ONCE
+            };
+            if !self.peers.get(&twin).is_some_and(|twin| is_better(twin)) {
+                return Err(Close::Duplicate);
+            }
+            if let Some(twin) = self.peers.get_mut(&twin) {
+                twin.close(Close::Duplicate);
+            }
         }
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.id = id;

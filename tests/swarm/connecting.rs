@@ -194,6 +194,25 @@ fn ourselves_and_twins_are_recognised() {
 }
 
 #[test]
+fn of_two_that_call_each_other_at_once_both_keep_the_same_call() {
+    let at = |port: u16| format!("10.9.0.1:{port}").parse().unwrap();
+    for (id, ours) in [(*b"-AA0000-000000000000", true), (*b"-ZZ0000-000000000000", false)] {
+        let mut settings = settings();
+        settings.static_peers = vec![at(6881)];
+        let mut world = World::new(settings);
+        let torrent = world.torrent("one", MIB, 1 << 18);
+        let called = world.listen_as(Kind::Idle, torrent, |remote| (remote.id, remote.addr) = (id, at(6881)));
+        world.insert(torrent);
+        world.until(60.0, |world| !world.dials.is_empty());
+        let calls =
+            world.connect_as(Kind::Idle, torrent, |remote| (remote.id, remote.addr) = (id, at(40_000)));
+        world.run(5.0);
+        let (gone, stays) = if ours { (calls, called) } else { (called, calls) };
+        assert_eq!((world.why(gone), world.why(stays)), (Some(&Close::Duplicate), None));
+    }
+}
+
+#[test]
 fn whoever_breaks_the_protocol_goes_alone() {
     let mut settings = settings();
     settings.uploads_per_torrent = 40;
