@@ -440,8 +440,8 @@ impl Session {
             }
             Trouble::DataMissing(_) if torrent.awaits_data() && torrent.have.is_none() => {}
             Trouble::DataMissing(_) if !torrent.was_complete => {
-                // When it comes back it is news, whatever its stamps.
-                (torrent.seen, torrent.settled) = (0, 0);
+                // When it comes back it is news, whatever its stamps. There is nothing to be hashed anew.
+                (torrent.seen, torrent.settled, torrent.verify_all) = (0, 0, false);
                 let had_some = !std::mem::take(&mut torrent.have).is_none();
                 self.end_fetch(key);
                 if had_some {

@@ -45,6 +45,12 @@ impl Chaos {
                 |settings| {
                     settings.uploads = 1 + random.below(6);
                     settings.peers_per_torrent = 3 + random.below(10);
+                    settings.superseed = random.below(4) == 0;
+                    settings.upload = if random.below(4) == 0 { 40_000 } else { 0 };
+                    if random.below(2) == 0 {
+                        settings.local = vec!["11.0.0.0/22".parse().unwrap()];
+                    }
+                    settings.memory = (100 + random.below(400) as u64) * KIB;
                     settings.download = if random.below(3) == 0 { 50_000 } else { 0 };
                 },
             );

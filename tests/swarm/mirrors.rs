@@ -4,7 +4,7 @@ use meshseed::session::Happened;
 use meshseed::torrent::State;
 use meshseed::tracker::Event as Told;
 
-use crate::mesh::{Swarm, line};
+use crate::mesh::{Swarm, line, ratio};
 use crate::world::World;
 use crate::{KIB, MIB};
 
@@ -43,6 +43,32 @@ fn what_was_missing_is_fetched_told_and_put_on_record() {
     assert!(!record.open && record.verified.as_ref().unwrap().have.is_all());
     // At most one a minute, one at the end, and what goes with it.
     assert!(node.disk.flushes <= 5, "{} flushes", node.disk.flushes);
+}
+
+#[test]
+fn fetching_takes_some_wake_ups_a_second_and_when_it_is_done_there_is_rest() {
+    let mut swarm = Swarm::new(30, 24 * MIB, 256 * 1024);
+    swarm.seed(line(800));
+    let nodes = swarm.leechers(6, line(800));
+    swarm.finish(300.0, &nodes);
+    for &node in &nodes {
+        let rate = ratio(swarm.nodes[node].wake_ups, 1) / swarm.done_at(node);
+        println!("{rate:.0} wake-ups a second");
+        assert!(rate < 5.0, "{rate} wake-ups of the main loop a second");
+    }
+    swarm.run(600.0);
+    let figures = |swarm: &Swarm| -> Vec<(u64, u64, u64)> {
+        let disk = |node: usize| &swarm.nodes[node].disk;
+        let figures =
+            |&node: &usize| (swarm.nodes[node].wake_ups, disk(node).flushes, disk(node).records_taken);
+        nodes.iter().map(figures).collect()
+    };
+    let before = figures(&swarm);
+    swarm.run(3600.0);
+    for (before, after) in before.into_iter().zip(figures(&swarm)) {
+        assert!(after.0 - before.0 <= 100, "{} wake-ups in an idle hour", after.0 - before.0);
+        assert_eq!((before.1, before.2), (after.1, after.2), "something was written in an idle hour");
+    }
 }
 
 #[test]
@@ -115,6 +141,18 @@ fn a_crash_costs_no_byte_that_was_written_and_a_power_cut_what_was_not_on_record
             assert!(hashed <= have, "{hashed} bytes were hashed");
         }
     }
+}
+
+#[test]
+fn a_look_at_what_is_not_there_yet_keeps_nothing_from_being_fetched() {
+    let mut swarm = Swarm::new(31, 2 * MIB, 64 * 1024);
+    let node = swarm.leecher(line(400));
+    swarm.run(10.0);
+    assert!(swarm.with(node, |node, _| node.session.verify(node.hash(0))));
+    swarm.run(10.0);
+    assert_eq!(swarm.nodes[node].state(0), State::Downloading);
+    swarm.seed(line(400));
+    swarm.finish(400.0, &[node]);
 }
 
 #[test]
