@@ -28,6 +28,9 @@ const MAX_CONTROL: usize = 64 * 1024;
 /// are among them.
 const MAX_UNREAD: usize = 256 * 1024;
 
+/// Bytes of control messages that wait for a peer to be woken for something else.
+const MAX_LATER: usize = 1024;
+
 /// Bad requests forgiven before the connection is closed: a client asks a few times for what it may not have while
 /// its view of us is old.
 const MAX_BAD_REQUESTS: u8 = 64;
@@ -528,6 +531,16 @@ impl Peer {
             self.wake();
         }
         self.part_if_it_reads_nothing();
+    }
+
+    /// The same of a piece that we have fetched. One that has it itself has no use for it now: it is told with what is sent
+    /// to it next. To be woken for each piece costs more than all else that is sent to a seed.
+    pub fn announce_fetched(&mut self, piece: u32) {
+        if self.pieces.contains(piece) && self.control.len() < MAX_LATER && self.closing.is_none() {
+            wire::encode(&Message::Have(piece), &mut self.control);
+        } else {
+            self.announce_piece(piece);
+        }
     }
 
     /// Ends the connection to one that lets our messages pile up, though it may say enough itself not to be silent.

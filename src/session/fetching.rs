@@ -406,8 +406,11 @@ impl Session {
         }
         let count = torrent.lengths.piece_count();
         if torrent.have.insert(hashed.piece, count) {
-            let peers = torrent.peers().to_vec();
-            self.tell_of(&peers, &[hashed.piece]);
+            for peer in torrent.peers() {
+                if let Some(peer) = self.peers.get_mut(peer) {
+                    peer.announce_fetched(hashed.piece);
+                }
+            }
         }
         let whole = self.torrents.get(&key).is_some_and(|torrent| torrent.is_complete());
         if whole {

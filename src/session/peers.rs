@@ -550,11 +550,10 @@ impl Session {
                 }
             } else if at.saturating_sub(peer.heard) >= SILENCE {
                 peer.close(Close::Silent);
-            } else if at.saturating_sub(peer.spoke) >= KEEP_ALIVE
-                && peer.outbox.is_empty()
-                && peer.control.is_empty()
-            {
-                wire::encode(&Message::KeepAlive, &mut peer.control);
+            } else if at.saturating_sub(peer.spoke) >= KEEP_ALIVE && peer.outbox.is_empty() {
+                if peer.control.is_empty() {
+                    wire::encode(&Message::KeepAlive, &mut peer.control);
+                }
                 peer.wake();
             }
         }
