@@ -22,7 +22,7 @@ use super::{Close, PeerKey};
 use crate::daemon::house::House;
 use crate::metainfo::InfoHash;
 use crate::session::{BATCH, Miss, Upload};
-use crate::storage::intake::Keeper;
+use crate::storage::intake::{Keeper, whole_blocks};
 
 /// A socket counts as writable below half of this: one whole batch fits then, and no more waits unsent in the kernel.
 const UNSENT: u32 = BATCH;
@@ -221,7 +221,8 @@ impl Connection {
             house.wait_for_intake(cx.waker());
             return Poll::Pending;
         };
-        let n = match self.receive(space) {
+        let wanted = whole_blocks(space.len(), self.block_rest() as usize);
+        let n = match self.receive(&mut space[..wanted]) {
             Ok(n) => n,
             Err(error) => return self.not_received(&error, cx),
         };
@@ -254,12 +255,17 @@ impl Connection {
         }
     }
 
-    /// While a block is coming in, the rest of it is waited for: on a slow link each segment would be a wake-up.
-    fn expect_block(&mut self) {
-        let rest = match &self.input {
+    /// Bytes to come of a block that has begun.
+    fn block_rest(&self) -> u32 {
+        match &self.input {
             Input::Messages(decoder, _) => decoder.block_rest(),
             Input::Handshake(_) => 0,
-        };
+        }
+    }
+
+    /// While a block is coming in, the rest of it is waited for: on a slow link each segment would be a wake-up.
+    fn expect_block(&mut self) {
+        let rest = self.block_rest();
         let wanted = if rest < LEAST_REST { 1 } else { rest };
         if self.reading
             && wanted != self.expecting

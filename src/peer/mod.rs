@@ -169,6 +169,8 @@ pub struct Peer {
     pub outbox: Outbox,
     /// Control messages to be written.
     pub control: Vec<u8>,
+    /// So many bytes of them, all if they are no more, may wait for something else to be said.
+    may_wait: usize,
     /// Bytes of content sent to it.
     pub uploaded: u64,
     /// Bytes of content sent since the last choke round.
@@ -231,6 +233,7 @@ impl Peer {
             requests: None,
             outbox: Outbox::default(),
             control: Vec::new(),
+            may_wait: 0,
             uploaded: 0,
             recent: 0,
             rate: 0,
@@ -537,10 +540,37 @@ impl Peer {
     /// to it next. To be woken for each piece costs more than all else that is sent to a seed.
     pub fn announce_fetched(&mut self, piece: u32) {
         if self.pieces.contains(piece) && self.control.len() < MAX_LATER && self.closing.is_none() {
+            let may_wait = !self.speaks();
             wire::encode(&Message::Have(piece), &mut self.control);
+            if may_wait {
+                self.may_wait = self.control.len();
+            }
         } else {
             self.announce_piece(piece);
         }
+    }
+
+    /// Whether it is to be told anything that does not wait.
+    pub fn speaks(&self) -> bool {
+        self.control.len() > self.may_wait
+    }
+
+    /// So many bytes of control messages were sent.
+    pub fn control_sent(&mut self, bytes: usize) {
+        self.may_wait = 0;
+        self.control.drain(..bytes.min(self.control.len()));
+        if self.control.is_empty() {
+            self.control = Vec::new();
+        }
+    }
+
+    /// Nothing was said for long: whatever it is, it is said now.
+    pub fn keep_alive(&mut self) {
+        self.may_wait = 0;
+        if self.control.is_empty() {
+            wire::encode(&Message::KeepAlive, &mut self.control);
+        }
+        self.wake();
     }
 
     /// Ends the connection to one that lets our messages pile up, though it may say enough itself not to be silent.
@@ -619,6 +649,29 @@ mod tests {
             assert!(peer.control.len() < MAX_UNREAD + 10);
         }
         assert_eq!(peer.closing, Some(Close::Protocol("reads nothing")));
+    }
+
+    #[test]
+    fn one_that_has_a_piece_itself_hears_of_ours_with_whatever_is_said_next() {
+        let mut peer = peer(true);
+        peer.handle(&Message::HaveAll, &View { lengths: lengths(), have: &Have::None }).unwrap();
+        peer.control_sent(usize::MAX);
+        peer.announce_fetched(1);
+        peer.announce_fetched(2);
+        assert!(!peer.speaks());
+        peer.set_interesting(true);
+        peer.announce_fetched(3);
+        assert!(peer.speaks());
+        assert_eq!((peer.control.len(), peer.control[4], peer.control[22]), (9 + 9 + 5 + 9, 4, 2));
+        peer.control_sent(9);
+        assert!(peer.speaks(), "the rest goes with it");
+        peer.control_sent(23);
+        for _ in 0..=MAX_LATER / 9 {
+            assert!(!peer.speaks());
+            peer.announce_fetched(1);
+        }
+        peer.announce_fetched(2);
+        assert!(peer.speaks(), "so many are worth a write");
     }
 
     #[test]

@@ -267,7 +267,7 @@ impl Session {
 
     fn refill_and_wake(&mut self, key: PeerKey, now: Instant) {
         self.refill(key, now);
-        if let Some(peer) = self.peers.get_mut(&key).filter(|peer| !peer.control.is_empty()) {
+        if let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.speaks()) {
             peer.wake();
         }
     }

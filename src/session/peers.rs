@@ -498,7 +498,7 @@ impl Session {
     /// Control messages to be sent to a peer: they pass between blocks and wait for no tokens.
     pub fn control(&mut self, key: PeerKey) -> Option<&mut Vec<u8>> {
         let peer = self.peers.get_mut(&key)?;
-        (!peer.control.is_empty() && !peer.outbox.is_inside_message()).then_some(&mut peer.control)
+        (peer.speaks() && !peer.outbox.is_inside_message()).then_some(&mut peer.control)
     }
 
     /// `bytes` of the control messages were sent.
@@ -506,10 +506,7 @@ impl Session {
         let at = self.seconds(now);
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.spoke = at;
-            peer.control.drain(..bytes.min(peer.control.len()));
-            if peer.control.is_empty() {
-                peer.control = Vec::new();
-            }
+            peer.control_sent(bytes);
         }
     }
 
@@ -551,10 +548,7 @@ impl Session {
             } else if at.saturating_sub(peer.heard) >= SILENCE {
                 peer.close(Close::Silent);
             } else if at.saturating_sub(peer.spoke) >= KEEP_ALIVE && peer.outbox.is_empty() {
-                if peer.control.is_empty() {
-                    wire::encode(&Message::KeepAlive, &mut peer.control);
-                }
-                peer.wake();
+                peer.keep_alive();
             }
         }
         let mut layouts = false;

@@ -4,11 +4,17 @@
 //! keeps costs no room, and what is kept is not copied. Omitted: what is worth keeping (see `torrent::picker`).
 //! Holds at most `limit` buffers of [`BUFFER`] bytes, none while nothing is fetched, and 20 bytes a fragment.
 
-/// Bytes of a buffer: one write of the storage thread, small enough for a router's cache.
-pub const BUFFER: usize = 128 * 1024;
+use crate::peer::outbox::HEADER;
+use crate::piece::BLOCK;
+
+/// Bytes of a buffer: one write of the storage thread, small enough for a router's cache; eight blocks as they come.
+pub const BUFFER: usize = 8 * LEAST;
+
+/// A block of the usual size on the wire.
+const MESSAGE: usize = (BLOCK + HEADER) as usize;
 
 /// A read has room for this much at least: a block of the usual size, its header, and some of what comes next.
-pub const LEAST: usize = crate::piece::BLOCK as usize + 64;
+pub const LEAST: usize = BLOCK as usize + 64;
 
 /// Fragments after which a buffer counts as full: pieces of a few bytes, or peers that send a few at a time.
 const FRAGMENTS: usize = 512;
@@ -130,6 +136,15 @@ impl Intake {
     pub fn rest(&mut self) {
         let here = self.empty.len() + usize::from(self.filling.is_some());
         *self = Intake { made: self.made.saturating_sub(here), resting: true, ..Intake::new(self.limit) };
+    }
+}
+
+/// How much of `space` bytes to read when a block lacks `rest` bytes: up to the end of a block, if its sender sends one
+/// after the other. A block that comes in two batches is written in two, and read back to be hashed.
+pub fn whole_blocks(space: usize, rest: usize) -> usize {
+    match space.checked_sub(rest) {
+        Some(behind) => rest + behind / MESSAGE * MESSAGE,
+        None => space,
     }
 }
 
@@ -260,6 +275,14 @@ mod tests {
         assert!(intake.made == 0 && intake.empty.is_empty() && intake.writes.capacity() == 0);
         read(&mut intake, b"again", &[(0, 0, 5)]);
         assert_eq!(kept(&intake.take().unwrap()), [(0, &b"again"[..])]);
+    }
+
+    #[test]
+    fn a_read_ends_where_a_block_does() {
+        assert_eq!(whole_blocks(BUFFER, 0), 8 * MESSAGE);
+        assert_eq!(whole_blocks(BUFFER - 300, 300), 300 + 7 * MESSAGE);
+        assert_eq!(whole_blocks(LEAST, 0), MESSAGE);
+        assert_eq!((whole_blocks(LEAST, LEAST), whole_blocks(LEAST, 1 << 17)), (LEAST, LEAST));
     }
 
     #[test]

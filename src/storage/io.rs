@@ -20,12 +20,12 @@ mod write;
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
+use std::future::poll_fn;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-
-use smol::channel::{Receiver, Sender};
 
 pub use files::{Files, OpenFile, ReadMode};
 pub use hashing::{Flaw, Verdict, check};
@@ -52,6 +52,9 @@ const USUAL: usize = 64;
 /// Batches under way at a time: one that is written, and enough that the next one is always there.
 const WRITES: usize = 4;
 
+/// With more batches than this waiting for the thread, the answer to one can wait for that to the next.
+const HOLD: usize = 1;
+
 /// Jobs whose room in a queue is kept after a burst.
 const QUEUE: usize = 8;
 
@@ -73,7 +76,6 @@ const NICE: i32 = 5;
 /// The storage thread as the other one sees it.
 pub struct Storage {
     shared: Arc<Shared>,
-    done: Receiver<Done>,
     /// Jobs given and not yet answered, by the queue's bound they count for.
     urgent: Cell<usize>,
     usual: Cell<usize>,
@@ -84,6 +86,14 @@ pub struct Storage {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    answers: Mutex<Answers>,
+}
+
+/// What the thread has done and the other one has not seen; bounded by the jobs under way, see [`Storage::try_submit`].
+#[derive(Default)]
+struct Answers {
+    done: VecDeque<Done>,
+    waker: Option<Waker>,
 }
 
 #[derive(Default)]
@@ -109,7 +119,7 @@ struct Worker {
 
 /// All of it that is not needed for hashing and writing.
 struct Desk {
-    done: Sender<Done>,
+    shared: Arc<Shared>,
     records: Records,
     modes: files::Modes,
     /// Torrents whose files may be written to: they are not as their stamps say.
@@ -122,20 +132,18 @@ impl Storage {
     /// Starts the thread. It begins with the resume file in `state`, so the caller need not wait for that.
     pub fn start(state: Option<PathBuf>) -> std::io::Result<Storage> {
         let shared = Arc::new(Shared::default());
-        // Bounded by the jobs under way, see `try_submit`.
-        let (sender, done) = smol::channel::unbounded();
         let theirs = shared.clone();
         std::thread::Builder::new().name("storage".into()).stack_size(STACK).spawn(move || {
             // Of this thread alone, on Linux. Where it is refused everything works as well, only less politely.
             let _ = rustix::process::setpriority_process(None, NICE);
             let records = Records::open(state);
             let (modes, written) = (files::Modes::default(), BTreeSet::new());
-            let desk = Desk { done: sender, records, modes, written, buffer: Vec::new() };
+            let desk = Desk { shared: theirs.clone(), records, modes, written, buffer: Vec::new() };
             let writer = Writer::default();
             Worker { shared: theirs, desk, hashing: None, writer, buffer: Vec::new() }.run();
         })?;
         let none = || Cell::new(0);
-        Ok(Storage { shared, done, urgent: none(), usual: none(), writes: none() })
+        Ok(Storage { shared, urgent: none(), usual: none(), writes: none() })
     }
 
     /// Gives the thread a job. It comes back where too many are under way: then an answer is, too.
@@ -171,15 +179,24 @@ impl Storage {
 
     /// The next answer. Waits for ever once the thread has stopped.
     pub async fn next(&self) -> Done {
-        match self.done.recv().await {
-            Ok(done) => self.took(done),
-            Err(_) => std::future::pending().await,
-        }
+        poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// The next answer, if there is one already.
     pub fn try_next(&self) -> Option<Done> {
-        self.done.try_recv().ok().map(|done| self.took(done))
+        let done = self.shared.answers().done.pop_front();
+        done.map(|done| self.took(done))
+    }
+
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Done> {
+        let mut answers = self.shared.answers();
+        let Some(done) = answers.done.pop_front() else {
+            answers.done.shrink_to(QUEUE);
+            answers.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        drop(answers);
+        Poll::Ready(self.took(done))
     }
 
     /// Batches given and not yet answered.
@@ -218,11 +235,20 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Queue {
     fn pop(&mut self) -> Option<Job> {
         self.urgent.pop_front().or_else(|| self.usual.pop_front()).or_else(|| self.hashing.pop_front())
+    }
+
+    /// Batches that wait.
+    fn writes(&self) -> usize {
+        self.usual.iter().filter(|job| matches!(job, Job::Write(_))).count()
     }
 }
 
@@ -401,8 +427,16 @@ fn peers_first(shared: &Shared, desk: &mut Desk) {
 
 impl Desk {
     fn answer(&self, done: Done) {
-        // Nobody listens once the daemon ends.
-        let _ = self.done.try_send(done);
+        // To be woken for each batch costs the other thread more than what it then does: it hears of several together.
+        let can_wait = matches!(done, Done::Wrote { .. }) && self.shared.lock().writes() > HOLD;
+        let mut answers = self.shared.answers();
+        answers.done.push_back(done);
+        let waker = if can_wait { None } else { answers.waker.take() };
+        // Unlocked first, or the other thread would wake only to wait for the lock.
+        drop(answers);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     fn handle(&mut self, job: Job) {

@@ -1,5 +1,6 @@
 """How each seeder is started: in the foreground, on one port of 10.77.0.1, quiet but for the HTTP tracker."""
 
+import contextlib
 import glob
 import json
 import os
@@ -142,7 +143,7 @@ class Seeder:
             self.process.kill()
             self.process.wait()
         for pid in others:
-            if os.path.exists(f"/proc/{pid}"):
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
