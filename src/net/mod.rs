@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+pub mod compact;
 pub mod io;
 
 /// A range of addresses as `10.0.0.0/8` names it. IPv4 addresses in IPv6 clothes (`::ffff:0:0/96`) count as IPv4.

@@ -1,12 +1,14 @@
 //! One peer of one torrent: what it said, what it is owed, and what each of its messages leads to.
 //!
-//! Read first: BEP 3, BEP 6 (fast extension), BEP 10 (extensions), BEP 21 (`upload_only`). Omitted: encryption, uTP, and the
+//! Read first: BEP 3, BEP 6 (fast extension), BEP 10 (extensions), BEP 21 (`upload_only`), BEP 54 (`lt_donthave`). Omitted:
+//! what peers tell of others (`pex` reads it, the session takes it), encryption, uTP, and the
 //! allowed fast set. Holds no buffer of blocks: an idle peer is some 300 bytes here and its task. While its torrent is
 //! fetched there are its bitfield, and 16 bytes for each block that it was asked for lately.
 
 pub mod extension;
 pub mod io;
 pub mod outbox;
+pub mod pex;
 pub mod requests;
 pub mod wire;
 
@@ -17,7 +19,9 @@ use std::task::Waker;
 use crate::have::Have;
 use crate::key::TorrentKey;
 use crate::piece::{Block, Lengths, PieceIndex};
+use extension::Ids;
 use outbox::Outbox;
+use pex::Exchange;
 use requests::{Received, Requests};
 use wire::Message;
 
@@ -102,8 +106,12 @@ pub enum Action {
     Interest,
     /// It has another piece.
     Gained(PieceIndex),
+    /// It has a piece no more (BEP 54).
+    Lost(PieceIndex),
     /// It has said what it has.
     Pieces,
+    /// It has told what it is (BEP 10).
+    Introduced,
     /// It chokes us: these blocks do not come.
     Choked(Vec<Block>),
     /// It refuses a block.
@@ -131,6 +139,12 @@ pub struct Peer {
     pub id: [u8; 20],
     /// What it calls itself (BEP 10 `v`).
     pub client: Box<str>,
+    /// By which ids it takes the messages of extensions.
+    ids: Ids,
+    /// Where it says that it listens, if it came to us; 0 while it has not.
+    port: u16,
+    /// Whom it was told of.
+    pub exchange: Exchange,
     /// We dialled it.
     pub outgoing: bool,
     /// On one of our own links, or in a prefix of the configuration.
@@ -213,6 +227,9 @@ impl Peer {
             addr,
             id: [0; 20],
             client: "".into(),
+            ids: Ids::default(),
+            port: 0,
+            exchange: Exchange::default(),
             outgoing,
             local,
             fast: false,
@@ -279,9 +296,24 @@ impl Peer {
         self.has
     }
 
-    /// What follows the handshake: our pieces first (BEP 6 wants them first), then the extension handshake. `fetching`: we
-    /// want some of its pieces ourselves; otherwise it hears that we only give (BEP 21).
-    pub fn greet(&mut self, view: &View<'_>, extended: bool, listen_port: u16, fetching: bool) {
+    /// Where others reach it, as far as that is known.
+    pub fn listens(&self) -> Option<SocketAddr> {
+        let mut addr = self.addr;
+        if !self.outgoing {
+            addr.set_port(self.port);
+        }
+        (addr.port() != 0).then_some(addr)
+    }
+
+    /// By which id it wants to be told of peers, if it does.
+    pub fn exchanges(&self) -> Option<u8> {
+        self.ids.ut_pex.filter(|&id| id != 0)
+    }
+
+    /// What follows the handshake: our pieces first (BEP 6 wants them first), then the extension handshake, if it knows
+    /// those, with the ids that it `may_send`. `fetching`: we want some of its pieces ourselves; otherwise it hears that we
+    /// only give (BEP 21).
+    pub fn greet(&mut self, view: &View<'_>, may_send: Option<Ids>, listen_port: u16, fetching: bool) {
         let count = view.lengths.piece_count();
         match view.have {
             Have::All if self.fast => wire::encode(&Message::HaveAll, &mut self.control),
@@ -289,22 +321,25 @@ impl Peer {
             Have::None => {}
             have => wire::encode(&Message::Bitfield(&have.encode_bitfield(count)), &mut self.control),
         }
-        if extended {
+        if let Some(ids) = may_send {
             let handshake = extension::Handshake {
                 port: Some(listen_port).filter(|&port| self.outgoing && port != 0),
                 client: Some(concat!("meshseed ", env!("CARGO_PKG_VERSION")).into()),
                 your_ip: Some(self.addr.ip()),
                 reqq: u32::try_from(outbox::MAX_REQUESTS).ok(),
                 upload_only: !fetching,
+                ids,
                 ..extension::Handshake::default()
             };
             let mut payload = Vec::new();
             handshake.encode(&mut payload);
-            wire::encode(
-                &Message::Extended { id: extension::HANDSHAKE, payload: &payload },
-                &mut self.control,
-            );
+            self.send_extended(extension::HANDSHAKE, &payload);
         }
+    }
+
+    /// Sends it the message of an extension, when it is awake.
+    pub fn send_extended(&mut self, id: u8, payload: &[u8]) {
+        wire::encode(&Message::Extended { id, payload }, &mut self.control);
     }
 
     /// Takes one message of the peer.
@@ -365,6 +400,10 @@ impl Peer {
                 if let Ok(theirs) = extension::Handshake::decode(payload) {
                     self.client = theirs.client.unwrap_or_default().into();
                     self.upload_only = theirs.upload_only;
+                    self.ids.update(theirs.ids);
+                    if self.port == 0 {
+                        self.port = theirs.port.unwrap_or(0);
+                    }
                     if let Some(reqq) = theirs.reqq {
                         self.reqq = reqq;
                         if let Some(requests) = &mut self.requests {
@@ -372,6 +411,19 @@ impl Peer {
                         }
                     }
                     self.part_if_both_seed(view)?;
+                    return Ok(Action::Introduced);
+                }
+            }
+            Message::Extended { id: extension::LT_DONTHAVE, payload } => {
+                let count = view.lengths.piece_count();
+                let piece = payload.first_chunk().map(|index| u32::from_be_bytes(*index));
+                let piece = piece.and_then(|index| view.lengths.piece(index));
+                let piece = piece.ok_or(Close::Protocol("has lost a piece that does not exist"))?;
+                if view.have.is_all() {
+                    self.has = self.has.saturating_sub(1);
+                } else if self.pieces.remove(piece.index(), count) {
+                    self.has -= 1;
+                    return Ok(Action::Lost(piece));
                 }
             }
             // We have everything by now, and this was on its way: the last blocks are often asked of two.
@@ -514,11 +566,14 @@ impl Peer {
         if choke {
             wire::encode(&Message::Choke, &mut self.control);
             let (fast, control) = (self.fast, &mut self.control);
-            self.outbox.clear(|block| {
-                if fast {
-                    wire::encode(&reject(block), control);
-                }
-            });
+            self.outbox.retain(
+                |_| false,
+                |block| {
+                    if fast {
+                        wire::encode(&reject(block), control);
+                    }
+                },
+            );
         } else {
             wire::encode(&Message::Unchoke, &mut self.control);
         }
@@ -539,7 +594,7 @@ impl Peer {
     /// The same of a piece that we have fetched. One that has it itself has no use for it now: it is told with what is sent
     /// to it next. To be woken for each piece costs more than all else that is sent to a seed.
     pub fn announce_fetched(&mut self, piece: u32) {
-        if self.pieces.contains(piece) && self.control.len() < MAX_LATER && self.closing.is_none() {
+        if self.pieces.contains(piece) && !self.is_behind() && self.closing.is_none() {
             let may_wait = !self.speaks();
             wire::encode(&Message::Have(piece), &mut self.control);
             if may_wait {
@@ -548,6 +603,35 @@ impl Peer {
         } else {
             self.announce_piece(piece);
         }
+    }
+
+    /// Tells it of pieces that we have no more (BEP 54): it is not given what it asked for of them. `false`: it can not be
+    /// told, or half of such a block is sent.
+    pub fn announce_lost(&mut self, pieces: &[u32]) -> bool {
+        let Some(id) = self.ids.lt_donthave.filter(|&id| id != 0) else { return false };
+        let is_lost = |block: Block| pieces.contains(&block.piece.index());
+        if self.outbox.begun().is_some_and(is_lost) {
+            return false;
+        }
+        for piece in pieces {
+            wire::encode(&Message::Extended { id, payload: &piece.to_be_bytes() }, &mut self.control);
+        }
+        let (fast, control) = (self.fast, &mut self.control);
+        self.outbox.retain(
+            |block| !is_lost(block),
+            |block| {
+                if fast {
+                    wire::encode(&reject(block), control);
+                }
+            },
+        );
+        self.wake();
+        true
+    }
+
+    /// Whether it lets messages pile up: what can wait waits until it has read some.
+    pub fn is_behind(&self) -> bool {
+        self.control.len() >= MAX_LATER
     }
 
     /// Whether it is to be told anything that does not wait.

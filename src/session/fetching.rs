@@ -182,6 +182,18 @@ impl Session {
         }
     }
 
+    /// A peer has a piece no more: it is no source of it, and others may be asked for what it was.
+    pub(super) fn lacks(&mut self, key: PeerKey, piece: PieceIndex, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(torrent_key) = peer.torrent else { return };
+        let blocks = peer.requests.as_mut().map_or(Vec::new(), |requests| requests.lose(piece));
+        let fetch = self.torrents.get_mut(&torrent_key).and_then(|torrent| torrent.fetch.as_mut());
+        if let (Some(fetch), Some(local)) = (fetch, peer.counted) {
+            fetch.picker.lacks(piece.index(), local);
+        }
+        self.refused(torrent_key, key, &blocks, now);
+    }
+
     /// A peer does not send these blocks: others may be asked.
     pub(super) fn refused(&mut self, torrent: TorrentKey, key: PeerKey, blocks: &[Block], now: Instant) {
         let fetch = self.torrents.get_mut(&torrent).and_then(|torrent| torrent.fetch.as_mut());

@@ -3,13 +3,14 @@
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
 //! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), its connections (`peers`),
-//! what they send a second (`rates`), how the only seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one
+//! what they tell each other of others (`pex`), what they send a second (`rates`), how the only seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one
 //! box a torrent, one a peer, and one table of deadlines for all of them.
 
 mod announces;
 mod checks;
 mod fetching;
 mod peers;
+mod pex;
 mod rates;
 mod settings;
 mod superseeding;
@@ -183,9 +184,11 @@ enum Timer {
     Fetch,
     /// When web seeds may be asked.
     Web,
+    /// When peers are told of others.
+    Pex,
 }
 
-const TIMERS: usize = 10;
+const TIMERS: usize = 11;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -235,6 +238,8 @@ pub struct Session {
     web: Vec<WebRun>,
     /// Torrents whose peers are given a little time before that.
     web_grace: BTreeMap<TorrentKey, Instant>,
+    /// Peers are told of others no sooner.
+    pex_after: Instant,
     random: Random,
     half_open: usize,
     stopping: bool,
@@ -293,6 +298,7 @@ impl Session {
             others: Vec::new(),
             web: Vec::new(),
             web_grace: BTreeMap::new(),
+            pex_after: now,
             half_open: 0,
             stopping: false,
             tiers: Vec::new(),
@@ -473,6 +479,9 @@ impl Session {
         }
         if self.expired(Timer::Rest, now) {
             self.rested(now);
+        }
+        if self.expired(Timer::Pex, now) {
+            self.exchange_peers(now);
         }
         // What the timers brought is among them.
         if let Some(job) = self.next_job() {

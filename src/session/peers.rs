@@ -11,7 +11,7 @@ use super::{
     is_local,
 };
 use crate::metainfo::InfoHash;
-use crate::peer::extension::MAX_PAYLOAD;
+use crate::peer::extension::{self, MAX_PAYLOAD};
 use crate::peer::outbox::Part;
 use crate::peer::wire::{self, Handshake, Limits, Message, Reserved};
 use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
@@ -119,9 +119,14 @@ impl Session {
         peer.torrent = Some(torrent_key);
         peer.fast = theirs.has_fast_extension();
         peer.heard = at;
+        let may_send = extension::Ids {
+            ut_pex: (self.settings.pex && !torrent.private).then_some(extension::UT_PEX),
+            lt_donthave: Some(extension::LT_DONTHAVE),
+            ..extension::Ids::default()
+        };
         peer.greet(
             &torrent.view(),
-            theirs.has_extension_protocol(),
+            theirs.has_extension_protocol().then_some(may_send),
             self.settings.port,
             torrent.state == State::Downloading || torrent.is_hidden(),
         );
@@ -175,6 +180,7 @@ impl Session {
             {
                 self.candidates.connected(torrent.0, peer.addr);
                 self.dial_again(now);
+                self.introduced(key, now);
             }
         }
         Ok(())
@@ -193,12 +199,17 @@ impl Session {
         let Some(peer) = self.peers.get_mut(&key) else { return Err(Close::Gone) };
         let torrent_key = peer.torrent.ok_or(Close::UnknownTorrent)?;
         let Some(torrent) = self.torrents.get(&torrent_key) else { return Err(Close::TorrentStopped) };
+        if let Message::Extended { id: extension::UT_PEX, payload } = message {
+            return self.hears_of_others(key, payload, now);
+        }
         let action = peer.handle(message, &view(torrent, key, message))?;
         self.superseed(key, &action, now);
         match action {
             Action::None => {}
             Action::Interest => self.interest_changed(key, now),
             Action::Gained(piece) => self.gained(key, piece, now),
+            Action::Lost(piece) => self.lacks(key, piece, now),
+            Action::Introduced => self.introduced(key, now),
             Action::Pieces => self.consider(key, now),
             Action::Choked(blocks) => self.refused(torrent_key, key, &blocks, now),
             Action::Rejected(block) => self.refused(torrent_key, key, &[block], now),
@@ -237,6 +248,7 @@ impl Session {
             self.left(torrent_key, key, &peer.pieces, local, now);
         }
         self.left_superseed(torrent_key, key, &peer.pieces, now);
+        self.has_left(torrent_key, &peer);
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
         torrent.uploaded += peer.uploaded;
         torrent.downloaded += peer.downloaded;
@@ -304,9 +316,15 @@ impl Session {
         let torrents = &self.torrents;
         // Some clients (Transmission 3) turn away who calls twice at a time, though it be for another torrent.
         let called: Vec<SocketAddr> = dialling().map(|peer| peer.addr).collect();
+        // Who came to us is not called in return.
+        let came = self.peers.values().filter(|peer| !peer.outgoing);
+        let came: Vec<_> = came.filter_map(|peer| Some((peer.torrent?, peer.listens()?))).collect();
         let next = self.candidates.next(now, |torrent, address| {
-            let torrent = torrents.get(&TorrentKey(torrent));
-            torrent.is_some_and(|t| t.serves() && t.peers().len() < room) && !called.contains(&address)
+            let key = TorrentKey(torrent);
+            let torrent = torrents.get(&key);
+            torrent.is_some_and(|t| t.serves() && t.peers().len() < room)
+                && !called.contains(&address)
+                && !came.contains(&(key, address))
         });
         let job = next.map(|(torrent, addr)| {
             self.dials.take(1, now);

@@ -477,6 +477,7 @@ pub(super) mod tests {
                 trackers: true,
                 web_seeds: true,
                 superseed: false,
+                pex: true,
                 also: Vec::new(),
                 static_peers: Vec::new(),
             };

@@ -59,8 +59,11 @@ const SEED_AGAIN: u32 = 2 * 3600;
 /// Who named an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A tracker, or a peer, somewhere on a network.
+    /// A tracker somewhere on a network.
     Remote,
+    /// A peer: who says much costs nothing, so such addresses are dialled after all others, and drive out none of them. Those
+    /// on this machine are taken, so the caller leaves out what this peer may not name.
+    Peer,
     /// Something on this machine: it may name others on this machine.
     Loopback,
     /// The user. As the former, but dialled before others that are as near, never dropped, and gives way to no other as
@@ -121,7 +124,7 @@ struct Entry {
     marks: Marks,
 }
 
-/// What else an entry is, in one byte: how near, and the three bits below.
+/// What else an entry is, in one byte: how near, and the four bits below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Marks(u8);
 
@@ -131,6 +134,8 @@ const BUSY: u8 = 0x80;
 const STATIC: u8 = 0x40;
 /// It was heard on a link of ours.
 const NEIGHBOUR: u8 = 0x20;
+/// Nobody named it but peers.
+const HEARSAY: u8 = 0x10;
 
 /// How near an address is, as far as the address tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -211,10 +216,15 @@ impl Candidates {
         let named = match source {
             Source::Static => STATIC,
             Source::Neighbour => NEIGHBOUR,
+            Source::Peer => HEARSAY,
             Source::Remote | Source::Loopback => 0,
         };
         let static_stay = self.entries.len() < MAX_ENTRIES
             || self.entries.iter().filter(|entry| entry.marks.has(STATIC)).count() <= MAX_ENTRIES / 2;
+        let may_go = |entry: &Entry| match source {
+            Source::Peer => entry.marks.has(HEARSAY),
+            _ => !static_stay || !entry.marks.has(STATIC),
+        };
         let mut known: Vec<usize> = self.of(torrent).collect();
         for address in addresses.into_iter().take(MAX_NAMED) {
             let address = canonical(address);
@@ -222,7 +232,10 @@ impl Candidates {
             let is_this = |&at: &usize| self.entries[at].ip == ip && self.entries[at].port == port;
             if let Some(at) = known.iter().copied().find(is_this) {
                 let entry = &mut self.entries[at];
-                entry.marks.0 |= named;
+                if source != Source::Peer {
+                    entry.marks = entry.marks.without(HEARSAY);
+                    entry.marks.0 |= named;
+                }
                 // Heard this moment, it is alive: no waiting for the next attempt, short of the last.
                 let is_alive = source == Source::Neighbour && entry.failures + 1 < MAX_FAILURES;
                 if is_alive && entry.failures > 0 && !entry.marks.has(BUSY) {
@@ -246,15 +259,13 @@ impl Candidates {
             };
             let most = if self.entries.len() < MAX_ENTRIES { MAX_PER_TORRENT } else { MAX_WHEN_FULL };
             if known.len() >= most {
-                let may_go = |entry: &Entry| !static_stay || !entry.marks.has(STATIC);
                 if let Some(victim) = self.victim(may_go, Some(&known)) {
                     self.entries[victim] = entry;
                 }
             } else if self.entries.len() < MAX_ENTRIES {
                 known.push(self.entries.len());
                 self.push(entry);
-            } else if let Some(victim) = self
-                .victim(|entry| entry.torrent != torrent && (!static_stay || !entry.marks.has(STATIC)), None)
+            } else if let Some(victim) = self.victim(|entry| entry.torrent != torrent && may_go(entry), None)
             {
                 known.push(victim);
                 self.entries[victim] = entry;
@@ -286,6 +297,7 @@ impl Candidates {
             }
             let marks = entry.marks;
             let rank = (
+                !marks.has(HEARSAY),
                 marks.near(),
                 marks.has(STATIC),
                 marks.has(NEIGHBOUR),
@@ -356,6 +368,7 @@ impl Candidates {
     /// effect where it is not known.
     pub fn connected(&mut self, torrent: u32, address: SocketAddr) {
         if let Some(at) = self.position(torrent, address) {
+            self.entries[at].marks = self.entries[at].marks.without(HEARSAY);
             self.entries[at].marks.0 |= BUSY;
         }
     }
@@ -409,17 +422,17 @@ impl Candidates {
         self.entries.push(entry);
     }
 
-    /// Of a few entries picked by chance, from `among` or from all, the one that failed most, of those the farthest. Never
-    /// one that is busy.
+    /// Of a few entries picked by chance, from `among` or from all, one that only peers named, the one that failed most, of
+    /// those the farthest. Never one that is busy.
     fn victim(&mut self, may_go: impl Fn(&Entry) -> bool, among: Option<&[usize]>) -> Option<usize> {
         let picked = (0..SAMPLE).map(|_| match among {
             Some(among) => among[self.random.below(among.len())],
             None => self.random.below(self.entries.len()),
         });
         let entries = &self.entries;
-        picked
-            .filter(|&at| !entries[at].marks.has(BUSY) && may_go(&entries[at]))
-            .max_by_key(|&at| (entries[at].failures, Reverse(entries[at].marks.near())))
+        picked.filter(|&at| !entries[at].marks.has(BUSY) && may_go(&entries[at])).max_by_key(|&at| {
+            (entries[at].marks.has(HEARSAY), entries[at].failures, Reverse(entries[at].marks.near()))
+        })
     }
 
     fn is_own(&self, address: SocketAddr) -> bool {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::have::Have;
 pub use crate::key::TorrentKey;
 use crate::metainfo::{InfoHash, Summary};
-use crate::peer::{PeerKey, View};
+use crate::peer::{PeerKey, View, pex};
 use crate::piece::Lengths;
 use crate::storage::io::Place;
 use crate::storage::resume::{Record, Stamp};
@@ -205,6 +205,8 @@ pub struct Checking {
 pub struct Swarm {
     /// Those connected.
     pub peers: Vec<PeerKey>,
+    /// Who came and left, for those who want to hear of them.
+    pub log: pex::Log,
     /// Where the bytes lie, once a peer has asked for some.
     pub layout: Option<Rc<Layout>>,
     /// The layout is on its way.
