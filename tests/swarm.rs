@@ -30,6 +30,8 @@ mod mirrors;
 mod net;
 #[path = "swarm/node.rs"]
 mod node;
+#[path = "swarm/pex.rs"]
+mod pex;
 #[path = "swarm/remote.rs"]
 mod remote;
 #[path = "swarm/serving.rs"]
