@@ -781,6 +781,62 @@ mod tests {
         assert_eq!(peer.control[4], 16);
     }
 
+    /// What it says of itself by BEP 10.
+    fn introduces(peer: &mut Peer, payload: &[u8]) -> Result<Action, Close> {
+        let view = View { lengths: lengths(), have: &Have::None };
+        peer.handle(&Message::Extended { id: extension::HANDSHAKE, payload }, &view)
+    }
+
+    #[test]
+    fn a_piece_that_it_has_lost_is_none_of_its_pieces_and_one_it_never_had_is_no_news() {
+        let view = View { lengths: lengths(), have: &Have::None };
+        let mut peer = peer(true);
+        peer.handle(&Message::HaveAll, &view).unwrap();
+        fn message(payload: &[u8]) -> Message<'_> {
+            Message::Extended { id: extension::LT_DONTHAVE, payload }
+        }
+        let piece = lengths().piece(2).unwrap();
+        assert_eq!(peer.handle(&message(&[0, 0, 0, 2]), &view), Ok(Action::Lost(piece)));
+        assert_eq!(peer.handle(&message(&[0, 0, 0, 2]), &view), Ok(Action::None));
+        assert_eq!((peer.has(), peer.pieces.missing(4).collect::<Vec<_>>()), (3, vec![2]));
+        assert_eq!(peer.handle(&Message::Have(2), &view), Ok(Action::Gained(piece)));
+        assert!(peer.is_seed(lengths()));
+        for payload in [&[0, 0, 0, 4][..], &[0, 0, 0]] {
+            assert!(matches!(peer.handle(&message(payload), &view), Err(Close::Protocol(_))));
+        }
+    }
+
+    #[test]
+    fn of_pieces_that_are_gone_it_hears_by_the_id_it_gave_and_what_it_asked_for_of_them_is_refused() {
+        let mut peer = peer(true);
+        assert!(!peer.announce_lost(&[1]), "it does not know the message");
+        introduces(&mut peer, b"d1:md11:lt_donthavei77eee").unwrap();
+        peer.choke(false, 0);
+        let other = Message::Request { piece: 0, begin: 0, len: 16_384 };
+        [REQUEST, other].iter().for_each(|request| drop(peer.handle(request, &seeding())));
+        peer.control.clear();
+        assert!(peer.announce_lost(&[1, 3]));
+        assert_eq!(peer.control[..20], [0, 0, 0, 6, 20, 77, 0, 0, 0, 1, 0, 0, 0, 6, 20, 77, 0, 0, 0, 3]);
+        assert_eq!((peer.control.len(), peer.control[24], peer.outbox.len()), (20 + 17, 16, 1));
+        peer.outbox.sent(100);
+        assert!(!peer.announce_lost(&[0]), "half of it is on its way");
+        introduces(&mut peer, b"d1:md11:lt_donthavei0eee").unwrap();
+        assert!(!peer.announce_lost(&[2]), "it knows the message no more");
+    }
+
+    #[test]
+    fn others_reach_it_where_we_did_or_where_it_first_said_that_it_listens() {
+        let mut came = peer(true);
+        assert_eq!((came.listens(), came.exchanges()), (None, None));
+        assert_eq!(introduces(&mut came, b"d1:md6:ut_pexi5ee1:pi99ee"), Ok(Action::Introduced));
+        assert_eq!(introduces(&mut came, b"d1:md6:ut_pexi5ee1:pi1000ee"), Ok(Action::Introduced));
+        assert_eq!((came.listens(), came.exchanges()), (Some("10.0.0.1:99".parse().unwrap()), Some(5)));
+        let mut called = peer(true);
+        called.outgoing = true;
+        introduces(&mut called, b"d1:md6:ut_pexi0ee1:pi99ee").unwrap();
+        assert_eq!((called.listens(), called.exchanges()), (Some(called.addr), None));
+    }
+
     #[test]
     fn a_seed_parts_from_a_seed_however_it_says_so() {
         let full = [0xf0];

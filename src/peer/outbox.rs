@@ -222,6 +222,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_stays_in_its_order() {
+        let mut outbox = Outbox::default();
+        assert!([0, 100, 200].into_iter().all(|begin| outbox.push(block(begin, 100))));
+        let mut dropped = Vec::new();
+        outbox.retain(|block| block.begin != 100, |block| dropped.push(block));
+        assert_eq!((outbox.len(), dropped), (2, vec![block(100, 100)]));
+        assert_eq!(outbox.begun(), None);
+        outbox.sent(1);
+        assert_eq!(outbox.begun(), Some(block(0, 100)));
+        outbox.sent(HEADER + 100);
+        assert_eq!(outbox.begun(), Some(block(200, 100)));
+    }
+
+    #[test]
     fn the_number_of_requests_is_bounded() {
         let mut outbox = Outbox::default();
         assert!((0..MAX_REQUESTS).all(|_| outbox.push(block(0, 1))));

@@ -136,6 +136,8 @@ const STATIC: u8 = 0x40;
 const NEIGHBOUR: u8 = 0x20;
 /// Nobody named it but peers.
 const HEARSAY: u8 = 0x10;
+/// All of these: what is left says how near it is.
+const BITS: u8 = BUSY | STATIC | NEIGHBOUR | HEARSAY;
 
 /// How near an address is, as far as the address tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -488,7 +490,7 @@ impl Marks {
     }
 
     fn at(self, near: Near) -> Marks {
-        Marks(self.0 & (BUSY | STATIC | NEIGHBOUR) | near as u8)
+        Marks(self.0 & BITS | near as u8)
     }
 
     fn near(self) -> Near {
@@ -496,7 +498,7 @@ impl Marks {
             return Near::Link;
         }
         let levels = [Near::Far, Near::Region, Near::Site, Near::Local];
-        levels.get(usize::from(self.0 & !(BUSY | STATIC | NEIGHBOUR))).copied().unwrap_or(Near::Link)
+        levels.get(usize::from(self.0 & !BITS)).copied().unwrap_or(Near::Link)
     }
 }
 
@@ -922,6 +924,37 @@ mod tests {
         }
         let named = pool.entries.iter().filter(|entry| entry.marks.has(STATIC)).count();
         assert!((MAX_ENTRIES / 2 - 8..=MAX_ENTRIES / 2).contains(&named), "{named}");
+    }
+
+    #[test]
+    fn whom_peers_alone_name_is_dialled_last_and_drives_out_nobody_but_his_like() {
+        let start = some_instant();
+        let mut pool = Candidates::new(1, start);
+        pool.set_here(vec![at("10.9.0.1:6881")], vec!["10.9.0.0/24".parse().unwrap()]);
+        let near = at("10.9.0.7:1");
+        pool.insert(1, [near, nth(1)], Source::Peer, start);
+        pool.insert(1, [nth(2)], Source::Remote, start);
+        // Named by a tracker as well, whichever is first.
+        pool.insert(1, [nth(1)], Source::Remote, start);
+        pool.insert(1, [nth(2)], Source::Peer, start);
+        let order = dialled(&mut pool, start);
+        assert_eq!((order.len(), order[2]), (3, near));
+        // A torrent's share, and then the pool, is full of what trackers named.
+        pool.insert(2, (0..50).map(nth), Source::Remote, start);
+        pool.insert(2, (100..200).map(nth), Source::Peer, start);
+        assert!((0..50).all(|n| pool.position(2, nth(n)).is_some()));
+        pool.insert(3, (0..50).map(nth), Source::Peer, start);
+        for torrent in 4..50 {
+            pool.insert(torrent, (0..50).map(nth), Source::Remote, start);
+        }
+        assert!(pool.len() == MAX_ENTRIES && pool.count(3) < 50);
+        let before = pool.count(2);
+        pool.insert(1000, (0..50).map(nth), Source::Peer, start);
+        assert!(pool.count(2) == before && pool.count(1000) <= MAX_WHEN_FULL);
+        // Who answered is known.
+        pool.connected(1, near);
+        pool.ended(1, near, Ended::Closed, start);
+        assert!(!pool.entries[pool.position(1, near).unwrap()].marks.has(HEARSAY));
     }
 
     #[test]

@@ -658,7 +658,8 @@ impl Disk {
                 let is_known = |piece: u32| torrent.files_of(piece).all(|file| old[file] == stamps[file]);
                 let count = torrent.lengths().piece_count();
                 let known = Have::from_fn(count, |piece| is_known(piece) && have.contains(piece));
-                let is_due = |piece: u32| if is_known(piece) { todo.contains(piece) } else { is_there(piece) };
+                let is_due =
+                    |piece: u32| if is_known(piece) { todo.contains(piece) } else { is_there(piece) };
                 (known, Have::from_fn(count, is_due))
             }
             None => (Have::None, all.clone()),
@@ -714,7 +715,8 @@ impl Disk {
         let recorded = self.records.get(&torrent.info_hash()).and_then(|record| record.verified.as_ref());
         if self.opened.insert((at, file))
             && !torrent.open
-            && recorded.is_some_and(|verified| verified.stamps != torrent.stamps())
+            && recorded
+                .is_some_and(|verified| verified.stamps[file as usize] != torrent.stamps()[file as usize])
         {
             return Err(Trouble::Changed(path));
         }

@@ -73,9 +73,8 @@ fn who_comes_hears_of_all_and_all_hear_of_it_once_a_minute() {
     world.run(30.0);
     let addr = |world: &World, remote: usize| world.remotes[remote].addr;
     let [one, two, three] = [first, second, third].map(|remote| addr(&world, remote));
-    let heard = |world: &World, remote: usize| {
-        world.remotes[remote].lists.iter().map(addresses).collect::<Vec<_>>()
-    };
+    let heard =
+        |world: &World, remote: usize| world.remotes[remote].lists.iter().map(addresses).collect::<Vec<_>>();
     assert_eq!(heard(&world, first), [vec![two, three]], "together, for they came together");
     assert_eq!(heard(&world, second), [vec![one]]);
     assert_eq!(heard(&world, third), [vec![one, two]]);
@@ -281,17 +280,23 @@ fn one_that_can_be_told_hears_which_pieces_are_gone_and_stays() {
     let hash = world.hash(torrent);
     world.act(|session, _| session.verify(hash));
     world.until(60.0, |world| world.state(torrent) == State::Incomplete);
-    let told = connect(&mut world, Kind::Hoarder, torrent);
+    let told = world.connect_as(Kind::Leecher, torrent, |remote| {
+        introduces(remote);
+        (remote.bandwidth, remote.pipeline) = (3000, 200);
+    });
     let other = world.connect(Kind::Idle, torrent);
-    world.run(5.0);
+    world.run(30.0);
     assert_eq!(world.remotes[told].seen.count(16), 12);
     world.disk.torrents[torrent].hold_pieces(|piece| *piece < 8);
-    world.run(200.0);
+    world.run(100.0);
     assert_eq!(world.why(other), Some(&Close::TorrentStopped));
     assert_eq!(world.why(told), None);
-    let seen = &world.remotes[told].seen;
-    assert!(seen.missing(16).eq(8..16));
-    assert_eq!(world.of(torrent).have, *seen);
+    // What it had asked for of them is refused, and the rest comes.
+    world.set_bandwidth(told, 1 << 20);
+    world.run(30.0);
+    let remote = &world.remotes[told];
+    assert!(remote.seen.missing(16).eq(8..16) && remote.seen == world.of(torrent).have);
+    assert!(remote.rejects > 0 && remote.received >= 2 * MIB);
 }
 
 #[test]
