@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::http::{Scheme, Url};
+use crate::http::{Scheme, TLS, Url};
 use crate::key::TorrentKey;
 use crate::metainfo::InfoHash;
 use crate::peer::PeerKey;
@@ -200,7 +200,7 @@ impl WebSeeds {
         for at in 1..urls.len() {
             urls.swap(at, random.below(at + 1));
         }
-        urls.sort_by_key(|(url, _)| url.scheme() == Scheme::Https);
+        urls.sort_by_key(|(url, _)| url.scheme() == Scheme::Https && !TLS);
         urls.truncate(MAX_SEEDS);
         let seeds = urls
             .into_iter()
@@ -322,14 +322,14 @@ impl WebSeeds {
     /// Until when a host is left alone, of which a web seed here found that it is not there.
     pub fn rest_of(&self, host: &str) -> Option<Instant> {
         self.seeds.iter().find_map(|seed| match seed.state {
-            State::Resting(until) if seed.unreached && seed.url.authority() == host => Some(until),
+            State::Resting(until) if seed.unreached && seed.url.origin() == host => Some(until),
             _ => None,
         })
     }
 
     /// A web seed of another torrent has found that.
     pub fn rest_with(&mut self, host: &str, until: Instant) {
-        for seed in self.seeds.iter_mut().filter(|seed| seed.url.authority() == host) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.url.origin() == host) {
             let sooner = match seed.state {
                 State::Idle => true,
                 State::Resting(rest) => rest < until,
@@ -343,7 +343,7 @@ impl WebSeeds {
 
     /// A web seed of another torrent has reached that host.
     pub fn reached(&mut self, host: &str) {
-        for seed in self.seeds.iter_mut().filter(|seed| seed.unreached && seed.url.authority() == host) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.unreached && seed.url.origin() == host) {
             if matches!(seed.state, State::Resting(_)) {
                 seed.state = State::Idle;
             }
@@ -352,7 +352,7 @@ impl WebSeeds {
 
     /// The hosts of all of them.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
-        self.seeds.iter().map(|seed| seed.url.authority())
+        self.seeds.iter().map(|seed| seed.url.origin())
     }
 
     /// What is told of each.
