@@ -319,7 +319,7 @@ impl WebSeeds {
         Some(format!("web seed {}: it sends wrong data; it is not asked again", seed.url))
     }
 
-    /// Until when a host is left alone, of which a web seed here found that it is not there.
+    /// Until when a host (a URL's origin) is left alone, of which a web seed here found that it is not there.
     pub fn rest_of(&self, host: &str) -> Option<Instant> {
         self.seeds.iter().find_map(|seed| match seed.state {
             State::Resting(until) if seed.unreached && seed.url.origin() == host => Some(until),
@@ -554,18 +554,18 @@ mod tests {
         let mut other = web_seeds(&["http://dead:81/b/", "http://dead/b/", "http://fine/b/"]);
         let key = one.seeds.iter().find(|seed| seed.url.port() == 81).unwrap().key;
         one.ended(key, &Ended::Unreached("gone".into()), false, now);
-        let until = one.rest_of("dead:81").unwrap();
-        assert!(one.rest_of("dead").is_none() && one.rest_of("fine").is_none());
-        other.rest_with("dead:81", until);
+        let until = one.rest_of("http://dead:81").unwrap();
+        assert!(one.rest_of("http://dead").is_none() && one.rest_of("http://fine").is_none());
+        other.rest_with("http://dead:81", until);
         assert_eq!((other.free(now).len(), other.free(until).len()), (2, 3));
-        other.reached("dead");
+        other.reached("http://dead");
         assert_eq!(other.free(now).len(), 2);
-        other.reached("dead:81");
+        other.reached("http://dead:81");
         assert_eq!(other.free(now).len(), 3);
         // What it says itself, or what it broke off, is of one torrent.
         for (how, got) in [(Ended::Unreached("cut".into()), true), (Ended::Busy(None), false)] {
             one.ended(key, &how, got, now);
-            assert!(one.rest_of("dead:81").is_none());
+            assert!(one.rest_of("http://dead:81").is_none());
         }
     }
 
