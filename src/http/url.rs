@@ -142,7 +142,7 @@ impl Url {
             return Url::parse(location);
         }
         let scheme = &self.text[..usize::from(self.authority.start)];
-        let origin = &self.text[..usize::from(self.authority.end)];
+        let origin = self.origin();
         let path = self.target().split('?').next().unwrap_or("/");
         let text = if location.starts_with("//") {
             format!("{}{location}", scheme.trim_end_matches("//"))
@@ -170,6 +170,11 @@ impl Url {
     /// Host and port as `Host` names them: the port only where it is not the usual one.
     pub fn authority(&self) -> &str {
         &self.text[usize::from(self.authority.start)..usize::from(self.authority.end)]
+    }
+
+    /// Scheme, host and port: what a connection is made for.
+    pub fn origin(&self) -> &str {
+        &self.text[..usize::from(self.authority.end)]
     }
 
     /// Name or address, without brackets.

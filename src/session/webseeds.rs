@@ -339,7 +339,7 @@ impl Session {
         if let Some(news) = web.ended(key, how, got, now) {
             log::info!("{news}");
         }
-        let Some(host) = web.seed(key).map(|seed| seed.url.authority().to_owned()) else { return };
+        let Some(host) = web.seed(key).map(|seed| seed.url.origin().to_owned()) else { return };
         let rest = web.rest_of(&host);
         for web in self.torrents.values_mut().filter_map(|torrent| torrent.web.as_mut()) {
             match rest {
