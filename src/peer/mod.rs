@@ -6,6 +6,7 @@
 
 pub mod extension;
 pub mod io;
+pub mod metadata;
 pub mod outbox;
 pub mod requests;
 pub mod wire;
@@ -121,6 +122,17 @@ pub enum Waiting {
     Tokens,
 }
 
+/// How far a piece of metadata has come on its way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// There is none.
+    Nothing,
+    /// The storage thread reads it.
+    Asked,
+    /// It is among the control messages.
+    Written,
+}
+
 /// A connected peer. Times are seconds since the daemon started.
 pub struct Peer {
     /// Its torrent, once a handshake has named one.
@@ -159,6 +171,14 @@ pub struct Peer {
     pub counted: Option<bool>,
     /// Requests that it takes at a time (`reqq`), 0 where it has not said.
     reqq: u32,
+    /// By which ids it takes extension messages.
+    pub ids: extension::Ids,
+    /// Bytes of the metadata that it says it has, 0 where it has none.
+    pub metadata_size: u32,
+    /// What becomes of the piece of metadata that it waits for.
+    pub sending: Sending,
+    /// What it said of its pieces before we knew how many there are, as it came; `None` where that was too much.
+    early: Option<Vec<u8>>,
     /// How many pieces it has.
     has: u32,
     /// Which: kept while we lack some ourselves.
@@ -228,6 +248,10 @@ impl Peer {
             interesting: false,
             counted: None,
             reqq: 0,
+            ids: extension::Ids::default(),
+            metadata_size: 0,
+            sending: Sending::Nothing,
+            early: Some(Vec::new()),
             has: 0,
             pieces: Have::None,
             requests: None,
@@ -271,7 +295,8 @@ impl Peer {
 
     /// Bytes that are kept of it for the sake of fetching.
     pub fn memory(&self) -> usize {
-        self.pieces.memory() + self.requests.as_ref().map_or(0, |requests| requests.memory())
+        let early = self.early.as_ref().map_or(0, Vec::capacity);
+        early + self.pieces.memory() + self.requests.as_ref().map_or(0, |requests| requests.memory())
     }
 
     /// Pieces it has said it has.
@@ -280,8 +305,16 @@ impl Peer {
     }
 
     /// What follows the handshake: our pieces first (BEP 6 wants them first), then the extension handshake. `fetching`: we
-    /// want some of its pieces ourselves; otherwise it hears that we only give (BEP 21).
-    pub fn greet(&mut self, view: &View<'_>, extended: bool, listen_port: u16, fetching: bool) {
+    /// want some of its pieces ourselves; otherwise it hears that we only give (BEP 21). `metadata`: its size, 0 while we
+    /// have none, `None` where it is not exchanged.
+    pub fn greet(
+        &mut self,
+        view: &View<'_>,
+        extended: bool,
+        listen_port: u16,
+        fetching: bool,
+        metadata: Option<u32>,
+    ) {
         let count = view.lengths.piece_count();
         match view.have {
             Have::All if self.fast => wire::encode(&Message::HaveAll, &mut self.control),
@@ -291,6 +324,8 @@ impl Peer {
         }
         if extended {
             let handshake = extension::Handshake {
+                ids: extension::Ids { ut_metadata: metadata.map(|_| metadata::ID), ..<_>::default() },
+                metadata_size: metadata.filter(|&size| size > 0),
                 port: Some(listen_port).filter(|&port| self.outgoing && port != 0),
                 client: Some(concat!("meshseed ", env!("CARGO_PKG_VERSION")).into()),
                 your_ip: Some(self.addr.ip()),
@@ -298,13 +333,56 @@ impl Peer {
                 upload_only: !fetching,
                 ..extension::Handshake::default()
             };
-            let mut payload = Vec::new();
-            handshake.encode(&mut payload);
-            wire::encode(
-                &Message::Extended { id: extension::HANDSHAKE, payload: &payload },
-                &mut self.control,
-            );
+            self.extend(&handshake);
         }
+    }
+
+    fn extend(&mut self, handshake: &extension::Handshake<'_>) {
+        let mut payload = Vec::new();
+        handshake.encode(&mut payload);
+        wire::encode(&Message::Extended { id: extension::HANDSHAKE, payload: &payload }, &mut self.control);
+    }
+
+    /// Tells one that speaks of metadata that we have it now.
+    pub fn offer_metadata(&mut self, size: u32) {
+        if self.ids.ut_metadata.is_some_and(|id| id > 0) {
+            let ids = extension::Ids { ut_metadata: Some(metadata::ID), ..<_>::default() };
+            self.extend(&extension::Handshake { ids, metadata_size: Some(size), ..<_>::default() });
+            self.wake();
+        }
+    }
+
+    /// Sends a message about metadata, if it takes such.
+    pub fn tell_metadata(&mut self, message: &metadata::Message<'_>) -> Result<(), Close> {
+        if let Some(id) = self.ids.ut_metadata.filter(|&id| id > 0) {
+            let mut payload = Vec::new();
+            message.encode(&mut payload);
+            wire::encode(&Message::Extended { id, payload: &payload }, &mut self.control);
+            self.wake();
+        }
+        self.part_if_flooded()
+    }
+
+    /// Keeps what it says of its pieces before it can be judged; `true` for such a message.
+    pub fn keep_early(&mut self, message: &Message<'_>) -> bool {
+        let is_lost = match message {
+            Message::Bitfield(_) | Message::Have(_) | Message::HaveAll | Message::HaveNone => {
+                self.early.as_ref().is_none_or(|early| early.len() >= wire::MAX_EARLY as usize)
+            }
+            Message::Unknown(id) => *id == wire::BITFIELD,
+            _ => return false,
+        };
+        match &mut self.early {
+            _ if is_lost => self.early = None,
+            Some(early) => wire::encode(message, early),
+            None => {}
+        }
+        true
+    }
+
+    /// What was kept of that: it is to be handled now. `None` where some of it was lost.
+    pub fn take_early(&mut self) -> Option<Vec<u8>> {
+        self.early.replace(Vec::new())
     }
 
     /// Takes one message of the peer.
@@ -363,8 +441,12 @@ impl Peer {
             Message::Extended { id: extension::HANDSHAKE, payload } => {
                 // A handshake that cannot be read costs its sender the extensions, not the connection.
                 if let Ok(theirs) = extension::Handshake::decode(payload) {
-                    self.client = theirs.client.unwrap_or_default().into();
+                    self.ids.update(theirs.ids);
+                    if theirs.client.is_some() || self.client.is_empty() {
+                        self.client = theirs.client.unwrap_or_default().into();
+                    }
                     self.upload_only = theirs.upload_only;
+                    self.metadata_size = theirs.metadata_size.unwrap_or(self.metadata_size);
                     if let Some(reqq) = theirs.reqq {
                         self.reqq = reqq;
                         if let Some(requests) = &mut self.requests {
@@ -397,7 +479,7 @@ impl Peer {
     }
 
     /// A block came that it was not asked for, or not any more.
-    fn sent_unasked(&mut self) -> Result<(), Close> {
+    pub fn sent_unasked(&mut self) -> Result<(), Close> {
         self.unasked = self.unasked.saturating_add(1);
         if self.unasked > MAX_UNASKED { Err(UNASKED) } else { Ok(()) }
     }
@@ -495,6 +577,10 @@ impl Peer {
 
     fn reject(&mut self, block: Block) -> Result<(), Close> {
         wire::encode(&reject(block), &mut self.control);
+        self.part_if_flooded()
+    }
+
+    fn part_if_flooded(&self) -> Result<(), Close> {
         if self.control.len() > MAX_CONTROL {
             return Err(Close::Protocol("floods us with requests and reads no answer"));
         }
