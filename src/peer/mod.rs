@@ -177,8 +177,8 @@ pub struct Peer {
     pub metadata_size: u32,
     /// What becomes of the piece of metadata that it waits for.
     pub sending: Sending,
-    /// What it said of its pieces before we knew how many there are, as it came; `None` where that was too much.
-    early: Option<Vec<u8>>,
+    /// What it said of its pieces before we knew how many there are.
+    early: Option<Box<Early>>,
     /// How many pieces it has.
     has: u32,
     /// Which: kept while we lack some ourselves.
@@ -217,6 +217,15 @@ pub struct Peer {
     pub waker: Option<Waker>,
 }
 
+/// What a peer said of its pieces before they were known.
+#[derive(Default)]
+struct Early {
+    /// As it came.
+    bytes: Vec<u8>,
+    /// It was too much to be kept.
+    is_lost: bool,
+}
+
 /// What a peer's messages are judged against.
 pub struct View<'a> {
     /// The cut of the torrent.
@@ -251,7 +260,7 @@ impl Peer {
             ids: extension::Ids::default(),
             metadata_size: 0,
             sending: Sending::Nothing,
-            early: Some(Vec::new()),
+            early: None,
             has: 0,
             pieces: Have::None,
             requests: None,
@@ -295,7 +304,7 @@ impl Peer {
 
     /// Bytes that are kept of it for the sake of fetching.
     pub fn memory(&self) -> usize {
-        let early = self.early.as_ref().map_or(0, Vec::capacity);
+        let early = self.early.as_ref().map_or(0, |early| early.bytes.capacity());
         early + self.pieces.memory() + self.requests.as_ref().map_or(0, |requests| requests.memory())
     }
 
@@ -365,24 +374,26 @@ impl Peer {
 
     /// Keeps what it says of its pieces before it can be judged; `true` for such a message.
     pub fn keep_early(&mut self, message: &Message<'_>) -> bool {
-        let is_lost = match message {
-            Message::Bitfield(_) | Message::Have(_) | Message::HaveAll | Message::HaveNone => {
-                self.early.as_ref().is_none_or(|early| early.len() >= wire::MAX_EARLY as usize)
-            }
-            Message::Unknown(id) => *id == wire::BITFIELD,
-            _ => return false,
-        };
-        match &mut self.early {
-            _ if is_lost => self.early = None,
-            Some(early) => wire::encode(message, early),
-            None => {}
+        let is_skipped = *message == Message::Unknown(wire::BITFIELD);
+        let is_kept =
+            matches!(message, Message::Bitfield(_) | Message::Have(_) | Message::HaveAll | Message::HaveNone);
+        if !is_kept && !is_skipped {
+            return false;
+        }
+        let early = self.early.get_or_insert_default();
+        early.is_lost |= is_skipped || early.bytes.len() >= wire::MAX_EARLY as usize;
+        if early.is_lost {
+            early.bytes = Vec::new();
+        } else {
+            wire::encode(message, &mut early.bytes);
         }
         true
     }
 
-    /// What was kept of that: it is to be handled now. `None` where some of it was lost.
+    /// What was kept of that: it is to be handled now. `None` where it was too much.
     pub fn take_early(&mut self) -> Option<Vec<u8>> {
-        self.early.replace(Vec::new())
+        let early = self.early.take().map(|early| *early).unwrap_or_default();
+        (!early.is_lost).then_some(early.bytes)
     }
 
     /// Takes one message of the peer.
@@ -820,6 +831,59 @@ mod tests {
         let closed = (0..100_000).find_map(|_| peer.handle(&REQUEST, &seeding()).err());
         assert!(matches!(closed, Some(Close::Protocol(_))));
         assert!(peer.control.len() <= MAX_CONTROL + 17);
+    }
+
+    #[test]
+    fn what_it_says_too_early_is_kept_as_it_came_unless_it_is_too_much() {
+        let mut peer = peer(true);
+        let messages = [Message::HaveNone, Message::Bitfield(&[0xf0]), Message::Have(7)];
+        assert!(messages.iter().all(|message| peer.keep_early(message)));
+        assert!(!peer.keep_early(&Message::Interested) && peer.memory() >= 5 + 6 + 9);
+        let mut bytes = Vec::new();
+        messages.iter().for_each(|message| wire::encode(message, &mut bytes));
+        assert_eq!(peer.take_early(), Some(bytes));
+        assert_eq!(peer.take_early(), Some(Vec::new()));
+        for _ in 0..wire::MAX_EARLY {
+            peer.keep_early(&Message::Have(1));
+        }
+        assert!(peer.memory() <= wire::MAX_EARLY as usize && peer.take_early().is_none());
+        assert!(peer.keep_early(&Message::Unknown(wire::BITFIELD)) && peer.take_early().is_none());
+    }
+
+    #[test]
+    fn metadata_is_spoken_of_with_those_who_know_how() {
+        let mut peer = peer(true);
+        let request = metadata::Message::Request(1);
+        peer.tell_metadata(&request).unwrap();
+        peer.offer_metadata(5);
+        assert!(peer.control.is_empty());
+        let said = |payload: &'static [u8]| Message::Extended { id: extension::HANDSHAKE, payload };
+        peer.handle(&said(b"d1:md11:ut_metadatai9ee13:metadata_sizei77e1:v1:xe"), &seeding()).unwrap();
+        assert_eq!((peer.metadata_size, &*peer.client), (77, "x"));
+        // What a later one does not mention stays.
+        peer.handle(&said(b"d1:mdee"), &seeding()).unwrap();
+        assert_eq!((peer.metadata_size, &*peer.client), (77, "x"));
+        peer.tell_metadata(&request).unwrap();
+        assert_eq!(peer.control[4..6], [20, 9]);
+        peer.handle(&said(b"d1:md11:ut_metadatai0eee"), &seeding()).unwrap();
+        peer.control.clear();
+        peer.tell_metadata(&request).unwrap();
+        assert!(peer.control.is_empty());
+    }
+
+    #[test]
+    fn metadata_is_offered_with_its_size_where_it_is_exchanged() {
+        let view = View { lengths: lengths(), have: &Have::None };
+        let greeting = |metadata| {
+            let mut peer = peer(true);
+            peer.greet(&view, true, 1, true, metadata);
+            String::from_utf8_lossy(&peer.control).into_owned()
+        };
+        assert!(greeting(Some(77)).contains("13:metadata_sizei77e"));
+        assert!(
+            greeting(Some(0)).contains("11:ut_metadatai2e") && !greeting(Some(0)).contains("metadata_size")
+        );
+        assert!(!greeting(None).contains("metadata"));
     }
 
     #[test]

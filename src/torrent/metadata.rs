@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::metainfo::MAX_TORRENT;
-use crate::metainfo::magnet::Magnet;
+use crate::metainfo::magnet::{MAX_LINK, Magnet};
 use crate::peer::PeerKey;
 use crate::peer::metadata::{piece_len, pieces};
 
 /// Bytes of metadata at most: with what the link adds it is a .torrent that is read again.
-pub const MAX_METADATA: u32 = MAX_TORRENT as u32 - 256 * 1024;
+pub const MAX_METADATA: u32 = (16 << 20) - 256 * 1024;
+
+const _: () = assert!(MAX_METADATA as usize + 4 * MAX_LINK == MAX_TORRENT);
 
 /// Pieces that one peer is asked for at a time.
 const AT_A_TIME: usize = 4;

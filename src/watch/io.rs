@@ -356,10 +356,11 @@ mod tests {
         for name in ["c/.5.torrent", "c/6.torrent.part", "c/7.magnet", "c/8.TORRENT"] {
             tree.put(name);
         }
-        assert_eq!(tree.files(), ["a/x/y/3.torrent", "b/1.torrent"]);
-        assert_eq!(tree.scan().magnets, 1);
+        assert_eq!(tree.files(), ["a/x/y/3.torrent", "b/1.torrent", "c/7.magnet"]);
+        tree.put("0.magnet");
+        assert_eq!(tree.files(), ["0.magnet"]);
         tree.put("0.torrent");
-        assert_eq!(tree.files(), ["0.torrent"]);
+        assert_eq!(tree.files(), ["0.magnet", "0.torrent"]);
     }
 
     #[test]

@@ -900,6 +900,91 @@ mod tests {
     }
 
     #[test]
+    fn a_link_hands_on_to_its_torrent_and_takes_it_back_when_that_goes() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        assert_eq!(world.round(), ["+1 /t/a.magnet"]);
+        world.put("/t/a.torrent", 1);
+        assert_eq!(world.round(), ["1 /t/a.magnet>/t/a.torrent"]);
+        assert_eq!((world.round(), world.watch.refused().count()), (vec![], 0));
+        world.files.remove("/t/a.torrent");
+        assert_eq!(world.round(), ["1 /t/a.torrent>/t/a.magnet"]);
+        world.files.clear();
+        assert_eq!(world.round(), ["-1 /t/a.magnet"]);
+    }
+
+    #[test]
+    fn a_link_beside_its_torrent_is_read_after_it_and_no_duplicate() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        world.put("/t/b.torrent", 1);
+        world.put("/u/z.magnet", 1);
+        assert_eq!(world.round(), ["+1 /t/b.torrent"]);
+        assert_eq!(world.reads, ["/t/b.torrent", "/t/a.magnet", "/u/z.magnet"]);
+        assert_eq!(world.watch.refused().count(), 0);
+        // Of several .torrents the next one takes over, before any link.
+        world.put("/t/c.torrent", 1);
+        assert_eq!(world.round(), ["/t/c.torrent=/t/b.torrent"]);
+        world.files.remove("/t/b.torrent");
+        assert_eq!(world.round(), ["1 /t/b.torrent>/t/c.torrent"]);
+    }
+
+    #[test]
+    fn of_two_links_the_second_is_a_duplicate_as_long_as_there_is_no_torrent() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        world.put("/t/b.magnet", 1);
+        assert_eq!(world.round(), ["+1 /t/a.magnet", "/t/b.magnet=/t/a.magnet"]);
+        assert_eq!(world.watch.refused().count(), 1);
+        world.put("/t/a.torrent", 1);
+        assert_eq!(world.round(), ["1 /t/a.magnet>/t/a.torrent"]);
+        assert_eq!(world.watch.refused().count(), 0);
+        // What was made of a link goes with the last that names it.
+        world.files.remove("/t/a.magnet");
+        assert_eq!(world.round(), [""; 0]);
+        world.files.remove("/t/b.magnet");
+        assert_eq!(world.round(), ["spent 1 /t/a.torrent"]);
+        assert_eq!(world.round(), [""; 0]);
+    }
+
+    #[test]
+    fn a_link_that_goes_or_names_another_torrent_leaves_its_torrent_to_be_deleted() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        world.put("/t/a.torrent", 1);
+        world.put("/u/b.torrent", 2);
+        world.put("/t/b.magnet", 2);
+        world.round();
+        world.rename("/t/a.magnet", "/t/c.magnet");
+        assert_eq!(world.round(), [""; 0]);
+        // Half-written, it may name the same as before.
+        world.put("/t/c.magnet", None);
+        assert_eq!(world.round(), [""; 0]);
+        world.put("/t/c.magnet", 1);
+        assert_eq!(world.round(), [""; 0]);
+        world.put("/t/c.magnet", 3);
+        assert_eq!(world.round(), ["+3 /t/c.magnet", "spent 1 /t/a.torrent"]);
+        // One elsewhere is the user's own.
+        world.files.remove("/t/b.magnet");
+        assert_eq!(world.round(), [""; 0]);
+        // Where the directory cannot be looked at nothing has gone.
+        world.put("/t/a.magnet", 1);
+        world.round();
+        world.unlisted.push("/t");
+        assert_eq!(world.round(), ["blind /t"]);
+    }
+
+    #[test]
+    fn a_link_that_goes_as_its_torrent_comes_leaves_that_to_be_deleted() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        world.round();
+        world.files.remove("/t/a.magnet");
+        world.put("/t/a.torrent", 1);
+        assert_eq!(world.round(), ["1 /t/a.magnet>/t/a.torrent", "spent 1 /t/a.torrent"]);
+    }
+
+    #[test]
     fn bounds_are_remarked_upon_once() {
         let mut watch = Watch::new();
         for expected in [1, 0] {
@@ -923,7 +1008,7 @@ mod tests {
     /// Any sequence of events, and the tables agree with the tree at its end.
     #[test]
     fn after_any_sequence_of_events_each_torrent_is_seeded_from_one_of_its_files() {
-        const PATHS: [&str; 5] = ["/t/a", "/t/b", "/t/c", "/t/d", "/t/e"];
+        const PATHS: [&str; 5] = ["/t/a", "/t/b.magnet", "/t/c", "/t/d.magnet", "/t/e"];
         let mut world = World::default();
         let mut seeded: BTreeMap<u8, String> = BTreeMap::new();
         let mut random = 1_u32;

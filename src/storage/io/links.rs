@@ -230,7 +230,7 @@ mod tests {
         let kept = world.keep(INFO).unwrap();
         assert!(kept.path.starts_with(world.temp.path("state")), "{}", kept.path.display());
         let again = world.link("t/a.magnet").unwrap().kept.unwrap();
-        assert_eq!((again.path.clone(), again.ident), (kept.path.clone(), kept.ident));
+        assert!(again.path == kept.path && again.ident.matches(&kept.ident));
         // What the user put there stays.
         world.discard(Some("t/a.torrent"));
         assert!(world.temp.path("t/a.torrent").exists() && !kept.path.exists());
