@@ -8,6 +8,7 @@
 pub mod daemon;
 pub mod disk;
 pub mod machine;
+pub mod metadata;
 pub mod peer;
 pub mod seed;
 pub mod torrent;
