@@ -22,6 +22,8 @@ mod disk;
 mod foes;
 #[path = "swarm/ledger.rs"]
 mod ledger;
+#[path = "swarm/magnets.rs"]
+mod magnets;
 #[path = "swarm/mesh.rs"]
 mod mesh;
 #[path = "swarm/mirrors.rs"]

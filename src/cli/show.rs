@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::output::{self, bytes, clean};
 use crate::clock::utc;
-use crate::metainfo::magnet::Magnet;
+use crate::metainfo::magnet::{Magnet, ranges};
 use crate::metainfo::{self, Metainfo, hex, io};
 
 /// The help of `meshseed show`.
@@ -46,6 +46,8 @@ struct Shown {
     nodes: Vec<(String, u16)>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     peers: Vec<(String, u16)>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    select: Vec<(u32, u32)>,
     source: Option<String>,
     comment: Option<String>,
     created_by: Option<String>,
@@ -133,6 +135,7 @@ impl Shown {
             http_seeds: torrent.http_seeds,
             nodes: torrent.nodes,
             peers: Vec::new(),
+            select: Vec::new(),
             source: torrent.source,
             comment: torrent.comment,
             created_by: torrent.created_by,
@@ -156,6 +159,7 @@ impl Shown {
             http_seeds: Vec::new(),
             nodes: Vec::new(),
             peers: magnet.peers,
+            select: magnet.select,
             source: None,
             comment: None,
             created_by: None,
@@ -201,6 +205,8 @@ impl Shown {
         self.http_seeds.iter().for_each(|url| row("http seed", Some(url.clone())));
         self.nodes.iter().for_each(|(host, port)| row("node", Some(format!("{host} port {port}"))));
         self.peers.iter().for_each(|(host, port)| row("peer", Some(format!("{host} port {port}"))));
+        let selected = (!self.select.is_empty()).then(|| ranges(&self.select));
+        row("selects", selected.map(|files| format!("files {files} (meshseed fetches all files)")));
         self.warnings.iter().for_each(|warning| row("warning", Some(warning.clone())));
         for file in &self.files {
             let pad = if file.pad { " (padding)" } else { "" };

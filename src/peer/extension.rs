@@ -1,7 +1,6 @@
 //! The handshake of the extension protocol: what a peer is, where it listens, and which extensions it speaks.
 //!
-//! Read first: BEP 10, then 21 (`upload_only`). Omits the extensions' own messages, and `metadata_size`, which a peer
-//! without the metadata would have to believe. A key whose value makes no sense counts as absent: clients have sent
+//! Read first: BEP 10, then 21 (`upload_only`). Omits the extensions' own messages. A key whose value makes no sense counts as absent: clients have sent
 //! odd ones for twenty years. Borrows from the message; holds nothing.
 
 use std::borrow::Cow;
@@ -41,6 +40,8 @@ pub struct Handshake<'a> {
     pub ipv6: Option<Ipv6Addr>,
     /// `reqq`: requests that the sender queues before it drops some.
     pub reqq: Option<u32>,
+    /// BEP 9: bytes of the metadata, where the sender has it.
+    pub metadata_size: Option<u32>,
     /// BEP 21: the sender will not download. Absent in most clients' handshakes.
     pub upload_only: bool,
 }
@@ -77,6 +78,7 @@ impl<'a> Handshake<'a> {
                     handshake.ipv6 =
                         value.as_bytes().and_then(|b| <[u8; 16]>::try_from(b).ok()).map(Ipv6Addr::from)
                 }
+                b"metadata_size" => handshake.metadata_size = number(value).filter(|size| *size > 0),
                 b"reqq" => handshake.reqq = number(value).filter(|requests| *requests > 0),
                 b"upload_only" => handshake.upload_only = value.as_int().is_some_and(|n| n != 0),
                 _ => {}
@@ -104,6 +106,9 @@ impl<'a> Handshake<'a> {
                     }
                 }
             });
+            if let Some(size) = self.metadata_size {
+                dict.int("metadata_size", size.into());
+            }
             if let Some(port) = self.port {
                 dict.int("p", port.into());
             }
@@ -182,6 +187,7 @@ mod tests {
             ipv4: Some(Ipv4Addr::new(10, 0, 0, 1)),
             ipv6: Some(Ipv6Addr::LOCALHOST),
             reqq: Some(500),
+            metadata_size: Some(31_235),
             upload_only: true,
         }
     }
@@ -213,6 +219,7 @@ mod tests {
         assert_eq!(handshake.ids, Ids { ut_metadata: Some(2), ut_pex: Some(1), lt_donthave: Some(7) });
         assert_eq!(handshake.client.as_deref(), Some("libtorrent/2.0.9"));
         assert_eq!((handshake.reqq, handshake.upload_only), (Some(2000), true));
+        assert_eq!(handshake.metadata_size, Some(31_235));
         assert_eq!(handshake.your_ip, Some(IpAddr::from([10, 0, 0, 1])));
     }
 
@@ -225,6 +232,7 @@ mod tests {
             b"d1:md11:ut_metadatai256e6:ut_pexi-1eee",
             b"d1:pi65536e4:reqqi-5e11:upload_onlyi0e6:yourip3:abce",
             b"d4:ipv45:abcde4:ipv64:abcd13:metadata_sizei-1e1:p4:6881e",
+            b"d13:metadata_sizei2147483648000ee",
             b"d4:reqqi4294967296e1:vi7e6:youripi5ee",
         ] {
             assert_eq!(Handshake::decode(bytes), Ok(Handshake::default()), "{}", bytes.escape_ascii());

@@ -7,6 +7,7 @@
 
 pub mod extension;
 pub mod io;
+pub mod metadata;
 pub mod outbox;
 pub mod pex;
 pub mod requests;
@@ -129,6 +130,17 @@ pub enum Waiting {
     Tokens,
 }
 
+/// How far a piece of metadata has come on its way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// There is none.
+    Nothing,
+    /// The storage thread reads it.
+    Asked,
+    /// It is among the control messages.
+    Written,
+}
+
 /// A connected peer. Times are seconds since the daemon started.
 pub struct Peer {
     /// Its torrent, once a handshake has named one.
@@ -140,7 +152,7 @@ pub struct Peer {
     /// What it calls itself (BEP 10 `v`).
     pub client: Box<str>,
     /// By which ids it takes the messages of extensions.
-    ids: Ids,
+    pub ids: Ids,
     /// Where it says that it listens, if it came to us; 0 while it has not.
     port: u16,
     /// Whom it was told of.
@@ -173,6 +185,12 @@ pub struct Peer {
     pub counted: Option<bool>,
     /// Requests that it takes at a time (`reqq`), 0 where it has not said.
     reqq: u32,
+    /// Bytes of the metadata that it says it has, 0 where it has none.
+    pub metadata_size: u32,
+    /// What becomes of the piece of metadata that it waits for.
+    pub sending: Sending,
+    /// What it said of its pieces before we knew how many there are.
+    early: Option<Box<Early>>,
     /// How many pieces it has.
     has: u32,
     /// Which: kept while we lack some ourselves.
@@ -211,6 +229,15 @@ pub struct Peer {
     pub waker: Option<Waker>,
 }
 
+/// What a peer said of its pieces before they were known.
+#[derive(Default)]
+struct Early {
+    /// As it came.
+    bytes: Vec<u8>,
+    /// It was too much to be kept.
+    is_lost: bool,
+}
+
 /// What a peer's messages are judged against.
 pub struct View<'a> {
     /// The cut of the torrent.
@@ -245,6 +272,9 @@ impl Peer {
             interesting: false,
             counted: None,
             reqq: 0,
+            metadata_size: 0,
+            sending: Sending::Nothing,
+            early: None,
             has: 0,
             pieces: Have::None,
             requests: None,
@@ -288,7 +318,8 @@ impl Peer {
 
     /// Bytes that are kept of it for the sake of fetching.
     pub fn memory(&self) -> usize {
-        self.pieces.memory() + self.requests.as_ref().map_or(0, |requests| requests.memory())
+        let early = self.early.as_ref().map_or(0, |early| early.bytes.capacity());
+        early + self.pieces.memory() + self.requests.as_ref().map_or(0, |requests| requests.memory())
     }
 
     /// Pieces it has said it has.
@@ -312,8 +343,15 @@ impl Peer {
 
     /// What follows the handshake: our pieces first (BEP 6 wants them first), then the extension handshake, if it knows
     /// those, with the ids that it `may_send`. `fetching`: we want some of its pieces ourselves; otherwise it hears that we
-    /// only give (BEP 21).
-    pub fn greet(&mut self, view: &View<'_>, may_send: Option<Ids>, listen_port: u16, fetching: bool) {
+    /// only give (BEP 21). `metadata`: its size, 0 while we have none or it is not exchanged.
+    pub fn greet(
+        &mut self,
+        view: &View<'_>,
+        may_send: Option<Ids>,
+        listen_port: u16,
+        fetching: bool,
+        metadata: u32,
+    ) {
         let count = view.lengths.piece_count();
         match view.have {
             Have::All if self.fast => wire::encode(&Message::HaveAll, &mut self.control),
@@ -323,6 +361,7 @@ impl Peer {
         }
         if let Some(ids) = may_send {
             let handshake = extension::Handshake {
+                metadata_size: Some(metadata).filter(|&size| size > 0),
                 port: Some(listen_port).filter(|&port| self.outgoing && port != 0),
                 client: Some(concat!("meshseed ", env!("CARGO_PKG_VERSION")).into()),
                 your_ip: Some(self.addr.ip()),
@@ -331,15 +370,63 @@ impl Peer {
                 ids,
                 ..extension::Handshake::default()
             };
-            let mut payload = Vec::new();
-            handshake.encode(&mut payload);
-            self.send_extended(extension::HANDSHAKE, &payload);
+            self.introduce(&handshake);
         }
     }
 
     /// Sends it the message of an extension, when it is awake.
     pub fn send_extended(&mut self, id: u8, payload: &[u8]) {
         wire::encode(&Message::Extended { id, payload }, &mut self.control);
+    }
+
+    fn introduce(&mut self, handshake: &extension::Handshake<'_>) {
+        let mut payload = Vec::new();
+        handshake.encode(&mut payload);
+        self.send_extended(extension::HANDSHAKE, &payload);
+    }
+
+    /// Tells one that speaks of metadata that we have it now.
+    pub fn offer_metadata(&mut self, size: u32) {
+        if self.ids.ut_metadata.is_some_and(|id| id > 0) {
+            let ids = Ids { ut_metadata: Some(metadata::ID), ..<_>::default() };
+            self.introduce(&extension::Handshake { ids, metadata_size: Some(size), ..<_>::default() });
+            self.wake();
+        }
+    }
+
+    /// Sends a message about metadata, if it takes such.
+    pub fn tell_metadata(&mut self, message: &metadata::Message<'_>) -> Result<(), Close> {
+        if let Some(id) = self.ids.ut_metadata.filter(|&id| id > 0) {
+            let mut payload = Vec::new();
+            message.encode(&mut payload);
+            self.send_extended(id, &payload);
+            self.wake();
+        }
+        self.part_if_flooded()
+    }
+
+    /// Keeps what it says of its pieces before it can be judged; `true` for such a message.
+    pub fn keep_early(&mut self, message: &Message<'_>) -> bool {
+        let is_skipped = *message == Message::Unknown(wire::BITFIELD);
+        let is_kept =
+            matches!(message, Message::Bitfield(_) | Message::Have(_) | Message::HaveAll | Message::HaveNone);
+        if !is_kept && !is_skipped {
+            return false;
+        }
+        let early = self.early.get_or_insert_default();
+        early.is_lost |= is_skipped || early.bytes.len() >= wire::MAX_EARLY as usize;
+        if early.is_lost {
+            early.bytes = Vec::new();
+        } else {
+            wire::encode(message, &mut early.bytes);
+        }
+        true
+    }
+
+    /// What was kept of that: it is to be handled now. `None` where it was too much.
+    pub fn take_early(&mut self) -> Option<Vec<u8>> {
+        let early = self.early.take().map(|early| *early).unwrap_or_default();
+        (!early.is_lost).then_some(early.bytes)
     }
 
     /// Takes one message of the peer.
@@ -398,12 +485,15 @@ impl Peer {
             Message::Extended { id: extension::HANDSHAKE, payload } => {
                 // A handshake that cannot be read costs its sender the extensions, not the connection.
                 if let Ok(theirs) = extension::Handshake::decode(payload) {
-                    self.client = theirs.client.unwrap_or_default().into();
-                    self.upload_only = theirs.upload_only;
                     self.ids.update(theirs.ids);
+                    if theirs.client.is_some() || self.client.is_empty() {
+                        self.client = theirs.client.unwrap_or_default().into();
+                    }
+                    self.upload_only = theirs.upload_only;
                     if self.port == 0 {
                         self.port = theirs.port.unwrap_or(0);
                     }
+                    self.metadata_size = theirs.metadata_size.unwrap_or(self.metadata_size);
                     if let Some(reqq) = theirs.reqq {
                         self.reqq = reqq;
                         if let Some(requests) = &mut self.requests {
@@ -449,7 +539,7 @@ impl Peer {
     }
 
     /// A block came that it was not asked for, or not any more.
-    fn sent_unasked(&mut self) -> Result<(), Close> {
+    pub fn sent_unasked(&mut self) -> Result<(), Close> {
         self.unasked = self.unasked.saturating_add(1);
         if self.unasked > MAX_UNASKED { Err(UNASKED) } else { Ok(()) }
     }
@@ -547,6 +637,10 @@ impl Peer {
 
     fn reject(&mut self, block: Block) -> Result<(), Close> {
         wire::encode(&reject(block), &mut self.control);
+        self.part_if_flooded()
+    }
+
+    fn part_if_flooded(&self) -> Result<(), Close> {
         if self.control.len() > MAX_CONTROL {
             return Err(Close::Protocol("floods us with requests and reads no answer"));
         }
@@ -874,6 +968,57 @@ mod tests {
         let closed = (0..100_000).find_map(|_| peer.handle(&REQUEST, &seeding()).err());
         assert!(matches!(closed, Some(Close::Protocol(_))));
         assert!(peer.control.len() <= MAX_CONTROL + 17);
+    }
+
+    #[test]
+    fn what_it_says_too_early_is_kept_as_it_came_unless_it_is_too_much() {
+        let mut peer = peer(true);
+        let messages = [Message::HaveNone, Message::Bitfield(&[0xf0]), Message::Have(7)];
+        assert!(messages.iter().all(|message| peer.keep_early(message)));
+        assert!(!peer.keep_early(&Message::Interested) && peer.memory() >= 5 + 6 + 9);
+        let mut bytes = Vec::new();
+        messages.iter().for_each(|message| wire::encode(message, &mut bytes));
+        assert_eq!(peer.take_early(), Some(bytes));
+        assert_eq!(peer.take_early(), Some(Vec::new()));
+        for _ in 0..wire::MAX_EARLY {
+            peer.keep_early(&Message::Have(1));
+        }
+        assert!(peer.memory() <= wire::MAX_EARLY as usize && peer.take_early().is_none());
+        assert!(peer.keep_early(&Message::Unknown(wire::BITFIELD)) && peer.take_early().is_none());
+    }
+
+    #[test]
+    fn metadata_is_spoken_of_with_those_who_know_how() {
+        let mut peer = peer(true);
+        let request = metadata::Message::Request(1);
+        peer.tell_metadata(&request).unwrap();
+        peer.offer_metadata(5);
+        assert!(peer.control.is_empty());
+        let said = |payload: &'static [u8]| Message::Extended { id: extension::HANDSHAKE, payload };
+        peer.handle(&said(b"d1:md11:ut_metadatai9ee13:metadata_sizei77e1:v1:xe"), &seeding()).unwrap();
+        assert_eq!((peer.metadata_size, &*peer.client), (77, "x"));
+        // What a later one does not mention stays.
+        peer.handle(&said(b"d1:mdee"), &seeding()).unwrap();
+        assert_eq!((peer.metadata_size, &*peer.client), (77, "x"));
+        peer.tell_metadata(&request).unwrap();
+        assert_eq!(peer.control[4..6], [20, 9]);
+        peer.handle(&said(b"d1:md11:ut_metadatai0eee"), &seeding()).unwrap();
+        peer.control.clear();
+        peer.tell_metadata(&request).unwrap();
+        assert!(peer.control.is_empty());
+    }
+
+    #[test]
+    fn metadata_is_offered_with_its_size_where_it_is_exchanged() {
+        let view = View { lengths: lengths(), have: &Have::None };
+        let greeting = |size| {
+            let mut peer = peer(true);
+            let ids = Ids { ut_metadata: Some(metadata::ID), ..<_>::default() };
+            peer.greet(&view, Some(ids), 1, true, size);
+            String::from_utf8_lossy(&peer.control).into_owned()
+        };
+        assert!(greeting(77).contains("13:metadata_sizei77e"));
+        assert!(greeting(0).contains("11:ut_metadatai2e") && !greeting(0).contains("metadata_size"));
     }
 
     #[test]

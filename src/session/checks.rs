@@ -140,7 +140,11 @@ impl Session {
                 }
             }
             Done::Flushed(_) => self.flushing = false,
-            Done::Scanned(_) | Done::Loaded { .. } => {}
+            Done::Kept { key, result: Err(why) } => self.not_kept(TorrentKey(key), why, now),
+            Done::Metadata { peer, piece, result, .. } => {
+                self.metadata_read(PeerKey(peer), piece, result, now);
+            }
+            Done::Scanned(_) | Done::Loaded { .. } | Done::Linked { .. } | Done::Kept { .. } => {}
         }
     }
 
@@ -153,6 +157,10 @@ impl Session {
             && let Some(key) = self.to_check.pop_front()
         {
             let Some(torrent) = self.torrents.get(&key) else { continue };
+            if torrent.metadata.is_some() {
+                self.fetch_metadata(key, now);
+                continue;
+            }
             self.checks_ahead += 1;
             let (info_hash, place) = (torrent.info_hash, torrent.place.clone());
             return Some(Job::Storage(StorageJob::Check { key: key.0, info_hash, place }));

@@ -431,7 +431,7 @@ impl Session {
     }
 
     /// No more is heard of an address that sent wrong data.
-    fn ban(&mut self, ip: IpAddr, now: Instant) {
+    pub(super) fn ban(&mut self, ip: IpAddr, now: Instant) {
         log::debug!("{ip} sent wrong data: nothing more is taken from there");
         self.candidates.ban(ip, now);
         for peer in self.peers.values_mut().filter(|peer| peer.addr.ip() == ip) {

@@ -508,6 +508,7 @@ pub(super) mod tests {
                 name: "name".into(),
                 lengths: Lengths::new(total, NonZeroU32::new(PIECE).unwrap()).unwrap(),
                 hashes_at: 0,
+                info_at: 0..0,
                 private: false,
                 multi_file: false,
                 trackers: trackers.iter().map(|url| vec![url.to_string()]).collect(),

@@ -9,6 +9,7 @@ pub mod authority;
 pub mod daemon;
 pub mod disk;
 pub mod machine;
+pub mod metadata;
 pub mod nginx;
 pub mod peer;
 pub mod seed;

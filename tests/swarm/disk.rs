@@ -15,7 +15,8 @@ use meshseed::metainfo::{self, InfoHash, Metainfo, maker};
 use meshseed::piece::{BLOCK, Lengths};
 use meshseed::storage::intake::Filled;
 use meshseed::storage::io::{
-    Batch, Checked, Done, Hashed, Job, LaidOut, Loaded, Outcome, Place, Prepared, Progress, Target,
+    Batch, Checked, Done, Hashed, Job, Kept, LaidOut, Loaded, Outcome, Place, Prepared, Progress, Target,
+    Unkept,
 };
 use meshseed::storage::resume::{Record, Stamp, Verified};
 use meshseed::storage::{Layout, Room, Trouble};
@@ -39,6 +40,8 @@ const ROOT: &str = "/mnt/disk";
 /// A torrent and its data.
 pub struct Torrent {
     pub metainfo: Metainfo,
+    /// Its .torrent.
+    pub bytes: Vec<u8>,
     pub place: Place,
     pub content: Content,
     /// What of it was ever written, and what of that is out of the page cache.
@@ -91,6 +94,8 @@ pub struct Disk {
     opened: HashSet<(usize, u32)>,
     hot: VecDeque<(usize, u32, u64)>,
     pub reads: u64,
+    /// Pieces of metadata read for peers.
+    pub metadata_reads: u64,
     pub flushes: u64,
     pub records_taken: u64,
     /// Bytes hashed of each torrent.
@@ -220,6 +225,7 @@ impl Disk {
             opened: HashSet::new(),
             hot: VecDeque::new(),
             reads: 0,
+            metadata_reads: 0,
             flushes: 0,
             records_taken: 0,
             hashed: HashMap::new(),
@@ -262,6 +268,7 @@ impl Disk {
             fault: None,
             hashing: BTreeMap::new(),
             metainfo,
+            bytes,
             place,
             there: true,
             mtime: 1_000_000,
@@ -387,6 +394,24 @@ impl Disk {
                 let loaded = Loaded { summary, sidecar: None };
                 Done::Loaded { path, ident: torrent.place.ident, result: Ok(Box::new(loaded)) }
             }
+            Job::Keep { key, pieces, link, path } => {
+                let at = self.torrents.iter().position(|torrent| torrent.info_hash() == link.info_hash);
+                let torrent = &self.torrents[at.expect("a torrent of this disk")];
+                let loaded = Loaded { summary: torrent.metainfo.summary(), sidecar: None };
+                let kept = Kept { path, ident: torrent.place.ident, loaded };
+                let result = match InfoHash::of(&pieces.concat()) == link.info_hash {
+                    _ if self.read_only => Err(Unkept::Unwritten("read-only".into())),
+                    true => Ok(Box::new(kept)),
+                    false => Err(Unkept::Wrong),
+                };
+                Done::Kept { key, result }
+            }
+            Job::Metadata { key, peer, place, piece, at } => {
+                self.metadata_reads += 1;
+                let range = at.start as usize..at.end as usize;
+                let result = self.at(&place).map(|of| self.torrents[of].bytes[range].into());
+                Done::Metadata { key, peer, piece, result }
+            }
             Job::Check { key, info_hash, place } => {
                 self.checks.extend(self.at(&place));
                 let mut known = self.records.get(&info_hash).cloned().map(Box::new);
@@ -441,7 +466,7 @@ impl Disk {
                 self.records.remove(&info_hash);
                 return None;
             }
-            Job::Stop => return None,
+            Job::Link { .. } | Job::Discard { .. } | Job::Stop => return None,
         };
         let queue = match done {
             Done::Read { .. } | Done::LaidOut { .. } => 0,
