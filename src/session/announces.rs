@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::{Job, Session, Totals};
 use crate::lpd::Link;
 use crate::metainfo::InfoHash;
+use crate::net::ours::News;
 use crate::torrent::candidates::Source;
 use crate::torrent::{Tiers, TorrentKey};
 use crate::tracker::client::Request;
@@ -49,6 +50,15 @@ impl Session {
             self.candidates.insert(key.0, reply.peers.iter().copied(), Source::Loopback, now);
             self.set_dial(now);
         }
+    }
+
+    /// The network is another: what was not reached is tried again, and trackers are told if we are elsewhere now.
+    pub(super) fn network_changed(&mut self, news: News, now: Instant) {
+        self.trackers.network_changed();
+        if news == News::Tell {
+            self.trackers.readdressed(now);
+        }
+        self.web_network_changed(now);
     }
 
     /// Which links neighbours are told on and heard.

@@ -195,6 +195,23 @@ impl Client {
         }
     }
 
+    /// The network is another: hosts that could not be reached are tried again, each by one of those who wait for it.
+    pub fn network_changed(&mut self) {
+        self.hosts.forgive_unreached();
+    }
+
+    /// Our addresses are others: trackers that know us are told of each torrent as soon as they allow.
+    pub fn readdressed(&mut self, now: Instant) {
+        let now = self.floor(now);
+        for id in self.of.values().copied().collect::<Vec<_>>() {
+            let Some(line) = self.line(id) else { continue };
+            let at = line.not_before.max(now);
+            if line.phase == Phase::Queued && line.due > at && line.slots.iter().any(|slot| slot.told) {
+                self.hasten(id, at, now);
+            }
+        }
+    }
+
     /// Says `stopped` wherever a torrent is known, and nothing else any more.
     pub fn shutdown(&mut self, now: Instant) {
         self.closing = true;
@@ -1207,6 +1224,55 @@ mod tests {
         world.run(20_001);
         assert_eq!(world.log.len(), tried + 1);
         assert_eq!(world.states(1), [State::Working]);
+    }
+
+    #[test]
+    fn a_network_that_is_another_is_worth_a_try_at_hosts_that_were_not_reached() {
+        let mut world = World::new();
+        world.host("a.example", dead(1));
+        world.host("b.example", |_| (MS, Err(Failure::Busy(503, Some(3000)))));
+        for key in 0..100 {
+            world.insert(key, &[&[A]]);
+            world.insert(1000 + key, &[&[B]]);
+        }
+        world.run(10_000);
+        let tried = world.log.len();
+        world.client.network_changed();
+        world.run(10_002);
+        assert_eq!(world.urls()[tried..], [A], "one asks for all, and who is busy is left alone");
+        world.host("a.example", every(1800));
+        world.client.network_changed();
+        world.run(10_010);
+        assert_eq!(world.log.len(), tried + 101);
+    }
+
+    #[test]
+    fn addresses_that_are_others_are_told_once_and_not_before_the_min_interval() {
+        let mut world = World::new();
+        world.host("a.example", every(1800));
+        world.host("b.example", |_| {
+            (MS, Ok(Reply { interval: 1800, min_interval: Some(600), ..Reply::default() }))
+        });
+        world.host("c.example", refusing(Retry::Never));
+        for key in 0..100 {
+            world.insert(key, &[&[A]]);
+        }
+        world.insert(1000, &[&[B]]);
+        world.insert(2000, &[&[C]]);
+        world.run(100);
+        assert_eq!(world.log.len(), 102);
+        world.client.readdressed(world.now);
+        world.run(102);
+        assert_eq!(world.log.len(), 202);
+        assert!(world.log[102..].iter().all(|(_, url, event, _)| url == A && *event == Event::None));
+        world.run(700);
+        assert_eq!(world.log.len(), 203);
+        assert!((600.0..602.0).contains(&world.log[202].0) && world.log[202].3 == 1000);
+        assert_eq!(
+            world.client.hosts.deadline(),
+            world.client.hosts.deadline().max(Some(1700)),
+            "then as ever"
+        );
     }
 
     #[test]

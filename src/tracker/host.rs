@@ -58,6 +58,8 @@ pub(super) struct Host {
     urls: u32,
     /// What went wrong last time, for the status.
     pub trouble: Option<Rc<str>>,
+    /// That was the network's fault, as far as one can tell.
+    unreached: bool,
     /// An announce is under way.
     in_flight: bool,
     /// Seconds since start before which it is left alone.
@@ -109,6 +111,7 @@ impl Hosts {
                 name: name.into(),
                 urls: 0,
                 trouble: None,
+                unreached: false,
                 in_flight: false,
                 rest_until: 0,
                 failures: 0,
@@ -253,7 +256,7 @@ impl Hosts {
         let Some(host) = self.host_mut(id) else { return };
         host.failures = 0;
         host.rest_until = 0;
-        host.trouble = None;
+        (host.trouble, host.unreached) = (None, false);
         self.order(id);
     }
 
@@ -268,6 +271,7 @@ impl Hosts {
         host.failures = host.failures.saturating_add(1);
         host.rest_until = now.saturating_add(rest);
         host.trouble = Some(text);
+        host.unreached = !matches!(trouble, Trouble::Busy(_));
         host.burst = false;
         host.wake = host.first_due();
         self.order(id);
@@ -279,6 +283,15 @@ impl Hosts {
         host.failures = 0;
         host.rest_until = 0;
         self.order(id);
+    }
+
+    /// The same for all that could not be reached.
+    pub fn forgive_unreached(&mut self) {
+        for id in self.names.values().copied().collect::<Vec<_>>() {
+            if self.hosts.thing(id).is_some_and(|host| host.unreached) {
+                self.forgive(HostId(id));
+            }
+        }
     }
 
     /// Puts the host where it belongs in the order.

@@ -93,6 +93,11 @@ impl Announcer {
         Burst { announcer: self.clone(), clients: [Client::new(), Client::new()], query: Vec::new() }
     }
 
+    /// The network is another: every family may lead somewhere.
+    pub fn forget_rests(&self) {
+        self.rests.borrow_mut().clear();
+    }
+
     fn rests(&self, host: &str, family: Family) -> bool {
         let rests = self.rests.borrow();
         let until = rests.get(host).and_then(|rests| rests[place(family)].until);
@@ -596,6 +601,8 @@ mod tests {
         assert!(announcer.rests("two.example", Family::V6));
         assert!(!announcer.rests("two.example", Family::V4));
         assert_eq!(announcer.rests.borrow()["two.example"][1].failures, 1);
+        announcer.forget_rests();
+        assert!(!announcer.rests("two.example", Family::V6));
     }
 
     #[test]

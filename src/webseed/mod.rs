@@ -310,6 +310,15 @@ impl WebSeeds {
         worked.then(|| format!("web seed {}: {how}; it is asked again in {seconds} s", seed.url))
     }
 
+    /// The network is another: those that were not reached are tried again.
+    pub fn network_changed(&mut self) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.unreached) {
+            if matches!(seed.state, State::Resting(_)) {
+                (seed.state, seed.failures) = (State::Idle, 0);
+            }
+        }
+    }
+
     /// It alone sent a piece that is not right. What the log should say of it is returned.
     pub fn ban(&mut self, key: PeerKey) -> Option<String> {
         self.redirects.retain(|redirect| redirect.key != key);
