@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use async_io::Timer;
 
-use super::listeners::{Bound, bind, port_of};
+use super::listeners::{Bound, bind};
 use super::start::local_prefixes;
 use super::{Daemon, RESOLVE_AGAIN};
 use crate::config::Config;
@@ -90,14 +90,16 @@ impl Daemon {
     /// Begins to listen on these sockets.
     pub(super) fn listen(&self, bound: Vec<Bound>) {
         let listen = self.config.borrow().listen.clone();
-        if port_of(&bound) == 0 {
+        if bound.is_empty() {
             log::warn!("none of the addresses to listen on is there yet; they are waited for");
         }
         self.listeners.open(&self.house, &listen, bound);
+        self.listens_elsewhere(Instant::now());
     }
 
-    /// Tells those who depend on where we listen.
+    /// The UDP port follows, and the session if the port is another.
     fn listens_elsewhere(&self, now: Instant) {
+        self.house.udp.listen(&self.house, &self.listeners.addresses());
         let port = self.listeners.port();
         let mut session = self.house.session.borrow_mut();
         if port != 0 && port != session.settings().port {

@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -28,6 +29,7 @@ use crate::config::Config;
 use crate::lpd::io::Links;
 use crate::net::Family;
 use crate::net::io::Resolver;
+use crate::net::io::udp::Udp;
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
@@ -112,15 +114,18 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         }
         control => control,
     };
+    // Now, for a port below 1024 too.
+    let udp = Rc::new(Udp::new());
+    udp.open(&listeners::addresses_of(&bound));
     drop_privileges(config.user.as_deref())?;
     let now = Instant::now();
-    let port = listeners::port_of(&bound);
+    let port = listeners::addresses_of(&bound).first().map_or(0, SocketAddr::port);
     let seed = random();
     let session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
-    let house = Rc::new(House::new(session, files, storage));
+    let house = Rc::new(House::new(session, files, storage, udp));
     let hints = Hints::new().inspect_err(|error| {
         log::warn!("inotify: {error}; changes are found by the regular scan");
     });
