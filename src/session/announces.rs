@@ -2,17 +2,23 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Job, Session, Totals};
+use super::{Job, Session, Timer, Totals};
 use crate::lpd::Link;
 use crate::metainfo::InfoHash;
 use crate::net::ours::News;
+use crate::peer::PeerKey;
 use crate::torrent::candidates::Source;
-use crate::torrent::{Tiers, TorrentKey};
+use crate::torrent::{State, Tiers, TorrentKey};
 use crate::tracker::client::Request;
 use crate::tracker::host::HostId;
 use crate::tracker::{Failure, Reply};
+
+/// Neighbours are asked this often for what nobody gives …
+const SEEK: Duration = Duration::from_secs(60);
+/// … and for so many torrents at a time: one packet of each family.
+const MAX_SOUGHT: usize = 20;
 
 impl Session {
     /// Tells the trackers of a torrent that has something to give; those that know of it are told no news.
@@ -33,6 +39,9 @@ impl Session {
         if !torrent.private && torrent.serves() {
             self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Static, now);
             self.lpd.insert(torrent.info_hash);
+            if torrent.state == State::Downloading {
+                self.set_by(Timer::Seek, now + SEEK);
+            }
             self.dial_again(now);
         }
     }
@@ -90,6 +99,25 @@ impl Session {
             self.candidates.insert(key.0, [addr], Source::Neighbour, now);
             self.set_dial(now);
         }
+    }
+
+    /// Calls once more for torrents that nobody gives: a neighbour who came by a bridge or another's cable is a change
+    /// that no interface of ours tells.
+    pub(super) fn seek(&mut self, now: Instant) {
+        let fetched = self.torrents.values().filter(|torrent| torrent.state == State::Downloading);
+        let mut fetched = fetched.filter(|torrent| !torrent.private).peekable();
+        if self.stopping || fetched.peek().is_none() {
+            return;
+        }
+        let gives = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.interesting);
+        let starved = fetched.filter(|torrent| !torrent.peers().iter().any(gives));
+        let starved: Vec<InfoHash> = starved.map(|torrent| torrent.info_hash).collect();
+        self.set(Timer::Seek, now + SEEK);
+        let from = self.random.below(starved.len().max(1));
+        starved.iter().cycle().skip(from).take(starved.len().min(MAX_SOUGHT)).for_each(|&info_hash| {
+            self.lpd.remove(info_hash);
+            self.lpd.insert(info_hash);
+        });
     }
 
     /// The next packet for neighbours.

@@ -186,9 +186,11 @@ enum Timer {
     Fetch,
     /// When web seeds may be asked.
     Web,
+    /// When neighbours are asked once more for what nobody gives.
+    Seek,
 }
 
-const TIMERS: usize = 10;
+const TIMERS: usize = 11;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -508,6 +510,9 @@ impl Session {
         if let Some(request) = self.trackers.poll(now) {
             let totals = self.totals(TorrentKey(request.key));
             return Some(Job::Announce(request, totals));
+        }
+        if self.expired(Timer::Seek, now) {
+            self.seek(now);
         }
         if let Some(job) = self.next_search(now) {
             return Some(job);
