@@ -169,3 +169,33 @@ impl Session {
         Some(self.clock_at_start? + u64::from(self.seconds(now)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::webseeds::tests::Rig;
+    use super::*;
+    use crate::net::Family;
+
+    #[test]
+    fn neighbours_are_asked_each_minute_for_what_nobody_gives_and_for_nothing_else() {
+        let mut rig = Rig::new(&[], &[]);
+        rig.run();
+        let link = Link { interface: 3, family: Family::V4 };
+        rig.session.set_links(&[link], rig.now);
+        let searches = |rig: &mut Rig, seconds| {
+            let (end, mut searches) = (rig.now + Duration::from_secs(seconds), 0);
+            while let Some(due) = rig.session.deadline().filter(|due| *due < end) {
+                rig.now = due.max(rig.now);
+                while let Some(job) = rig.session.poll(rig.now) {
+                    searches += u32::from(matches!(job, Job::Search(..)));
+                }
+            }
+            rig.now = end;
+            searches
+        };
+        assert_eq!(searches(&mut rig, 630), 11 + 3, "one a minute, and the rounds");
+        let info_hash = rig.session.torrent(rig.key).unwrap().info_hash;
+        assert!(rig.session.pause(info_hash, rig.now));
+        assert_eq!(searches(&mut rig, 600), 0);
+    }
+}
