@@ -204,9 +204,10 @@ impl Client {
     pub fn readdressed(&mut self, now: Instant) {
         let now = self.floor(now);
         for id in self.of.values().copied().collect::<Vec<_>>() {
-            let Some(line) = self.line(id) else { continue };
+            let Some(line) = self.line_mut(id) else { continue };
             let at = line.not_before.max(now);
             if line.phase == Phase::Queued && line.due > at && line.slots.iter().any(|slot| slot.told) {
+                line.together = true;
                 self.hasten(id, at, now);
             }
         }
@@ -278,8 +279,9 @@ impl Client {
                         .filter(|id| id.len() <= MAX_TRACKER_ID)
                         .map(Rc::from),
                 };
+                let many = self.hosts.is_asked_for_many(request.host);
                 if let Some(line) = self.lines.thing_mut(request.line) {
-                    line.answered(request.slot, request.event, answer, last, &mut self.random);
+                    line.answered(request.slot, request.event, answer, many, last, &mut self.random);
                 }
             }
             Err(failure) => {
@@ -732,6 +734,37 @@ mod tests {
         assert_eq!(world.log.iter().map(|(.., key)| *key).collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
         assert!(world.log[999].0 < 1.1, "{}", world.log[999].0);
         assert_eq!(world.client.status(5, world.now)[0].state, State::Working);
+    }
+
+    #[test]
+    fn a_thousand_torrents_are_spread_over_the_interval_in_bursts() {
+        for min_interval in [None, Some(600)] {
+            let mut world = World::new();
+            world.host("a.example", move |_| {
+                (MS, Ok(Reply { interval: 1800, min_interval, ..Reply::default() }))
+            });
+            for key in 0..1000 {
+                world.insert(key, &[&[A]]);
+            }
+            world.run(1900);
+            world.client.readdressed(world.now);
+            world.run(4000);
+            (world.log.clear(), world.wakes.clear());
+            world.run(4000 + 18_000);
+            assert!((10_000..=10_500).contains(&world.log.len()), "{}", world.log.len());
+            // One burst for each window of 45 s at most.
+            assert!(world.wakes.len() <= 10 * 40, "{}", world.wakes.len());
+            for minute in world.times().chunk_by(|one, other| (one / 60.0).floor() == (other / 60.0).floor())
+            {
+                assert!(minute.len() < 300, "{} in a minute", minute.len());
+            }
+            let of_one: Vec<f64> =
+                world.log.iter().filter(|(.., key)| *key == 7).map(|(at, ..)| *at).collect();
+            assert!(
+                of_one.windows(2).all(|pair| (1500.0..=1802.0).contains(&(pair[1] - pair[0]))),
+                "{of_one:?}"
+            );
+        }
     }
 
     #[test]

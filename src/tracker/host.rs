@@ -21,6 +21,9 @@ const REST: (u32, u32) = (20, 1800);
 /// The same where its name did not resolve: the uplink may be back at any moment and asking costs nobody much.
 const REST_UNRESOLVED: (u32, u32) = (15, 300);
 
+/// Announces to one host from which on it is better asked often for a few than once for all.
+const MANY: usize = 200;
+
 /// Seconds that a host may ask us to stay away.
 const MAX_RETRY_AFTER: u32 = 3600;
 
@@ -163,6 +166,11 @@ impl Hosts {
             host.burst = false;
         }
         self.order(id);
+    }
+
+    /// Whether the host is asked for more than goes well together.
+    pub fn is_asked_for_many(&self, id: HostId) -> bool {
+        self.host(id).is_some_and(|host| host.queue.len() > MANY)
     }
 
     /// The lines that wait.
