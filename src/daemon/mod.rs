@@ -129,7 +129,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
-    let house = Rc::new(House::new(session, files, storage, udp));
+    let house = Rc::new(House::new(session, files, storage, udp.clone()));
     let hints = Hints::new().inspect_err(|error| {
         log::warn!("inotify: {error}; changes are found by the regular scan");
     });
@@ -137,7 +137,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let daemon = Rc::new(Daemon {
         house: house.clone(),
         watch: RefCell::new(Watch::new()),
-        announcer: Announcer::new(resolver.clone(), seed),
+        announcer: Announcer::new(resolver.clone(), udp.clone(), seed),
         resolver,
         bursts: RefCell::default(),
         key: low_bits(seed.rotate_right(17)),

@@ -1,6 +1,6 @@
-//! Carries out what the tracker client decides: one announce over HTTP, to both address families of the host.
+//! Carries out what the tracker client decides: one announce over HTTP or UDP, to both address families of the host.
 //!
-//! Read first: BEP 7 (a client with two kinds of addresses tells both). Omits: UDP and TLS. A [`Burst`] holds the
+//! Read first: BEP 7 (a client with two kinds of addresses tells both). Omits: TLS. A [`Burst`] holds the
 //! connections of one burst to one host (one a family, one more where it redirects) and one reply at a time; what is
 //! remembered between bursts is which family leads nowhere, for at most 64 hosts.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
@@ -8,18 +8,23 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::client::Request;
 use super::host::back_off;
 use super::http::{decode_reply, encode_announce};
+use super::udp::{Answer, encode_announce as encode_datagram};
 use super::{Announce, Failure, Reply};
 use crate::http::io::{Client, Error, Limits, Response};
+use crate::http::{Purpose, Scheme};
 use crate::net::io::Resolver;
+use crate::net::io::udp::Udp;
 use crate::net::{Class, Family, class};
 use crate::random::Random;
+
+mod udp;
 
 /// Bytes of a reply: 200 peers have 1.2 to 16 KiB, but some trackers send all they know.
 const MAX_REPLY: usize = 1024 * 1024;
@@ -60,6 +65,7 @@ pub struct Params {
 /// What all hosts' announces share.
 pub struct Announcer {
     resolver: Rc<Resolver>,
+    exchange: udp::Exchange,
     random: RefCell<Random>,
     rests: RefCell<BTreeMap<Box<str>, [Rest; 2]>>,
 }
@@ -80,9 +86,10 @@ pub struct Burst {
 
 impl Announcer {
     /// The seed decides which of too many peers are kept.
-    pub fn new(resolver: Rc<Resolver>, seed: u64) -> Rc<Announcer> {
+    pub fn new(resolver: Rc<Resolver>, udp: Rc<Udp>, seed: u64) -> Rc<Announcer> {
         Rc::new(Announcer {
             resolver,
+            exchange: udp::Exchange::new(udp),
             random: RefCell::new(Random::new(seed)),
             rests: RefCell::new(BTreeMap::new()),
         })
@@ -125,7 +132,11 @@ impl Burst {
         let host = request.url.host();
         let addresses = announcer.resolver.resolve(host).await;
         let addresses = addresses.map_err(|error| Failure::Resolve(Error::Resolve(error).to_string()))?;
-        let listens = |family| if family == Family::V4 { params.v4 } else { params.v6 };
+        let over_udp = request.url.scheme() == Scheme::Udp;
+        let listens = |family| {
+            (if family == Family::V4 { params.v4 } else { params.v6 })
+                && (!over_udp || announcer.exchange.udp.has(family))
+        };
         let has = |family| addresses.iter().any(|address| Family::of(*address) == family);
         let mut families = [Some(Family::V4), Some(Family::V6)]
             .map(|family| family.filter(|family| has(*family) && listens(*family)));
@@ -134,14 +145,22 @@ impl Burst {
             families = rested;
         }
 
-        self.encode(request, params);
-        let limits = Limits { body: MAX_REPLY, patience: params.patience };
-        let [v4, v6] = &mut self.clients;
-        let (v4, v6) = smol::future::zip(
-            ask(&announcer, v4, request, &self.query, families[0], limits),
-            ask(&announcer, v6, request, &self.query, families[1], limits),
-        )
-        .await;
+        let announce = announce(request, params);
+        let (v4, v6) = if over_udp {
+            let ask =
+                |family| ask_over_udp(&announcer, request, &announce, &addresses, family, params.patience);
+            smol::future::zip(ask(families[0]), ask(families[1])).await
+        } else {
+            self.query.clear();
+            encode_announce(&announce, &mut self.query);
+            let limits = Limits { body: MAX_REPLY, patience: params.patience };
+            let [v4, v6] = &mut self.clients;
+            smol::future::zip(
+                ask(&announcer, v4, request, &self.query, families[0], limits),
+                ask(&announcer, v6, request, &self.query, families[1], limits),
+            )
+            .await
+        };
 
         let heard = [&v4, &v6].into_iter().flatten().any(|answer| !is_silence(answer));
         for (family, answer) in families.into_iter().zip([&v4, &v6]) {
@@ -166,22 +185,21 @@ impl Burst {
             (None, None) => Err(Failure::Transport("it has no address of a kind that we listen on".into())),
         }
     }
+}
 
-    fn encode(&mut self, request: &Request, params: &Params) {
-        self.query.clear();
-        let announce = Announce {
-            info_hash: request.info_hash,
-            peer_id: params.peer_id,
-            port: params.port,
-            uploaded: params.uploaded,
-            downloaded: params.downloaded,
-            left: params.left,
-            event: request.event,
-            numwant: request.numwant.into(),
-            key: params.key,
-            tracker_id: request.tracker_id.as_deref().map(Cow::Borrowed),
-        };
-        encode_announce(&announce, &mut self.query);
+/// What the tracker is told.
+fn announce<'a>(request: &'a Request, params: &Params) -> Announce<'a> {
+    Announce {
+        info_hash: request.info_hash,
+        peer_id: params.peer_id,
+        port: params.port,
+        uploaded: params.uploaded,
+        downloaded: params.downloaded,
+        left: params.left,
+        event: request.event,
+        numwant: request.numwant.into(),
+        key: params.key,
+        tracker_id: request.tracker_id.as_deref().map(Cow::Borrowed),
     }
 }
 
@@ -197,6 +215,37 @@ async fn ask(
     let response = client.get(&announcer.resolver, &request.url, query, family?, limits).await;
     let response = response.map_err(|error| failure(&error));
     Some(response.and_then(|response| decode(&response, &mut announcer.random.borrow_mut())))
+}
+
+/// The same over UDP.
+async fn ask_over_udp(
+    announcer: &Announcer,
+    request: &Request,
+    announce: &Announce<'_>,
+    addresses: &[IpAddr],
+    family: Option<Family>,
+    patience: Duration,
+) -> Option<Result<Reply, Failure>> {
+    let family = family?;
+    let url = &request.url;
+    let (mut places, mut denied) = (Vec::new(), None);
+    for address in addresses.iter().copied().filter(|address| Family::of(*address) == family) {
+        match url.admits(address, None, Purpose::Announce) {
+            Ok(()) => places.push(SocketAddr::new(address.to_canonical(), url.port())),
+            Err(why) => denied = Some(Failure::Url(why.to_string())),
+        }
+    }
+    if let Some(denied) = denied.filter(|_| places.is_empty()) {
+        return Some(Err(denied));
+    }
+    let encode = |connection, transaction, out: &mut Vec<u8>| {
+        encode_datagram(connection, transaction, announce, url.target(), out);
+    };
+    let answer = announcer.exchange.ask(&places, patience, &announcer.random, encode).await;
+    Some(answer.and_then(|answer| match answer {
+        Answer::Announced(reply) => Ok(reply),
+        _ => Err(Failure::Reply("the tracker answers another question".into())),
+    }))
 }
 
 /// Whether nobody was there.
@@ -353,7 +402,7 @@ mod tests {
         with_head(200, None, &body)
     }
 
-    fn request(url: &str, key: u32) -> Request {
+    pub(super) fn request(url: &str, key: u32) -> Request {
         let mut client = client::Client::new(1, Instant::now());
         let mut hash = [0; 20];
         hash[..4].copy_from_slice(&key.to_be_bytes());
@@ -361,7 +410,7 @@ mod tests {
         client.poll(Instant::now()).unwrap()
     }
 
-    fn params() -> Params {
+    pub(super) fn params() -> Params {
         let patience = Duration::from_secs(5);
         Params {
             peer_id: *b"-MS0100-abcdefghijkl",
@@ -377,7 +426,7 @@ mod tests {
     }
 
     fn announcer() -> Rc<Announcer> {
-        Announcer::new(Rc::new(Resolver::new()), 1)
+        Announcer::new(Rc::new(Resolver::new()), Rc::new(Udp::new()), 1)
     }
 
     fn announce(url: &str) -> Result<Reply, Failure> {
@@ -571,7 +620,7 @@ mod tests {
         let url = format!("http://two.example:{}/announce", v4.address.port());
         let resolver = Rc::new(Resolver::new());
         resolver.teach("two.example", &["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()]);
-        let announcer = Announcer::new(resolver, 1);
+        let announcer = Announcer::new(resolver, Rc::new(Udp::new()), 1);
         smol::block_on(async {
             let mut burst = announcer.burst();
             let reply = burst.announce(&request(&url, 1), &params()).await.unwrap();

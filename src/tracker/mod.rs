@@ -1,7 +1,7 @@
 //! Trackers: what is told to them and what they answer, whatever the wire.
 //!
-//! Read first: BEP 3 ("trackers"). The wire's forms are in `http`, who is asked and when in `client`. Omits:
-//! scrape, UDP. Holds nothing; a [`Reply`] has at most [`MAX_PEERS`] peers.
+//! Read first: BEP 3 ("trackers"), 15. The wire's forms are in `http` and `udp`, who is asked and when in `client`.
+//! Omits: scrape over HTTP. Holds nothing; a [`Reply`] has at most [`MAX_PEERS`] peers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,6 +16,8 @@ pub mod http;
 pub mod io;
 mod line;
 mod names;
+mod peers;
+pub mod udp;
 
 /// Peers of one reply that are kept, picked at random: more than anybody dials before the next announce.
 pub const MAX_PEERS: usize = 200;
@@ -90,6 +92,17 @@ pub struct Reply {
     pub external_ip: Option<IpAddr>,
     /// Other peers: dialable ones alone.
     pub peers: Vec<SocketAddr>,
+}
+
+/// What a tracker knows of a torrent's peers, as far as it says so; it need not be true.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Peers that have all of it.
+    pub seeds: Option<u32>,
+    /// Those that do not.
+    pub leechers: Option<u32>,
+    /// How often it was downloaded to its end.
+    pub downloads: Option<u32>,
 }
 
 /// When a tracker that refuses wants to be asked again (BEP 31).
