@@ -1,6 +1,6 @@
-//! Carries out what the tracker client decides: one announce over HTTP, to both address families of the host.
+//! Carries out what the tracker client decides: one announce over HTTP, to both address families of the host, or a scrape.
 //!
-//! Read first: BEP 7 (a client with two kinds of addresses tells both). Omits: UDP and TLS. A [`Burst`] holds the
+//! Read first: BEP 7 (a client with two kinds of addresses tells both), 21 (`paused`), 48 (scrape). Omits: UDP and TLS. A [`Burst`] holds the
 //! connections of one burst to one host (one a family, one more where it redirects) and one reply at a time; what is
 //! remembered between bursts is which family leads nowhere, for at most 64 hosts.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
@@ -12,10 +12,10 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::client::Request;
+use super::client::{Request, Scrape};
 use super::host::back_off;
-use super::http::{decode_reply, encode_announce};
-use super::{Announce, Failure, Reply};
+use super::http::{decode_reply, decode_scrape, encode_announce, encode_scrape};
+use super::{Announce, Counts, Event, Failure, Reply};
 use crate::http::io::{Client, Error, Limits, Response};
 use crate::net::io::Resolver;
 use crate::net::{Class, Family, class};
@@ -23,6 +23,9 @@ use crate::random::Random;
 
 /// Bytes of a reply: 200 peers have 1.2 to 16 KiB, but some trackers send all they know.
 const MAX_REPLY: usize = 1024 * 1024;
+
+/// The same of the counts of a few torrents. Trackers that tell of all torrents that they have are not listened to.
+const MAX_COUNTS: usize = 16 * 1024;
 
 /// Time for one exchange, redirects included.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,6 +52,8 @@ pub struct Params {
     pub downloaded: u64,
     /// Bytes that are missing.
     pub left: u64,
+    /// They are not wanted.
+    pub partial: bool,
     /// We listen on IPv4.
     pub v4: bool,
     /// We listen on IPv6.
@@ -76,6 +81,8 @@ pub struct Burst {
     announcer: Rc<Announcer>,
     clients: [Client; 2],
     query: Vec<u8>,
+    /// Over which the last announce was answered.
+    heard: Option<Family>,
 }
 
 impl Announcer {
@@ -90,7 +97,8 @@ impl Announcer {
 
     /// Connections to a host, none of them open yet.
     pub fn burst(self: &Rc<Announcer>) -> Burst {
-        Burst { announcer: self.clone(), clients: [Client::new(), Client::new()], query: Vec::new() }
+        let clients = [Client::new(), Client::new()];
+        Burst { announcer: self.clone(), clients, query: Vec::new(), heard: None }
     }
 
     fn rests(&self, host: &str, family: Family) -> bool {
@@ -143,12 +151,15 @@ impl Burst {
         )
         .await;
 
-        let heard = [&v4, &v6].into_iter().flatten().any(|answer| !is_silence(answer));
+        let heard = [(Family::V4, &v4), (Family::V6, &v6)]
+            .into_iter()
+            .find(|(_, answer)| answer.as_ref().is_some_and(|answer| !is_silence(answer)));
+        self.heard = heard.map(|(family, _)| family);
         for (family, answer) in families.into_iter().zip([&v4, &v6]) {
             match (family, answer) {
                 (Some(family), Some(answer)) if !is_silence(answer) => announcer.reached(host, family),
                 // Where neither hears us it is the host, and the client rests it.
-                (Some(family), Some(_)) if heard => announcer.unreached(host, family),
+                (Some(family), Some(_)) if heard.is_some() => announcer.unreached(host, family),
                 _ => {}
             }
         }
@@ -167,6 +178,18 @@ impl Burst {
         }
     }
 
+    /// Asks for counts, over the connection of the last announce.
+    pub async fn scrape(&mut self, scrape: &Scrape, patience: Duration) -> Result<Vec<Counts>, Failure> {
+        self.query.clear();
+        encode_scrape(&scrape.torrents, &mut self.query);
+        let family = self.heard.unwrap_or(Family::V4);
+        let limits = Limits { body: MAX_COUNTS, patience };
+        let client = &mut self.clients[place(family)];
+        let response = client.get(&self.announcer.resolver, &scrape.url, &self.query, family, limits).await;
+        let response = response.map_err(|error| failure(&error))?;
+        judge(&response, decode_scrape(response.body, &scrape.torrents))
+    }
+
     fn encode(&mut self, request: &Request, params: &Params) {
         self.query.clear();
         let announce = Announce {
@@ -176,7 +199,11 @@ impl Burst {
             uploaded: params.uploaded,
             downloaded: params.downloaded,
             left: params.left,
-            event: request.event,
+            event: match request.event {
+                // Others are told as ever: trackers go by them.
+                Event::None if params.partial => Event::Paused,
+                event => event,
+            },
             numwant: request.numwant.into(),
             key: params.key,
             tracker_id: request.tracker_id.as_deref().map(Cow::Borrowed),
@@ -206,10 +233,14 @@ fn is_silence(answer: &Result<Reply, Failure>) -> bool {
 
 /// The reply in a response, or what else it says.
 fn decode(response: &Response<'_>, random: &mut Random) -> Result<Reply, Failure> {
+    judge(response, decode_reply(response.body, from_loopback(response.remote), random))
+}
+
+/// What was read in a response, unless its status says that there is nothing to read.
+fn judge<T>(response: &Response<'_>, reply: Result<T, Failure>) -> Result<T, Failure> {
     if response.status == 429 || response.status >= 500 {
         return Err(Failure::Busy(response.status, response.retry_after));
     }
-    let reply = decode_reply(response.body, from_loopback(response.remote), random);
     match reply {
         Ok(_) | Err(Failure::Reply(_)) if !(200..300).contains(&response.status) => {
             Err(Failure::Reply(format!("the tracker answers with HTTP status {}", response.status)))
@@ -370,6 +401,7 @@ mod tests {
             uploaded: 1,
             downloaded: 2,
             left: 3,
+            partial: false,
             v4: true,
             v6: true,
             patience,
@@ -399,6 +431,51 @@ mod tests {
         let heard = decode_announce(target.split_once('?').unwrap().1).unwrap();
         assert_eq!((heard.port, heard.uploaded, heard.downloaded, heard.left), (6881, 1, 2, 3));
         assert_eq!((heard.event, heard.numwant, heard.key), (Event::Started, 50, 5));
+    }
+
+    #[test]
+    fn counts_come_over_the_connection_of_the_announces() {
+        let begun = Instant::now();
+        let hash = InfoHash::from_bytes([7; 20]);
+        let tracker = TestTracker::start("127.0.0.1:0", |_, head| {
+            if head.target.starts_with("/scrape?info_hash=%07%07") {
+                let body = [b"d5:filesd20:", &[7; 20][..], b"d8:completei4e10:downloadedi9eeee"].concat();
+                return with_head(200, None, &body);
+            }
+            good()
+        });
+        let mut client = client::Client::new(1, begun);
+        client.insert(1, hash, &[vec![tracker.url()]], &[], true, begun);
+        let request = client.poll(begun).unwrap();
+        smol::block_on(async {
+            let mut burst = announcer().burst();
+            let reply = burst.announce(&request, &params()).await;
+            client.handle(&request, reply.as_ref(), Instant::now());
+            let scrape = client.poll_scrape(request.host).unwrap();
+            let counts = burst.scrape(&scrape, params().patience).await.unwrap();
+            client.scraped(&scrape, Ok(&counts), Instant::now());
+        });
+        let counts = Counts { seeds: Some(4), leechers: None, downloads: Some(9) };
+        assert_eq!(client.status(1, Instant::now())[0].counts, counts);
+        assert_eq!((tracker.connections(), tracker.targets().len()), (1, 2));
+    }
+
+    #[test]
+    fn a_partial_seed_says_so_once_the_tracker_knows_it() {
+        let tracker = TestTracker::start("127.0.0.1:0", |_, _| good());
+        let said = |event, partial| {
+            let mut request = request(&tracker.url(), 1);
+            request.event = event;
+            let answer =
+                smol::block_on(announcer().burst().announce(&request, &Params { partial, ..params() }));
+            answer.unwrap();
+            decode_announce(tracker.targets().pop().unwrap().split_once('?').unwrap().1).unwrap().event
+        };
+        assert_eq!(said(Event::None, true), Event::Paused);
+        assert_eq!(said(Event::None, false), Event::None);
+        for event in [Event::Started, Event::Completed, Event::Stopped] {
+            assert_eq!(said(event, true), event);
+        }
     }
 
     #[test]
