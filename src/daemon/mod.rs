@@ -31,7 +31,7 @@ use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
 use crate::storage::io::{Done, Files, Job as StorageJob, Storage};
-use crate::tracker::client::Request;
+use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
 use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
 use crate::watch::Watch;
@@ -286,9 +286,31 @@ impl Daemon {
     async fn close_bursts(self: Rc<Daemon>) {
         while !self.bursts.borrow().is_empty() {
             Timer::after(LINGER).await;
-            self.bursts.borrow_mut().retain(|_, (_, used)| used.elapsed() < LINGER);
+            let mut bursts = self.bursts.borrow_mut();
+            let idle: Vec<_> = bursts.extract_if(.., |_, (_, used)| used.elapsed() >= LINGER).collect();
+            drop(bursts);
+            for (host, (burst, _)) in idle {
+                if let Some(scrape) = self.house.session.borrow_mut().next_scrape(host) {
+                    self.house.spawn(self.clone().scrape(scrape, burst));
+                }
+            }
         }
         self.tidy(&self.house.session.borrow());
+    }
+
+    /// Asks a host for counts before its connection is closed.
+    async fn scrape(self: Rc<Daemon>, scrape: Scrape, mut burst: Burst) {
+        let mut next = Some(scrape);
+        while let Some(scrape) = next {
+            let result = burst.scrape(&scrape, PATIENCE).await;
+            if let Err(error) = &result {
+                log::debug!("{}: {error}", scrape.url);
+            }
+            let mut session = self.house.session.borrow_mut();
+            session.scraped(&scrape, result.as_deref(), Instant::now());
+            next = session.next_scrape(scrape.host);
+        }
+        self.house.kick();
     }
 
     /// Once torrents were read and checked, what that took goes back to the system.
@@ -309,6 +331,7 @@ impl Daemon {
             uploaded: totals.uploaded,
             downloaded: totals.downloaded,
             left: totals.left,
+            partial: totals.partial,
             v4: listening.iter().any(|addr| addr.is_ipv4() || addr.ip().is_unspecified()),
             v6: listening.iter().any(SocketAddr::is_ipv6),
             patience: if self.stopping.get() { STOP_PATIENCE } else { PATIENCE },

@@ -224,7 +224,10 @@ impl Url {
         }
         let (path, query) = self.target().split_once('?').unwrap_or((self.target(), ""));
         match purpose {
-            Purpose::Announce if inside == Class::Loopback && !path.contains("/announce") => {
+            Purpose::Announce
+                if inside == Class::Loopback
+                    && !["/announce", "/scrape"].iter().any(|name| path.contains(name)) =>
+            {
                 Err(Denied::Loopback)
             }
             Purpose::Content if !query.is_empty() => Err(Denied::Query),
@@ -265,7 +268,7 @@ impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Denied::Inwards => write!(f, "a redirect from the Internet to a private address is not followed"),
-            Denied::Loopback => write!(f, "on this machine only a path with /announce is asked"),
+            Denied::Loopback => write!(f, "on this machine only a path with /announce or /scrape is asked"),
             Denied::Query => write!(f, "a URL with a query is not asked on our own network"),
             Denied::Nowhere => write!(f, "the address is nobody's"),
         }

@@ -22,7 +22,7 @@ const ANNOUNCE: u32 = 1;
 const SCRAPE: u32 = 2;
 const ERROR: u32 = 3;
 
-/// The events in the order of their numbers.
+/// The events that have a number, in its order.
 const EVENTS: [Event; 4] = [Event::None, Event::Completed, Event::Started, Event::Stopped];
 
 /// Options of BEP 41. All others but these have a length.
@@ -71,6 +71,7 @@ pub fn encode_announce(
     for bytes in [announce.downloaded, announce.left, announce.uploaded] {
         out.extend_from_slice(&bytes.to_be_bytes());
     }
+    // `paused` has no number (BEP 21), and some trackers refuse those that they do not know.
     let event = EVENTS.iter().position(|event| *event == announce.event).unwrap_or(0);
     let own_address = 0;
     for number in [u32::try_from(event).unwrap_or(0), own_address, announce.key, announce.numwant] {

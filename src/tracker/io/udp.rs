@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use smol::future::FutureExt;
 
-use super::from_loopback;
+use super::{from_loopback, other_question};
 use crate::net::Family;
 use crate::net::io::udp::Udp;
 use crate::random::Random;
@@ -105,7 +105,7 @@ impl Exchange {
                 }
                 Err(Failure::Transport(text)) => result = Err(Failure::Transport(text)),
                 Err(failure) => return Err(failure),
-                Ok(_) => return Err(Failure::Reply("the tracker answers another question".into())),
+                Ok(_) => return Err(other_question()),
             }
         }
         result
@@ -185,7 +185,7 @@ mod tests {
     use crate::net::io::Resolver;
     use crate::tracker::client::Client;
     use crate::tracker::udp::{Question, decode_question, encode_answer, encode_refusal};
-    use crate::tracker::{Event, Reply, Retry};
+    use crate::tracker::{Counts, Event, Reply, Retry};
 
     /// What is done with a question: the first is number 0.
     enum Does {
@@ -284,7 +284,11 @@ mod tests {
                 Answers(Answer::Announced(reply))
             }
             Question::Announce(..) => Refuses("Connection ID mismatch."),
-            Question::Scrape(..) => Ignores,
+            Question::Scrape(ID, torrents) => {
+                let counts = Counts { seeds: Some(7), leechers: Some(8), downloads: Some(9) };
+                Answers(Answer::Scraped(vec![counts; torrents.len()]))
+            }
+            Question::Scrape(..) => Refuses("Connection ID mismatch."),
         }
     }
 
@@ -352,6 +356,34 @@ mod tests {
         assert_eq!((told.port, told.uploaded, told.downloaded, told.left), (6881, 1, 2, 3));
         assert_eq!((told.event, told.numwant, told.key), (Event::Started, 50, 5));
         assert_eq!((told.peer_id, &**target), (params().peer_id, &b"/key/announce?a=b"[..]));
+    }
+
+    #[test]
+    fn counts_are_asked_for_with_the_connection_id_of_the_announce() {
+        let tracker = TestTracker::start("127.0.0.1:0", |_, question| good(question));
+        let us = Us::new();
+        let mut client = Client::new(1, Instant::now());
+        for key in 0..3 {
+            let info_hash = InfoHash::from_bytes([key; 20]);
+            client.insert(key.into(), info_hash, &[vec![tracker.url()]], &[], true, Instant::now());
+        }
+        let mut burst = us.announcer.burst();
+        smol::block_on(us.udp.reading(async {
+            let first = client.poll(Instant::now()).unwrap();
+            let mut next = Some(first.clone());
+            while let Some(asked) = next {
+                let result = burst.announce(&asked, &params()).await;
+                client.handle(&asked, result.as_ref(), Instant::now());
+                next = client.poll_host(asked.host, Instant::now());
+            }
+            // An announce does not tell how often a torrent was downloaded.
+            let scrape = client.poll_scrape(first.host).unwrap();
+            let counts = burst.scrape(&scrape, params().patience).await;
+            client.scraped(&scrape, counts.as_deref(), Instant::now());
+        }));
+        assert_eq!(tracker.asked(), "caaas");
+        let said = client.status(2, Instant::now())[0].counts;
+        assert_eq!((said.seeds, said.leechers, said.downloads), (Some(7), Some(8), Some(9)));
     }
 
     #[test]
