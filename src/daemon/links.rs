@@ -111,7 +111,7 @@ impl Daemon {
     /// The network is another: names are asked for anew, and trackers over both families.
     pub(super) fn reconnect(self: &Rc<Daemon>) {
         self.resolver.forget_failures();
-        self.announcer.forget_rests();
+        self.announcer.network_changed();
         if self.finding.borrow().as_ref().is_some_and(|finding| !finding.is_finished()) {
             self.find_static_peers();
         }

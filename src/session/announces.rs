@@ -11,9 +11,9 @@ use crate::net::ours::News;
 use crate::peer::PeerKey;
 use crate::torrent::candidates::Source;
 use crate::torrent::{State, Tiers, TorrentKey};
-use crate::tracker::client::Request;
+use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
-use crate::tracker::{Failure, Reply};
+use crate::tracker::{Counts, Failure, Reply};
 
 /// Neighbours are asked this often for what nobody gives …
 const SEEK: Duration = Duration::from_secs(60);
@@ -138,6 +138,16 @@ impl Session {
         Some((request, totals))
     }
 
+    /// What to ask a host for whose connection is idle.
+    pub fn next_scrape(&mut self, host: HostId) -> Option<Scrape> {
+        self.trackers.poll_scrape(host)
+    }
+
+    /// A tracker has told what it knows of the peers of some torrents, or failed to.
+    pub fn scraped(&mut self, scrape: &Scrape, result: Result<&[Counts], &Failure>, now: Instant) {
+        self.trackers.scraped(scrape, result, now);
+    }
+
     pub(super) fn totals(&self, key: TorrentKey) -> Totals {
         let Some(torrent) = self.torrents.get(&key) else { return Totals::default() };
         let (up, down) = self.moved_now(torrent);
@@ -145,6 +155,7 @@ impl Session {
             uploaded: torrent.uploaded + up - torrent.uploaded_before,
             downloaded: torrent.downloaded + down - torrent.downloaded_before,
             left: torrent.lengths.total() - torrent.have_bytes(),
+            partial: torrent.is_partial(),
         }
     }
 
