@@ -81,7 +81,12 @@ impl Links {
     /// Opens what is wanted and not open, closes what is open and not wanted, and tells the session.
     pub fn update(&self, house: &Rc<House>, wanted: &BTreeMap<Link, Place>) {
         let mut open = self.open.borrow_mut();
+        let before = open.len();
         open.retain(|link, open| wanted.get(link) == Some(&open.place));
+        if open.len() < before {
+            // Where another address takes the place of one that went, all is told anew.
+            tell(house, &open);
+        }
         for (link, place) in wanted {
             if open.contains_key(link) {
                 continue;
@@ -232,6 +237,21 @@ mod tests {
             multicast: name != "lo",
             running: name != "unplugged",
         }
+    }
+
+    #[test]
+    fn a_packet_passes_as_many_routers_as_the_configuration_says() {
+        smol::block_on(async {
+            let interfaces = crate::net::io::interfaces().unwrap();
+            let here = interfaces.iter().find(|found| found.loopback && found.address.is_ipv4()).unwrap();
+            let listen = [SocketAddr::new(here.address, 1)];
+            for hops in [1, 7] {
+                let wanted = wanted(&interfaces, std::slice::from_ref(&here.name), &listen, hops);
+                let (link, place) = wanted.first_key_value().unwrap();
+                let socket = socket(*link, place).unwrap();
+                assert_eq!(options::ip_multicast_ttl(socket.get_ref()).unwrap(), u32::from(hops));
+            }
+        });
     }
 
     #[test]

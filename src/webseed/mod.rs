@@ -31,8 +31,9 @@ const MAX_ABSENT: usize = 16;
 /// Answers that are not what was asked for before nothing more is asked.
 const MAX_WRONG: u8 = 3;
 
-/// Seconds of rest after a web seed was not reached or broke off, doubled each time up to the second number.
-const REST: (u32, u32) = (30, 3600);
+/// Seconds of rest after a web seed was not reached or broke off, doubled each time up to the second number: the name
+/// server or the uplink may be back within minutes.
+const REST: (u32, u32) = (30, 600);
 /// The same after it had sent something: connections break.
 const REST_BROKEN: (u32, u32) = (5, 5);
 /// The same where it has too much to do and does not say for how long.
