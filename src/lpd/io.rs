@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use async_io::{Async, Timer};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use rustix::io::Errno;
 use rustix::net::sockopt as options;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, bind, sendto, socket_with};
 use smol::Task;
@@ -104,8 +105,9 @@ impl Links {
         tell(house, &open);
     }
 
-    /// Tells the neighbours on a link. Where that cannot be (its address is not confirmed yet, or its cable was just
-    /// pulled out) the socket is closed: the next look at the interfaces makes another, and all is told anew.
+    /// Tells the neighbours on a link. What finds no room is lost as on the way. Where it cannot be (its address is not
+    /// confirmed yet, or its cable was just pulled out) the socket is closed: the next look at the interfaces makes
+    /// another, and all is told anew.
     pub fn send(&self, house: &House, link: Link, datagram: &[u8]) {
         let mut open = self.open.borrow_mut();
         let Some(known) = open.get(&link) else { return };
@@ -117,7 +119,7 @@ impl Links {
                 sendto(socket, datagram, SendFlags::DONTWAIT, &group)
             }
         };
-        if let Err(error) = sent {
+        if let Err(error) = sent.or_else(no_room) {
             log::debug!("neighbours on {} are not told by {}: {error}", known.place.name, link.family);
             open.remove(&link);
             tell(house, &open);
@@ -213,6 +215,11 @@ fn hear(house: &House, socket: &OwnedFd, link: Link) -> io::Result<Option<Instan
     let (len, from) = (read.bytes, read.address.as_ref().and_then(address));
     let (true, Some(from), Some(datagram)) = (came_here, from, buffer.get(..len)) else { return Ok(None) };
     Ok(house.session.borrow_mut().overheard(datagram, from, link, Instant::now()))
+}
+
+/// Not being sent for want of room is no error.
+fn no_room(error: Errno) -> Result<usize, Errno> {
+    if error == Errno::AGAIN || error == Errno::NOBUFS { Ok(0) } else { Err(error) }
 }
 
 fn address(address: &SockaddrStorage) -> Option<SocketAddr> {
