@@ -19,7 +19,7 @@
 //! | [`random`] | numbers that need not be secret |
 //! | [`clock`] | the time of day, where the clock has one |
 //! | [`http`] | heads, bodies and redirects; one client |
-//! | [`net`] | addresses, prefixes, names |
+//! | [`net`] | addresses, prefixes, names; the UDP port |
 //! | [`storage`] | where bytes lie on disk, what is known of them; the storage thread |
 //! | [`peer`] | the peer protocol: wire, extensions, one peer, its task |
 //! | [`tracker`] | announces: what is asked of whom and when |
@@ -41,6 +41,15 @@
 //! 3. [`watch::Watch::loaded`] says what it means; [`session::Session::insert`] makes it a torrent.
 //! 4. The storage thread compares the files with the record (`Job::Check`) and hashes what is not on it (`Job::Verify`).
 //! 5. [`session::Session::poll`] hands out the announce; [`tracker::client::Client`] decides when and to whom.
+//!
+//! # A cable is plugged in
+//!
+//! 1. [`net::io::changes::Changes`] hears of it from the kernel and gathers what comes with it; the daemon looks at
+//!    [`net::io::interfaces`].
+//! 2. Listening sockets, TCP and UDP, follow the addresses of the configuration; [`lpd::io::Links`] opens a socket on the
+//!    link, and neighbours are told.
+//! 3. [`net::ours::Ours`] decides whether it is news: what could not be reached is tried again, and trackers are told
+//!    if we are elsewhere now.
 //!
 //! # A block is fetched
 //!

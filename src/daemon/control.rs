@@ -64,7 +64,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed().as_secs(),
             watched: self.config.borrow().torrents.iter().map(|path| path.display().to_string()).collect(),
-            listen: self.listening.borrow().addresses.iter().map(SocketAddr::to_string).collect(),
+            listen: self.listeners.addresses().iter().map(SocketAddr::to_string).collect(),
             lpd_interfaces: self.links.names(),
             torrents,
             refused: number(self.watch.borrow().refused().count()),
@@ -139,6 +139,9 @@ impl Daemon {
             url: tracker.url.to_string(),
             state: tracker.state.to_string(),
             next_announce: tracker.next_announce.map(u64::from),
+            seeds: tracker.counts.seeds,
+            leechers: tracker.counts.leechers,
+            downloads: tracker.counts.downloads,
             message: tracker.message.as_deref().map(crate::log::escaped),
         });
         let web_seeds = torrent.web.iter().flat_map(|web| web.status(now)).map(|seed| WebSeedStatus {
