@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 mod control;
+mod dht;
 mod directories;
 pub mod house;
 mod start;
@@ -25,7 +26,7 @@ use smol::Task;
 
 use crate::config::Config;
 use crate::lpd::io::Links;
-use crate::net::io::Resolver;
+use crate::net::io::{ResolveError, Resolver};
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
@@ -80,6 +81,8 @@ pub struct Daemon {
     hints: Option<Hints>,
     /// Where neighbours are told and heard.
     links: Links,
+    /// What the DHT begins with.
+    begin: dht::Begin,
     /// Torrents were read or checked since memory was last given back.
     churned: Cell<bool>,
     /// The data root of the torrent that was added last.
@@ -147,6 +150,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         loading: Cell::new(0),
         hints: hints.ok(),
         links: Links::default(),
+        begin: dht::Begin::default(),
         churned: Cell::new(false),
         last_root: RefCell::default(),
         config: RefCell::new(config),
@@ -243,7 +247,17 @@ impl Daemon {
             Job::Announce(request, totals) => {
                 self.house.spawn(self.clone().announce(request, totals));
             }
-            Job::Dial(key, addr) => self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr)),
+            Job::Dial(key, addr) => {
+                self.look_at_tracked();
+                self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr));
+            }
+            Job::Datagram(to, datagram) => {
+                self.look_at_tracked();
+                if let Err(error) = self.house.udp.send(&datagram, to) {
+                    log::debug!("a datagram to {to} is not sent: {error}");
+                }
+            }
+            Job::Bootstrap => self.house.spawn(self.clone().bootstrap()),
             Job::Search(link, datagram) => self.links.send(&self.house, link, &datagram),
             Job::WebFetch(fetch) => {
                 self.house.spawn(crate::webseed::io::fetch(self.house.clone(), self.resolver.clone(), fetch));
@@ -410,11 +424,8 @@ impl Daemon {
             let mut found = Vec::new();
             let mut missing = false;
             for peer in &peers {
-                let Some((host, port)) = peer.rsplit_once(':') else { continue };
-                let Ok(port) = port.parse() else { continue };
-                let host = host.trim_start_matches('[').trim_end_matches(']');
-                match self.resolver.resolve(host).await {
-                    Ok(addresses) => found.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, port))),
+                match self.resolve(peer).await {
+                    Ok(addresses) => found.extend(addresses),
                     Err(error) => {
                         missing = true;
                         log::debug!("static peer {peer}: {error}");
@@ -431,6 +442,14 @@ impl Daemon {
             }
             Timer::after(RESOLVE_AGAIN).await;
         }
+    }
+
+    /// The addresses of a `host:port` of the configuration.
+    async fn resolve(&self, peer: &str) -> Result<Vec<SocketAddr>, ResolveError> {
+        let (host, port) = peer.rsplit_once(':').unwrap_or((peer, ""));
+        let port = port.parse().unwrap_or(0);
+        let found = self.resolver.resolve(host.trim_start_matches('[').trim_end_matches(']')).await?;
+        Ok(found.iter().map(|&ip| SocketAddr::new(ip, port)).collect())
     }
 
     /// Tells a user at a terminal how it goes.

@@ -479,6 +479,7 @@ pub(super) mod tests {
                 superseed: false,
                 also: Vec::new(),
                 static_peers: Vec::new(),
+                dht: None,
             };
             change(&mut settings);
             let session = Session::new(settings, Duration::from_secs(3600), 5, now);
@@ -511,6 +512,7 @@ pub(super) mod tests {
                 multi_file: false,
                 trackers: trackers.iter().map(|url| vec![url.to_string()]).collect(),
                 web_seeded: !self.urls.is_empty(),
+                nodes: Vec::new(),
             };
             self.session.insert(summary, place, self.now).unwrap()
         }
