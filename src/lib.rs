@@ -19,7 +19,7 @@
 //! | [`random`] | numbers that need not be secret |
 //! | [`clock`] | the time of day, where the clock has one |
 //! | [`http`] | heads, bodies and redirects; one client |
-//! | [`net`] | addresses, prefixes, names |
+//! | [`net`] | addresses, prefixes, names; the UDP port |
 //! | [`storage`] | where bytes lie on disk, what is known of them; the storage thread |
 //! | [`peer`] | the peer protocol: wire, extensions, one peer, its task |
 //! | [`tracker`] | announces: what is asked of whom and when |

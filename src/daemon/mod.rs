@@ -26,6 +26,7 @@ use smol::Task;
 
 use crate::config::Config;
 use crate::lpd::io::Links;
+use crate::net::io::udp::Udp;
 use crate::net::io::{ResolveError, Resolver};
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
@@ -120,6 +121,9 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         }
         control => control,
     };
+    // Now, for a port below 1024 too.
+    let udp = Rc::new(Udp::new());
+    udp.open(&addresses_of(&listeners));
     drop_privileges(config.user.as_deref())?;
     let now = Instant::now();
     let port = port_of(&listeners);
@@ -128,7 +132,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
-    let house = Rc::new(House::new(session, files, storage));
+    let house = Rc::new(House::new(session, files, storage, udp));
     let hints = Hints::new().inspect_err(|error| {
         log::warn!("inotify: {error}; changes are found by the regular scan");
     });
@@ -382,11 +386,11 @@ impl Daemon {
 impl Daemon {
     fn listen(&self, listeners: Vec<Async<TcpListener>>) {
         let mut listening = self.listening.borrow_mut();
+        listening.addresses = addresses_of(&listeners);
+        listening.addresses.iter().for_each(|address| log::info!("listening on {address}"));
+        self.house.udp.listen(&self.house, &listening.addresses);
+        self.set_dht_families(&mut self.house.session.borrow_mut());
         for listener in listeners {
-            if let Ok(address) = listener.get_ref().local_addr() {
-                log::info!("listening on {address}");
-                listening.addresses.push(address);
-            }
             listening.tasks.push(self.house.task(crate::peer::io::listen(self.house.clone(), listener)));
         }
     }
@@ -527,6 +531,10 @@ impl Daemon {
         log::warn!("{what}");
         *self.last_error.borrow_mut() = what;
     }
+}
+
+fn addresses_of(listeners: &[Async<TcpListener>]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|listener| listener.get_ref().local_addr().ok()).collect()
 }
 
 fn port_of(listeners: &[Async<TcpListener>]) -> u16 {
