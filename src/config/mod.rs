@@ -276,7 +276,9 @@ impl Default for Config {
             trackers: Trackers { enabled: true, also: Vec::new() },
             dht: Dht {
                 enabled: true,
-                bootstrap: ["dht.libtorrent.org:25401", "router.bittorrent.com:6881"].map(str::to_owned).into(),
+                bootstrap: ["dht.libtorrent.org:25401", "router.bittorrent.com:6881"]
+                    .map(str::to_owned)
+                    .into(),
                 read_only: false,
                 router: false,
             },

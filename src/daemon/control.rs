@@ -10,8 +10,8 @@ use crate::metainfo::{InfoHash, hex};
 use crate::peer::Peer;
 use crate::session::Session;
 use crate::status::{
-    Counts, DhtStatus, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Progress, Refused, RefusedFiles, Reply,
-    Status, TorrentStatus, TrackerStatus, WebSeedStatus, eta,
+    Counts, DhtStatus, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Progress, Refused,
+    RefusedFiles, Reply, Status, TorrentStatus, TrackerStatus, WebSeedStatus, eta,
 };
 use crate::torrent::{State, Torrent, TorrentKey};
 

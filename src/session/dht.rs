@@ -154,7 +154,8 @@ impl Session {
         else {
             return;
         };
-        let tracked = self.settings.trackers && (!torrent.tiers.0.is_empty() || !self.settings.also.is_empty());
+        let tracked =
+            self.settings.trackers && (!torrent.tiers.0.is_empty() || !self.settings.also.is_empty());
         let urgent = !tracked || (torrent.state == State::Downloading && torrent.peers().is_empty());
         if let Some(node) = &mut self.dht.node {
             node.insert(torrent.info_hash, self.settings.port, urgent, now);

@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::superseeding::view;
 use super::{
     AHEAD, BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
-    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, Settings, TORRENT_COST, Timer, Upload, WRITES_PER_SECOND,
-    is_local,
+    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, Settings, TORRENT_COST, Timer, Upload,
+    WRITES_PER_SECOND, is_local,
 };
 use crate::metainfo::InfoHash;
 use crate::peer::extension::MAX_PAYLOAD;

@@ -329,9 +329,6 @@ pub struct Checked {
 
 impl Job {
     pub(super) fn is_answered(&self) -> bool {
-        !matches!(
-            self,
-            Job::Disk(_) | Job::SaveNodes(_) | Job::Record(_) | Job::Forget(_) | Job::Stop
-        )
+        !matches!(self, Job::Disk(_) | Job::SaveNodes(_) | Job::Record(_) | Job::Forget(_) | Job::Stop)
     }
 }
