@@ -218,6 +218,17 @@ fn a_router_gives_contacts_and_stores_nothing() {
 }
 
 #[test]
+fn new_endpoints_come_at_the_pace_of_dials_and_slower_where_the_table_of_connections_is_full() {
+    if !able(&[Root]) {
+        return;
+    }
+    let (burst, rest) = (5, 20);
+    assert!(time_to_ask(burst + rest, None) >= Duration::from_secs(4), "five a second");
+    // The first of them is sent at once.
+    assert!(time_to_ask(6, Some((990, 1000))) >= Duration::from_secs(4), "one a second");
+}
+
+#[test]
 fn libtorrent_finds_us() {
     if able(&[Root, Python("libtorrent")]) {
         they_find_us(libtorrent);
@@ -337,6 +348,40 @@ fn two_alone(prepare: impl Fn(&Home, &Namespace), host: impl Fn(&Namespace) -> S
     fetched(&taker, &torrent, PATIENCE);
     println!("two alone: fetched {:?} after the .torrent was dropped", start.elapsed());
     torrent.assert_lies_in(&theirs.data);
+}
+
+/// From the first to the last of so many addresses that a daemon is to begin with and that do not answer; `tracked` is how
+/// full its kernel says its table of connections is, and its size.
+fn time_to_ask(addresses: usize, tracked: Option<(u32, u32)>) -> Duration {
+    let world = World::new::<2>();
+    let [one, other] = world.spaces();
+    let sockets: Vec<UdpSocket> = other.enter(|| {
+        let bind = |_| UdpSocket::bind((other.address, 0)).expect("a free port");
+        (0..addresses).map(bind).collect()
+    });
+    let home = home(one, &[]);
+    let names = sockets.iter().map(|socket| socket.local_addr().unwrap().to_string());
+    home.set("dht", "bootstrap", json!(names.collect::<Vec<_>>()));
+    let mut script = "exec \"$0\" \"$@\"".to_owned();
+    if let Some((used, room)) = tracked {
+        for (name, number) in [("count", used), ("max", room)] {
+            let file = home.folder.path().join(name);
+            std::fs::write(&file, format!("{number}\n")).unwrap();
+            let place = format!("/proc/sys/net/netfilter/nf_conntrack_{name}");
+            script = format!("mount --bind '{}' {place} && {script}", file.display());
+        }
+    }
+    let daemon = home.spawn(&["unshare", "--mount", "sh", "-c", &script]);
+    let first_of = |socket: &UdpSocket| {
+        socket.set_read_timeout(Some(PATIENCE)).expect("above zero");
+        socket.recv(&mut [0; 2048]).map(|_| Instant::now()).expect("it is asked")
+    };
+    let asked: Vec<Instant> = std::thread::scope(|scope| {
+        let waiting: Vec<_> = sockets.iter().map(|socket| scope.spawn(move || first_of(socket))).collect();
+        waiting.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    drop(daemon);
+    *asked.iter().max().unwrap() - *asked.iter().min().unwrap()
 }
 
 /// With the DHT as its only way to find anybody, and these nodes to begin with.

@@ -47,6 +47,10 @@ impl Dht {
         self.node.as_ref()?.deadline()
     }
 
+    pub(super) fn memory(&self) -> u64 {
+        self.node.as_ref().map_or(0, |node| node.memory() as u64)
+    }
+
     pub(super) fn remove(&mut self, info_hash: InfoHash) {
         if let Some(node) = &mut self.node {
             node.remove(info_hash);
@@ -223,4 +227,139 @@ fn some_id(random: &mut Random) -> [u8; 20] {
         bytes.copy_from_slice(&random.draw().to_be_bytes()[..bytes.len()]);
     }
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::webseeds::tests::Rig;
+    use super::*;
+    use crate::dht::Options;
+    use crate::rate::Bucket;
+    use crate::storage::io::Done;
+
+    const HOUR: u64 = 3600;
+
+    /// A session with a node, and another node that answers it or does not.
+    struct Two {
+        rig: Rig,
+        other: Node,
+        answers: bool,
+        /// Seconds after the start.
+        bootstraps: Vec<u64>,
+        saves: Vec<u64>,
+    }
+
+    impl Two {
+        const OTHER: &str = "10.0.0.2:6881";
+
+        fn new(answers: bool) -> Two {
+            let mut rig = Rig::with(&[], &[], |settings| settings.dht = Some(Options::default()));
+            let now = rig.now;
+            rig.run();
+            rig.session.stored(Done::Nodes(Box::default()), now);
+            rig.session.set_dht_families(true, false, now);
+            let mut other = Node::new(Options::default(), [9; 20], 9, now);
+            other.set_families(true, false, now);
+            Two { rig, other, answers, bootstraps: Vec::new(), saves: Vec::new() }
+        }
+
+        fn run(&mut self, seconds: u64) {
+            let start = self.rig.now;
+            let end = start + Duration::from_secs(seconds);
+            let us: SocketAddr = "10.0.0.1:6881".parse().unwrap();
+            let mut plenty = Bucket::new(0, 1, start);
+            loop {
+                let now = self.rig.now;
+                let at = u64::from(self.rig.session.seconds(now));
+                while let Some(job) = self.rig.session.poll(now) {
+                    match job {
+                        Job::Datagram(to, datagram) if self.answers && to == Self::OTHER.parse().unwrap() => {
+                            self.other.handle(&datagram, us, now);
+                        }
+                        Job::Bootstrap => {
+                            self.bootstraps.push(at);
+                            self.rig.session.dht_contact(Self::OTHER.parse().unwrap(), now);
+                        }
+                        Job::Storage(StorageJob::SaveNodes(_)) => self.saves.push(at),
+                        Job::Storage(StorageJob::Flush) => {
+                            self.rig.session.stored(Done::Flushed(Ok(())), now);
+                        }
+                        _ => {}
+                    }
+                    while let Some(output) = self.other.poll(&mut plenty, now) {
+                        if let Output::Send { datagram, .. } = output {
+                            self.rig.session.dht_received(&datagram, Self::OTHER.parse().unwrap(), now);
+                        }
+                    }
+                }
+                match self.rig.session.deadline() {
+                    Some(next) if next < end => self.rig.now = next.max(now + Duration::from_millis(1)),
+                    _ => break,
+                }
+            }
+            self.rig.now = end;
+        }
+    }
+
+    #[test]
+    fn names_are_tried_at_once_and_then_more_and_more_seldom() {
+        let mut two = Two::new(false);
+        two.run(HOUR);
+        assert_eq!(two.bootstraps[..4], [0, 15, 45, 105]);
+        assert!((12..=18).contains(&two.bootstraps.len()), "{:?}", two.bootstraps);
+        assert!(two.saves.is_empty(), "there is nobody to be remembered");
+    }
+
+    #[test]
+    fn good_nodes_are_saved_twice_a_day_and_at_the_end() {
+        let mut two = Two::new(true);
+        two.run(25 * HOUR);
+        assert!((2..=4).contains(&two.saves.len()), "{:?}", two.saves);
+        let saves = two.saves.len();
+        two.rig.session.shut_down(two.rig.now);
+        two.run(1);
+        assert_eq!(two.saves.len(), saves + 1);
+        assert!(two.rig.session.is_shut_down());
+    }
+
+    #[test]
+    fn without_a_socket_nothing_is_looked_up_and_turned_off_there_is_no_node() {
+        let mut two = Two::new(true);
+        let now = two.rig.now;
+        two.rig.session.set_dht_families(false, false, now);
+        two.run(HOUR);
+        assert!(two.bootstraps.is_empty() && two.rig.session.dht_counts().is_some());
+        let settings = super::super::Settings { dht: None, ..two.rig.session.settings().clone() };
+        two.rig.session.apply(settings, Duration::from_secs(60), two.rig.now);
+        assert!(two.rig.session.dht_counts().is_none() && two.rig.session.dht.node.is_none());
+    }
+
+    #[test]
+    fn dials_and_datagrams_have_one_budget_and_neither_is_forgotten_for_the_other() {
+        let mut two = Two::new(true);
+        two.run(5);
+        let now = two.rig.now;
+        let session = &mut two.rig.session;
+        session.dials.set_rate(1, 1, now);
+        session.dials.take(1, now);
+        session.set_static_peers(vec!["10.0.0.7:1".parse().unwrap()], now);
+        session.set(Timer::Dial, now);
+        let mut dialled = None;
+        for step in 0..40 {
+            let now = now + Duration::from_millis(100 * step);
+            while let Some(job) = session.poll(now) {
+                if let Job::Dial(..) = job {
+                    dialled.get_or_insert(step);
+                }
+            }
+        }
+        assert_eq!(dialled, Some(10), "a second later, though it was not the first that wanted a token");
+    }
+
+    #[test]
+    fn the_fuller_the_table_of_connections_the_fewer_new_endpoints() {
+        let rates = [0, 1, 48_000, 56_000, 60_000, 64_000, 70_000].map(|used| endpoints(5, used, 64_000));
+        assert_eq!(rates, [5, 5, 5, 2, 1, 1, 1]);
+        assert_eq!([endpoints(1000, 0, 0), endpoints(5, 9, 3), endpoints(8, 14, 16)], [1, 1, 4]);
+    }
 }

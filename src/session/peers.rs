@@ -75,7 +75,7 @@ impl Session {
         let superseeds: u64 = superseeds.map(|superseed| superseed.memory() as u64).sum();
         let inflows: u64 = self.peers.values().map(|peer| peer.memory() as u64).sum();
         let (torrents, peers) = (self.torrents.len() as u64, self.peers.len() as u64);
-        torrents * TORRENT_COST + peers * PEER_COST + pickers + superseeds + inflows
+        torrents * TORRENT_COST + peers * PEER_COST + pickers + superseeds + inflows + self.dht.memory()
     }
 
     /// We are connected to a peer that we dialled: our handshake goes first.

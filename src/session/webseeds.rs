@@ -457,7 +457,11 @@ pub(super) mod tests {
             Rig::with(urls, trackers, |_| {})
         }
 
-        fn with(urls: &[&str], trackers: &[&str], change: impl FnOnce(&mut Settings)) -> Rig {
+        pub(in crate::session) fn with(
+            urls: &[&str],
+            trackers: &[&str],
+            change: impl FnOnce(&mut Settings),
+        ) -> Rig {
             #[expect(clippy::disallowed_methods, reason = "the only way to make an instant")]
             let now = Instant::now();
             let mut settings = Settings {
