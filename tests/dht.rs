@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::Need::{Program, Python, Root};
+use common::Need::{Conntrack, Program, Python, Root};
 use common::daemon::{Daemon, Home};
 use common::peer::RawPeer;
 use common::torrent::{Torrent, string};
@@ -219,7 +219,7 @@ fn a_router_gives_contacts_and_stores_nothing() {
 
 #[test]
 fn new_endpoints_come_at_the_pace_of_dials_and_slower_where_the_table_of_connections_is_full() {
-    if !able(&[Root]) {
+    if !able(&[Root, Conntrack]) {
         return;
     }
     let (burst, rest) = (5, 20);
