@@ -19,6 +19,7 @@ use crate::metainfo::InfoHash;
 use crate::status::io::{AskError, ask};
 use crate::status::{
     List, MAX_LIST, Method, Part, PeerStatus, Peers, RefusedFiles, State, Status, TorrentStatus,
+    TrackerStatus,
 };
 
 /// What `meshseed status --help` prints.
@@ -296,7 +297,8 @@ fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
     if !torrent.trackers.is_empty() {
         text.push_str("\ntrackers:\n");
         for tracker in &torrent.trackers {
-            source(&mut text, &tracker.url, &tracker.state, tracker.next_announce, tracker.message.as_ref());
+            let state = counted(tracker);
+            source(&mut text, &tracker.url, &state, tracker.next_announce, tracker.message.as_ref());
         }
     }
     if !torrent.web_seeds.is_empty() {
@@ -309,6 +311,19 @@ fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
         text.push('\n');
         peer_row(&mut text, ["DOWN", "GOT", "UP", "SENT", "FOR", "SLOT", "ADDRESS"]);
         peers.peers.iter().for_each(|peer| peer_line(&mut text, peer));
+    }
+    text
+}
+
+/// How it stands with a tracker, and what it knows of the torrent's peers.
+fn counted(tracker: &TrackerStatus) -> String {
+    let mut text = tracker.state.clone();
+    for (number, what) in
+        [(tracker.seeds, "seed"), (tracker.leechers, "leecher"), (tracker.downloads, "download")]
+    {
+        if let Some(number) = number {
+            text = format!("{text}, {}", count(number.into(), what));
+        }
     }
     text
 }
@@ -376,7 +391,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{DhtStatus, TrackerStatus, WebSeedStatus};
+    use crate::status::{DhtStatus, WebSeedStatus};
 
     fn options(arguments: &[&str]) -> Result<Options, lexopt::Error> {
         parse(Parser::from_args(arguments))
@@ -403,6 +418,9 @@ mod tests {
                 url: "http://t/announce".to_owned(),
                 state: "failed".to_owned(),
                 next_announce: Some(90),
+                seeds: Some(1),
+                leechers: Some(0),
+                downloads: Some(2000),
                 message: Some("no\nsuch torrent".to_owned()),
             }],
             web_seeds: vec![WebSeedStatus {
@@ -550,7 +568,7 @@ mod tests {
             "info-hash  abababababababababababababababababababab",
             "state      waiting for data: /srv/torrents/a is not there",
             "size       1.4 GiB (1500000000 bytes)",
-            "  http://t/announce: failed, next in 1 min",
+            "  http://t/announce: failed, 1 seed, 0 leechers, 2000 downloads, next in 1 min",
             "    no\\nsuch torrent",
             "     DOWN       GOT        UP      SENT         FOR  SLOT  ADDRESS",
             "    waits   2.0 MiB 10.0 kB/s   1.0 MiB   1 h 0 min  waits 10.0.0.7:51413 (Transmission 4, local)",

@@ -145,6 +145,9 @@ impl Daemon {
             url: tracker.url.to_string(),
             state: tracker.state.to_string(),
             next_announce: tracker.next_announce.map(u64::from),
+            seeds: tracker.counts.seeds,
+            leechers: tracker.counts.leechers,
+            downloads: tracker.counts.downloads,
             message: tracker.message.as_deref().map(crate::log::escaped),
         });
         let web_seeds = torrent.web.iter().flat_map(|web| web.status(now)).map(|seed| WebSeedStatus {

@@ -32,7 +32,7 @@ use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
 use crate::storage::io::{Done, Files, Job as StorageJob, Storage};
-use crate::tracker::client::Request;
+use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
 use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
 use crate::watch::Watch;
@@ -132,7 +132,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
-    let house = Rc::new(House::new(session, files, storage, udp));
+    let house = Rc::new(House::new(session, files, storage, udp.clone()));
     let hints = Hints::new().inspect_err(|error| {
         log::warn!("inotify: {error}; changes are found by the regular scan");
     });
@@ -140,7 +140,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let daemon = Rc::new(Daemon {
         house: house.clone(),
         watch: RefCell::new(Watch::new()),
-        announcer: Announcer::new(resolver.clone(), seed),
+        announcer: Announcer::new(resolver.clone(), udp.clone(), seed),
         resolver,
         bursts: RefCell::default(),
         key: low_bits(seed.rotate_right(17)),
@@ -300,9 +300,31 @@ impl Daemon {
     async fn close_bursts(self: Rc<Daemon>) {
         while !self.bursts.borrow().is_empty() {
             Timer::after(LINGER).await;
-            self.bursts.borrow_mut().retain(|_, (_, used)| used.elapsed() < LINGER);
+            let mut bursts = self.bursts.borrow_mut();
+            let idle: Vec<_> = bursts.extract_if(.., |_, (_, used)| used.elapsed() >= LINGER).collect();
+            drop(bursts);
+            for (host, (burst, _)) in idle {
+                if let Some(scrape) = self.house.session.borrow_mut().next_scrape(host) {
+                    self.house.spawn(self.clone().scrape(scrape, burst));
+                }
+            }
         }
         self.tidy(&self.house.session.borrow());
+    }
+
+    /// Asks a host for counts before its connection is closed.
+    async fn scrape(self: Rc<Daemon>, scrape: Scrape, mut burst: Burst) {
+        let mut next = Some(scrape);
+        while let Some(scrape) = next {
+            let result = burst.scrape(&scrape, PATIENCE).await;
+            if let Err(error) = &result {
+                log::debug!("{}: {error}", scrape.url);
+            }
+            let mut session = self.house.session.borrow_mut();
+            session.scraped(&scrape, result.as_deref(), Instant::now());
+            next = session.next_scrape(scrape.host);
+        }
+        self.house.kick();
     }
 
     /// Once torrents were read and checked, what that took goes back to the system.
@@ -323,6 +345,7 @@ impl Daemon {
             uploaded: totals.uploaded,
             downloaded: totals.downloaded,
             left: totals.left,
+            partial: totals.partial,
             v4: listening.iter().any(|addr| addr.is_ipv4() || addr.ip().is_unspecified()),
             v6: listening.iter().any(SocketAddr::is_ipv6),
             patience: if self.stopping.get() { STOP_PATIENCE } else { PATIENCE },

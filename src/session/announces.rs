@@ -9,9 +9,9 @@ use crate::lpd::Link;
 use crate::metainfo::InfoHash;
 use crate::torrent::candidates::Source;
 use crate::torrent::{Tiers, TorrentKey};
-use crate::tracker::client::Request;
+use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
-use crate::tracker::{Failure, Reply};
+use crate::tracker::{Counts, Failure, Reply};
 
 impl Session {
     /// Tells the trackers of a torrent that has something to give; those that know of it are told no news.
@@ -106,6 +106,16 @@ impl Session {
         Some((request, totals))
     }
 
+    /// What to ask a host for whose connection is idle.
+    pub fn next_scrape(&mut self, host: HostId) -> Option<Scrape> {
+        self.trackers.poll_scrape(host)
+    }
+
+    /// A tracker has told what it knows of the peers of some torrents, or failed to.
+    pub fn scraped(&mut self, scrape: &Scrape, result: Result<&[Counts], &Failure>, now: Instant) {
+        self.trackers.scraped(scrape, result, now);
+    }
+
     pub(super) fn totals(&self, key: TorrentKey) -> Totals {
         let Some(torrent) = self.torrents.get(&key) else { return Totals::default() };
         let (up, down) = self.moved_now(torrent);
@@ -113,6 +123,7 @@ impl Session {
             uploaded: torrent.uploaded + up - torrent.uploaded_before,
             downloaded: torrent.downloaded + down - torrent.downloaded_before,
             left: torrent.lengths.total() - torrent.have_bytes(),
+            partial: torrent.is_partial(),
         }
     }
 

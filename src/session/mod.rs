@@ -115,6 +115,8 @@ pub struct Totals {
     pub downloaded: u64,
     /// Still missing.
     pub left: u64,
+    /// What is missing is not fetched (BEP 21).
+    pub partial: bool,
 }
 
 /// A change worth a log line and an event on the bus.

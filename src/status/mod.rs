@@ -249,6 +249,12 @@ pub struct TrackerStatus {
     pub state: String,
     /// Until the next announce, seconds.
     pub next_announce: Option<u64>,
+    /// Peers that have all of it, by what the tracker said last; null where it says nothing.
+    pub seeds: Option<u32>,
+    /// Those that do not.
+    pub leechers: Option<u32>,
+    /// How often it was downloaded to its end.
+    pub downloads: Option<u32>,
     /// The last failure or warning.
     pub message: Option<String>,
 }
@@ -591,6 +597,9 @@ mod tests {
                 url: "http://t/announce".to_owned(),
                 state: "working".to_owned(),
                 next_announce: Some(7),
+                seeds: Some(3),
+                leechers: Some(2),
+                downloads: None,
                 message: None,
             }],
             web_seeds: vec![WebSeedStatus {
@@ -686,7 +695,7 @@ mod tests {
                 r#""file":"/etc/torrents/a.torrent","data":"/srv/torrents/a","state":"waiting-for-disk","#,
                 r#""reason":"no disk","size":18446744073709551615,"have":1,"checked":null,"eta":9,"up_rate":2,"#,
                 r#""down_rate":3,"up_total":4,"down_total":5,"peers":6,"trackers":[{"url":"http://t/announce","#,
-                r#""state":"working","next_announce":7,"message":null}],"#,
+                r#""state":"working","next_announce":7,"seeds":3,"leechers":2,"downloads":null,"message":null}],"#,
                 r#""web_seeds":[{"url":"http://w/","state":"rests","next_request":60,"message":"503"}],"#,
                 r#""added":null,"completed":8}}"#,
                 "\n"

@@ -298,12 +298,16 @@ impl Torrent {
         idle && !self.is_complete() && !self.was_complete
     }
 
+    /// Whether what it lacks is fetched only when the user says so.
+    pub fn is_partial(&self) -> bool {
+        self.state == State::Incomplete && self.was_complete
+    }
+
     /// Whether data that somebody puts in its place is looked for: it waits for its own, or nobody has come who has some.
     pub fn awaits_data(&self) -> bool {
         match self.state {
-            State::Incomplete => self.was_complete,
             State::Downloading => self.fetch.is_none(),
-            _ => false,
+            _ => self.is_partial(),
         }
     }
 

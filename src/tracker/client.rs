@@ -1,21 +1,23 @@
 //! Who is announced where and when: tiers, intervals, back-off, and announces to one host gathered into bursts.
 //!
-//! Read first: BEP 3 ("trackers"), 12 (tiers), 31 (retry in). The shell takes a [`Request`] from [`Client::poll`],
-//! carries it out, brings the answer to [`Client::handle`] and goes on with [`Client::poll_host`] over the same
-//! connection. Holds some 150 bytes a torrent with one tracker; URLs, hosts and texts are shared.
+//! Read first: BEP 3 ("trackers"), 12 (tiers), 31 (retry in), 48 (scrape). The shell takes a [`Request`] from
+//! [`Client::poll`], carries it out, brings the answer to [`Client::handle`] and goes on with [`Client::poll_host`] over
+//! the same connection. When that has nothing more, [`Client::poll_scrape`] may ask for counts over it. Holds some 170
+//! bytes a torrent with one tracker; URLs, hosts and texts are shared.
 //!
 //! Every announce has a window: it goes at its end, or earlier inside it together with another one to the same
 //! host. So a hundred torrents of one tracker wake a router once an interval and not a hundred times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::host::{HostId, Hosts, Pool, Trouble, Wait};
+use super::host::{HostId, Hosts, Pool, Trouble, Wait, back_off};
+use super::http::scrape_url;
 use super::line::{Answer, Line, Phase, Slot};
 use super::names::{Names, Texts};
-use super::{Event, Failure, MAX_TRACKER_ID, NUMWANT, Reply};
+use super::{Counts, Event, Failure, MAX_TRACKER_ID, NUMWANT, Reply};
 use crate::http::Url;
 use crate::metainfo::InfoHash;
 use crate::random::Random;
@@ -25,6 +27,12 @@ const MAX_SLOTS: usize = 64;
 
 /// Trackers of the configuration that every public torrent is announced to.
 const MAX_ALSO: usize = 8;
+
+/// Torrents of one scrape: as many as fit a packet, escaped.
+const MAX_SCRAPE: usize = 16;
+
+/// Seconds before a tracker is asked again for counts that it did not give, doubled each time up to the second number.
+const SCRAPE_REST: (u32, u32) = (3600, 24 * 3600);
 
 /// What is to be asked of a host now. It must be brought back to [`Client::handle`].
 #[derive(Clone, Debug)]
@@ -45,6 +53,19 @@ pub struct Request {
     pub numwant: u8,
     line: u32,
     slot: u8,
+}
+
+/// Of which torrents a host is to be asked for counts now. It must be brought back to [`Client::scraped`].
+#[derive(Clone, Debug)]
+pub struct Scrape {
+    /// Whom to ask.
+    pub url: Rc<Url>,
+    /// Whose connection to use.
+    pub host: HostId,
+    /// For which torrents.
+    pub torrents: Vec<InfoHash>,
+    lines: Vec<u32>,
+    tracker: u32,
 }
 
 /// How it stands with a tracker.
@@ -79,6 +100,8 @@ pub struct TrackerStatus {
     pub next_announce: Option<u32>,
     /// What it said last, or what went wrong; foreign text.
     pub message: Option<Rc<str>>,
+    /// What it said of the torrent's peers.
+    pub counts: Counts,
 }
 
 /// Announces all torrents.
@@ -91,6 +114,8 @@ pub struct Client {
     names: Names,
     hosts: Hosts,
     texts: Texts,
+    /// Host, tracker and line of which more is to be known.
+    to_scrape: BTreeSet<(HostId, u32, u32)>,
     closing: bool,
 }
 
@@ -105,6 +130,7 @@ impl Client {
             names: Names::new(),
             hosts: Hosts::new(),
             texts: Texts::default(),
+            to_scrape: BTreeSet::new(),
             closing: false,
         }
     }
@@ -198,6 +224,7 @@ impl Client {
     /// Says `stopped` wherever a torrent is known, and nothing else any more.
     pub fn shutdown(&mut self, now: Instant) {
         self.closing = true;
+        self.to_scrape.clear();
         self.hosts.hurry();
         let ids = self.of.values().copied().collect::<Vec<_>>();
         self.of.clear();
@@ -234,6 +261,53 @@ impl Client {
         self.dispatch(host, now)
     }
 
+    /// The next counts to ask this host for, whose connection is idle. `None`: let it go.
+    pub fn poll_scrape(&mut self, host: HostId) -> Option<Scrape> {
+        if self.closing || !self.hosts.is_free(host) {
+            return None;
+        }
+        let of_host = self.to_scrape.range((host, 0, 0)..=(host, u32::MAX, u32::MAX));
+        let tracker = of_host.clone().next()?.1;
+        let taken: Vec<_> = of_host.take_while(|(_, t, _)| *t == tracker).take(MAX_SCRAPE).copied().collect();
+        let url = Rc::new(scrape_url(&self.names.tracker(tracker)?.place.as_ref().ok()?.0)?);
+        let (mut torrents, mut lines) = (Vec::new(), Vec::new());
+        for wanted in taken {
+            self.to_scrape.remove(&wanted);
+            if let Some(line) = self.line(wanted.2) {
+                torrents.push(line.info_hash);
+                lines.push(wanted.2);
+            }
+        }
+        self.hosts.begin(host);
+        Some(Scrape { url, host, torrents, lines, tracker })
+    }
+
+    /// Takes what came of a scrape: counts in the order of its torrents.
+    pub fn scraped(&mut self, scrape: &Scrape, result: Result<&[Counts], &Failure>, now: Instant) {
+        let last = self.ceil(now);
+        self.hosts.end(scrape.host);
+        if let Some(tracker) = self.names.tracker_mut(scrape.tracker) {
+            tracker.scrape = match result {
+                Ok(_) => (0, 0),
+                Err(_) => {
+                    let (first, most) = SCRAPE_REST;
+                    let rest = back_off(first, most, tracker.scrape.1, &mut self.random);
+                    (last.saturating_add(rest), tracker.scrape.1.saturating_add(1))
+                }
+            };
+        }
+        let Ok(counts) = result else {
+            self.to_scrape.retain(|(_, tracker, _)| *tracker != scrape.tracker);
+            return;
+        };
+        for ((line, info_hash), counts) in scrape.lines.iter().zip(&scrape.torrents).zip(counts) {
+            // Another torrent may have its place by now.
+            if let Some(line) = self.line_mut(*line).filter(|line| line.info_hash == *info_hash) {
+                line.counted(scrape.tracker, *counts);
+            }
+        }
+    }
+
     /// When [`Client::poll`] will have something, unless `handle` has it earlier.
     pub fn deadline(&self) -> Option<Instant> {
         let at = self.hosts.deadline()?;
@@ -260,9 +334,15 @@ impl Client {
                         .as_deref()
                         .filter(|id| id.len() <= MAX_TRACKER_ID)
                         .map(Rc::from),
+                    counts: reply.counts(),
                 };
                 if let Some(line) = self.lines.thing_mut(request.line) {
+                    let tracker = line.slots.get(usize::from(request.slot)).map(|slot| slot.tracker);
                     line.answered(request.slot, request.event, answer, last, &mut self.random);
+                    let asked = tracker.filter(|tracker| self.names.can_scrape(*tracker, last));
+                    if let Some(tracker) = asked.filter(|_| line.wants_scrape(reply.counts(), last)) {
+                        self.to_scrape.insert((request.host, tracker, request.line));
+                    }
                 }
             }
             Err(failure) => {
@@ -341,7 +421,8 @@ impl Client {
                 }
             }
         };
-        Some(TrackerStatus { url: tracker.text.clone(), state, next_announce: next, message })
+        let counts = line.counts(slot.tracker);
+        Some(TrackerStatus { url: tracker.text.clone(), state, next_announce: next, message, counts })
     }
 
     /// A line's announce to a host whose time has come. Lines that go elsewhere by now are moved there.
@@ -501,6 +582,9 @@ impl Client {
     fn free_line(&mut self, id: u32) {
         let Some(line) = self.lines.remove(id) else { return };
         for slot in &line.slots {
+            if let Some(host) = self.names.host(slot.tracker) {
+                self.to_scrape.remove(&(host, slot.tracker, id));
+            }
             self.names.release(slot.tracker, &mut self.hosts);
         }
     }
@@ -1167,7 +1251,7 @@ mod tests {
         world.host("a.example", every(600));
         world.insert(
             1,
-            &[&["udp://t.example:80/announce", "https://t.example/announce"], &[A], &["http://a b/"]],
+            &[&["ftp://t.example:80/announce", "https://t.example/announce"], &[A], &["http://a b/"]],
         );
         world.insert(2, &[&["wss://t.example/"]]);
         world.insert(3, &[]);
@@ -1225,6 +1309,89 @@ mod tests {
         assert_eq!(world.client.status(1, world.now)[0].message, None);
     }
 
+    /// Answers announces with these counts, and without the others.
+    fn telling(counts: Counts) -> impl FnMut(&Request) -> (Duration, Answer) {
+        let Counts { seeds, leechers, downloads } = counts;
+        let reply =
+            Reply { complete: seeds, incomplete: leechers, downloaded: downloads, ..Reply::default() };
+        move |_| (MS, Ok(reply.clone()))
+    }
+
+    fn host_of(world: &World, key: u32) -> HostId {
+        let line = world.client.line(world.client.lines_of(key)[0]).unwrap();
+        world.client.slot_host(line, 0).unwrap()
+    }
+
+    #[test]
+    fn what_a_reply_leaves_out_is_asked_for_rarely_and_for_many_torrents_at_once() {
+        let mut world = World::new();
+        let some = |number| Some(number);
+        let full = Counts { seeds: some(1), leechers: some(2), downloads: some(3) };
+        for (said, most) in [
+            (Counts::default(), 100_000 / 3600),
+            (Counts { downloads: None, ..full }, 1 + 100_000 / (24 * 3600)),
+            (full, 0),
+        ] {
+            world.host("a.example", telling(said));
+            for key in 0..100 {
+                world.insert(key, &[&[A]]);
+            }
+            let mut asked = 0;
+            for second in (0..100_000).step_by(600) {
+                let begun = world.secs() as u64;
+                world.run(begun + 600);
+                while let Some(scrape) = world.client.poll_scrape(host_of(&world, 0)) {
+                    assert_eq!(scrape.url.as_str(), "http://a.example/scrape");
+                    assert!(world.client.poll_scrape(scrape.host).is_none(), "one at a time");
+                    asked += scrape.torrents.len();
+                    assert!(scrape.torrents.len() >= 100 % MAX_SCRAPE && scrape.torrents.len() <= MAX_SCRAPE);
+                    let counts = vec![full; scrape.torrents.len()];
+                    world.client.scraped(&scrape, Ok(&counts), world.now);
+                }
+                assert!(second > 0 || said == full || asked == 100);
+            }
+            assert!(asked <= 100 * most && (most == 0 || asked >= 100), "{asked}");
+            assert!((0..100).all(|key| world.client.status(key, world.now)[0].counts == full));
+            (0..100).for_each(|key| world.client.remove(key, world.now));
+        }
+    }
+
+    #[test]
+    fn a_tracker_that_has_no_counts_is_left_alone_and_never_stands_in_the_way() {
+        let mut world = World::new();
+        world.host("a.example", every(600));
+        (0..100).for_each(|key| world.insert(key, &[&[A]]));
+        world.run(10);
+        let host = host_of(&world, 0);
+        let scrape = world.client.poll_scrape(host).unwrap();
+        // While it is asked for them nothing else is.
+        world.client.completed(5, world.now);
+        world.run(20);
+        assert_eq!(world.log.len(), 100);
+        world.client.scraped(&scrape, Err(&Failure::Transport("silence".into())), world.now);
+        assert!(world.client.poll_scrape(host).is_none());
+        world.run(30);
+        assert_eq!(world.events(5), [Event::Started, Event::Completed]);
+        assert_eq!(world.states(5), [State::Working]);
+        assert_eq!(world.client.status(5, world.now)[0].counts, Counts::default());
+        world.run(3500);
+        assert!(world.client.poll_scrape(host).is_none());
+        world.run(6000);
+        assert!(world.client.poll_scrape(host).is_some());
+        // Nor is anything asked at the end.
+        world.client.shutdown(world.now);
+        assert!(world.client.poll_scrape(host).is_none());
+    }
+
+    #[test]
+    fn a_tracker_without_a_place_for_scrapes_is_not_asked() {
+        let mut world = World::new();
+        world.host("a.example", every(600));
+        world.insert(1, &[&["http://a.example/tracker"]]);
+        world.run(10);
+        assert!(world.client.poll_scrape(host_of(&world, 1)).is_none());
+    }
+
     #[test]
     fn torrents_that_come_and_go_leave_nothing_behind() {
         let mut world = World::new();
@@ -1259,13 +1426,13 @@ mod tests {
         world.client.shutdown(world.now);
         world.run(7000);
         assert!(world.client.is_idle() && world.client.deadline().is_none());
-        assert!(world.client.names.is_empty());
+        assert!(world.client.names.is_empty() && world.client.to_scrape.is_empty());
         assert!(world.client.hosts.is_empty());
     }
 
     #[test]
     fn a_torrent_costs_little() {
-        assert!(size_of::<Option<Line>>() <= 88, "{}", size_of::<Option<Line>>());
+        assert!(size_of::<Option<Line>>() <= 112, "{}", size_of::<Option<Line>>());
         assert!(size_of::<Slot>() <= 12, "{}", size_of::<Slot>());
         assert!(size_of::<Wait>() <= 12);
     }

@@ -200,6 +200,11 @@ impl Hosts {
         next
     }
 
+    /// Whether it could be asked now: it is not being asked, nor are too many others.
+    pub fn is_free(&self, id: HostId) -> bool {
+        self.busy < self.limit && self.host(id).is_some_and(|host| !host.in_flight)
+    }
+
     /// An announce is under way.
     pub fn begin(&mut self, id: HostId) {
         let Some(host) = self.host_mut(id) else { return };

@@ -175,6 +175,19 @@ impl Udp {
     }
 }
 
+#[cfg(test)]
+impl Udp {
+    /// Reads until `what` is done.
+    pub(crate) async fn reading<T>(&self, what: impl Future<Output = T>) -> T {
+        let reads = async {
+            loop {
+                poll_fn(|cx| self.poll_read(cx, |_, _, _| {})).await;
+            }
+        };
+        smol::future::or(what, reads).await
+    }
+}
+
 impl Default for Udp {
     fn default() -> Udp {
         Udp::new()
@@ -206,22 +219,10 @@ async fn read(house: Rc<House>) {
 
 #[cfg(test)]
 mod tests {
-    use smol::future::FutureExt;
-
     use super::*;
 
     fn port(udp: &Udp) -> SocketAddr {
         udp.sockets.borrow()[0].socket.get_ref().local_addr().unwrap()
-    }
-
-    /// Reads until `what` is done.
-    async fn reading<T>(udp: &Udp, what: impl Future<Output = T>) -> T {
-        let reads = async {
-            loop {
-                poll_fn(|cx| udp.poll_read(cx, |_, _, _| {})).await;
-            }
-        };
-        what.or(reads).await
     }
 
     #[test]
@@ -236,7 +237,7 @@ mod tests {
                 (syn[0], syn[2], syn[3], syn[17]) = (0x41, 7, 8, 1);
                 other.send_to(&syn, to).await.unwrap();
                 let mut buffer = [0; 64];
-                let (len, heard) = reading(&udp, other.recv_from(&mut buffer)).await.unwrap();
+                let (len, heard) = udp.reading(other.recv_from(&mut buffer)).await.unwrap();
                 assert_eq!((len, heard, &buffer[..4], buffer[19]), (20, to, &[0x31, 0, 7, 8][..], 1));
                 udp.resets.borrow_mut().take(2 * RESETS.1, Instant::now());
                 other.send_to(&syn, to).await.unwrap();
@@ -266,7 +267,7 @@ mod tests {
             say(&tracker, 5, b'b');
             say(&tracker, 4, b'c');
             say(&tracker, 4, b'd');
-            assert_eq!(*reading(&udp, answer.recv()).await.unwrap(), [0, 0, 0, 0, 1, 2, 3, 4, b'c']);
+            assert_eq!(*udp.reading(answer.recv()).await.unwrap(), [0, 0, 0, 0, 1, 2, 3, 4, b'c']);
             assert!(udp.waiting.borrow().is_empty());
             // Whoever gave up is forgotten when the next one asks.
             for number in 0..100 {
