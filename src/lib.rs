@@ -19,12 +19,13 @@
 //! | [`random`] | numbers that need not be secret |
 //! | [`clock`] | the time of day, where the clock has one |
 //! | [`http`] | heads, bodies and redirects; one client |
-//! | [`net`] | addresses, prefixes, names |
+//! | [`net`] | addresses, prefixes, names; the UDP port |
 //! | [`storage`] | where bytes lie on disk, what is known of them; the storage thread |
 //! | [`peer`] | the peer protocol: wire, extensions, one peer, its task |
 //! | [`tracker`] | announces: what is asked of whom and when |
 //! | [`webseed`] | web servers that have a torrent: which of them is asked for what |
 //! | [`lpd`] | neighbours on our own links: what we tell them, and they us |
+//! | [`dht`] | peers without a tracker, through nodes that each know a few others |
 //! | [`torrent`] | one torrent: its record, what is asked of whom, its choker, whom it might dial |
 //! | [`session`] | all torrents, all peers and one set of clocks |
 //! | [`watch`] | the watched directories: the database |
@@ -111,6 +112,8 @@ pub mod tracker;
 pub mod webseed;
 
 pub mod lpd;
+
+pub mod dht;
 
 pub mod torrent;
 

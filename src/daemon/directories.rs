@@ -132,7 +132,9 @@ impl Daemon {
             Some(root) if *root == place.root => place.root = root.clone(),
             _ => *last = Some(place.root.clone()),
         }
-        session.insert(loaded.summary, place, now);
+        let mut summary = loaded.summary;
+        self.nodes_named(session, std::mem::take(&mut summary.nodes), now);
+        session.insert(summary, place, now);
     }
 
     /// Drops all torrents; the next scan takes them as new.

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 mod control;
+mod dht;
 mod directories;
 pub mod house;
 mod start;
@@ -25,7 +26,8 @@ use smol::Task;
 
 use crate::config::Config;
 use crate::lpd::io::Links;
-use crate::net::io::Resolver;
+use crate::net::io::udp::Udp;
+use crate::net::io::{ResolveError, Resolver};
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
@@ -80,6 +82,8 @@ pub struct Daemon {
     hints: Option<Hints>,
     /// Where neighbours are told and heard.
     links: Links,
+    /// What the DHT begins with.
+    begin: dht::Begin,
     /// Torrents were read or checked since memory was last given back.
     churned: Cell<bool>,
     /// The data root of the torrent that was added last.
@@ -117,6 +121,9 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         }
         control => control,
     };
+    // Now, for a port below 1024 too.
+    let udp = Rc::new(Udp::new());
+    udp.open(&addresses_of(&listeners));
     drop_privileges(config.user.as_deref())?;
     let now = Instant::now();
     let port = port_of(&listeners);
@@ -125,7 +132,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
-    let house = Rc::new(House::new(session, files, storage));
+    let house = Rc::new(House::new(session, files, storage, udp.clone()));
     let hints = Hints::new().inspect_err(|error| {
         log::warn!("inotify: {error}; changes are found by the regular scan");
     });
@@ -133,7 +140,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let daemon = Rc::new(Daemon {
         house: house.clone(),
         watch: RefCell::new(Watch::new()),
-        announcer: Announcer::new(resolver.clone(), seed),
+        announcer: Announcer::new(resolver.clone(), udp.clone(), seed),
         resolver,
         bursts: RefCell::default(),
         key: low_bits(seed.rotate_right(17)),
@@ -147,6 +154,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         loading: Cell::new(0),
         hints: hints.ok(),
         links: Links::default(),
+        begin: dht::Begin::default(),
         churned: Cell::new(false),
         last_root: RefCell::default(),
         config: RefCell::new(config),
@@ -243,7 +251,17 @@ impl Daemon {
             Job::Announce(request, totals) => {
                 self.house.spawn(self.clone().announce(request, totals));
             }
-            Job::Dial(key, addr) => self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr)),
+            Job::Dial(key, addr) => {
+                self.look_at_tracked();
+                self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr));
+            }
+            Job::Datagram(to, datagram) => {
+                self.look_at_tracked();
+                if let Err(error) = self.house.udp.send(&datagram, to) {
+                    log::debug!("a datagram to {to} is not sent: {error}");
+                }
+            }
+            Job::Bootstrap => self.house.spawn(self.clone().bootstrap()),
             Job::Search(link, datagram) => self.links.send(&self.house, link, &datagram),
             Job::WebFetch(fetch) => {
                 self.house.spawn(crate::webseed::io::fetch(self.house.clone(), self.resolver.clone(), fetch));
@@ -391,11 +409,11 @@ impl Daemon {
 impl Daemon {
     fn listen(&self, listeners: Vec<Async<TcpListener>>) {
         let mut listening = self.listening.borrow_mut();
+        listening.addresses = addresses_of(&listeners);
+        listening.addresses.iter().for_each(|address| log::info!("listening on {address}"));
+        self.house.udp.listen(&self.house, &listening.addresses);
+        self.set_dht_families(&mut self.house.session.borrow_mut());
         for listener in listeners {
-            if let Ok(address) = listener.get_ref().local_addr() {
-                log::info!("listening on {address}");
-                listening.addresses.push(address);
-            }
             listening.tasks.push(self.house.task(crate::peer::io::listen(self.house.clone(), listener)));
         }
     }
@@ -433,11 +451,8 @@ impl Daemon {
             let mut found = Vec::new();
             let mut missing = false;
             for peer in &peers {
-                let Some((host, port)) = peer.rsplit_once(':') else { continue };
-                let Ok(port) = port.parse() else { continue };
-                let host = host.trim_start_matches('[').trim_end_matches(']');
-                match self.resolver.resolve(host).await {
-                    Ok(addresses) => found.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, port))),
+                match self.resolve(peer).await {
+                    Ok(addresses) => found.extend(addresses),
                     Err(error) => {
                         missing = true;
                         log::debug!("static peer {peer}: {error}");
@@ -454,6 +469,14 @@ impl Daemon {
             }
             Timer::after(RESOLVE_AGAIN).await;
         }
+    }
+
+    /// The addresses of a `host:port` of the configuration.
+    async fn resolve(&self, peer: &str) -> Result<Vec<SocketAddr>, ResolveError> {
+        let (host, port) = peer.rsplit_once(':').unwrap_or((peer, ""));
+        let port = port.parse().unwrap_or(0);
+        let found = self.resolver.resolve(host.trim_start_matches('[').trim_end_matches(']')).await?;
+        Ok(found.iter().map(|&ip| SocketAddr::new(ip, port)).collect())
     }
 
     /// Tells a user at a terminal how it goes.
@@ -531,6 +554,10 @@ impl Daemon {
         log::warn!("{what}");
         *self.last_error.borrow_mut() = what;
     }
+}
+
+fn addresses_of(listeners: &[Async<TcpListener>]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|listener| listener.get_ref().local_addr().ok()).collect()
 }
 
 fn port_of(listeners: &[Async<TcpListener>]) -> u16 {

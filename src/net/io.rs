@@ -16,6 +16,8 @@ use smol::future::FutureExt;
 
 use super::{Class, Prefix, class};
 
+pub mod udp;
+
 /// How long addresses are believed: the system's resolver does not tell their real time to live.
 const FRESH: Duration = Duration::from_secs(5 * 60);
 

@@ -33,6 +33,7 @@ impl Session {
             self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Static, now);
             self.lpd.insert(torrent.info_hash);
             self.dial_again(now);
+            self.tell_dht(key, now);
         }
     }
 
@@ -66,7 +67,12 @@ impl Session {
         link: Link,
         now: Instant,
     ) -> Option<Instant> {
-        for (info_hash, addr) in self.lpd.handle(datagram, from, link, now) {
+        let heard = self.lpd.handle(datagram, from, link, now);
+        if let Some(&(_, addr)) = heard.first() {
+            // Most clients have their node on the port of the same number.
+            self.dht_contact(addr, now);
+        }
+        for (info_hash, addr) in heard {
             self.neighbour(info_hash, addr, now);
         }
         self.lpd.deaf_until(link, now)

@@ -138,6 +138,7 @@ impl Session {
                 }
             }
             Done::Flushed(_) => self.flushing = false,
+            Done::Nodes(bytes) => self.open_dht(&bytes, now),
             Done::Scanned(_) | Done::Loaded { .. } => {}
         }
     }

@@ -2,12 +2,13 @@
 //!
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
-//! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), its connections (`peers`),
-//! what they send a second (`rates`), how the only seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one
+//! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), the DHT (`dht`), its
+//! connections (`peers`), what they send a second (`rates`), how the only seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one
 //! box a torrent, one a peer, and one table of deadlines for all of them.
 
 mod announces;
 mod checks;
+mod dht;
 mod fetching;
 mod peers;
 mod rates;
@@ -22,6 +23,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use checks::Rest;
+use dht::Dht;
 
 use crate::lpd::{Link, Lpd};
 use crate::metainfo::InfoHash;
@@ -90,6 +92,10 @@ pub enum Job {
     Announce(Request, Totals),
     /// Tell the neighbours on a link.
     Search(Link, Vec<u8>),
+    /// Send a datagram of the DHT.
+    Datagram(SocketAddr, Vec<u8>),
+    /// Find nodes to begin with, by the names that the configuration and torrents give.
+    Bootstrap,
     /// Connect to a peer.
     Dial(PeerKey, SocketAddr),
     /// Fetch from a web seed.
@@ -185,9 +191,11 @@ enum Timer {
     Fetch,
     /// When web seeds may be asked.
     Web,
+    /// When the node of the DHT is looked after.
+    Dht,
 }
 
-const TIMERS: usize = 10;
+const TIMERS: usize = 11;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -202,6 +210,7 @@ pub struct Session {
     trackers: Client,
     candidates: Candidates,
     lpd: Lpd,
+    dht: Dht,
     choker: Choker,
     upload: Bucket,
     local_upload: Bucket,
@@ -259,13 +268,14 @@ pub struct Session {
 impl Session {
     /// A session without torrents; `seed` makes its choices, so that a test can repeat them.
     pub fn new(settings: Settings, rescan: Duration, seed: u64, now: Instant) -> Session {
-        Session {
+        let mut session = Session {
             upload: Bucket::new(settings.upload, byte_burst(settings.upload), now),
             local_upload: Bucket::new(settings.local_upload, byte_burst(settings.local_upload), now),
             download: Bucket::new(settings.download, byte_burst(settings.download), now),
             local_download: Bucket::new(settings.local_download, byte_burst(settings.local_download), now),
             random: Random::new(seed),
             lpd: Lpd::new(seed.rotate_left(29)),
+            dht: Dht::default(),
             dials: Bucket::new(settings.dials_per_second.into(), settings.dials_per_second.into(), now),
             settings,
             start: now,
@@ -306,7 +316,9 @@ impl Session {
             downloaded: 0,
             down_rated: 0,
             down_rate: 0,
-        }
+        };
+        session.apply_to_dht(now);
+        session
     }
 
     /// Seconds since the start: what the records keep.
@@ -352,6 +364,7 @@ impl Session {
         if other_seeding {
             self.set_by(Timer::Sweep, now);
         }
+        self.apply_to_dht(now);
         self.apply_to_web(now);
         self.feed_hungry(now);
         self.fill_slots(now);
@@ -476,6 +489,9 @@ impl Session {
         if self.expired(Timer::Rest, now) {
             self.rested(now);
         }
+        if self.expired(Timer::Dht, now) {
+            self.look_at_dht(now);
+        }
         // What the timers brought is among them.
         if let Some(job) = self.next_job() {
             return Some(job);
@@ -510,6 +526,10 @@ impl Session {
         {
             return Some(job);
         }
+        // What dials leave of the new endpoints of a second.
+        if let Some(job) = self.next_datagram(now) {
+            return Some(job);
+        }
         // What was looked at may have led to something.
         self.next_job()
     }
@@ -528,6 +548,7 @@ impl Session {
             .filter_map(|(_, timer)| *timer)
             .chain(self.trackers.deadline())
             .chain(self.lpd.deadline())
+            .chain(self.dht.deadline())
             .min()
     }
 
@@ -552,6 +573,7 @@ impl Session {
             }
             _ => true,
         });
+        self.close_dht();
         let keys: Vec<TorrentKey> = self.torrents.keys().copied().collect();
         for key in keys {
             self.end_fetch(key);

@@ -12,6 +12,7 @@ mod fault;
 mod files;
 mod hashing;
 mod jobs;
+mod nodes;
 mod output;
 mod prepare;
 mod records;
@@ -478,6 +479,8 @@ impl Desk {
             }
             Job::Flush => Done::Flushed(self.records.flush()),
             Job::Record(record) => return self.records.insert(*record),
+            Job::LoadNodes => Done::Nodes(nodes::load(self.records.directory())),
+            Job::SaveNodes(bytes) => return nodes::save(self.records.directory(), &bytes),
             // For the worker.
             Job::Verify { .. }
             | Job::Prepare { .. }

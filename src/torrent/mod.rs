@@ -444,6 +444,7 @@ mod tests {
             multi_file: false,
             trackers: Vec::new(),
             web_seeded: false,
+            nodes: Vec::new(),
         };
         Torrent::new(summary, Rc::default(), place, Some(7))
     }

@@ -1251,7 +1251,7 @@ mod tests {
         world.host("a.example", every(600));
         world.insert(
             1,
-            &[&["udp://t.example:80/announce", "https://t.example/announce"], &[A], &["http://a b/"]],
+            &[&["ftp://t.example:80/announce", "https://t.example/announce"], &[A], &["http://a b/"]],
         );
         world.insert(2, &[&["wss://t.example/"]]);
         world.insert(3, &[]);

@@ -5,15 +5,14 @@
 //! Omits: peers by name, `ip=`. Holds no memory beside the reply.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use super::{
-    Announce, Counts, DEFAULT_INTERVAL, Event, Failure, MAX_PEERS, MAX_TRACKER_ID, Reply, Retry, text,
-};
+use super::peers::{Sample, decode_ip, encode_compact};
+use super::{Announce, Counts, DEFAULT_INTERVAL, Event, Failure, MAX_TRACKER_ID, Reply, Retry, text};
 use crate::bencode::{self, Value, Writer};
-use crate::http::{Url, escape};
+use crate::http::{Scheme, Url, escape};
 use crate::metainfo::InfoHash;
-use crate::net::dialable;
+use crate::net::Family;
 use crate::random::Random;
 
 /// Numbers past 64 bits in one reply that are read as large ones; a reply with more is no mistake.
@@ -105,18 +104,8 @@ pub fn decode_announce(query: &str) -> Option<Announce<'static>> {
 /// Appends a reply with compact peers.
 pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
     let (mut peers, mut peers6) = (Vec::new(), Vec::new());
-    for peer in &reply.peers {
-        match peer.ip().to_canonical() {
-            IpAddr::V4(v4) => {
-                peers.extend_from_slice(&v4.octets());
-                peers.extend_from_slice(&peer.port().to_be_bytes());
-            }
-            IpAddr::V6(v6) => {
-                peers6.extend_from_slice(&v6.octets());
-                peers6.extend_from_slice(&peer.port().to_be_bytes());
-            }
-        }
-    }
+    encode_compact(&reply.peers, Family::V4, &mut peers);
+    encode_compact(&reply.peers, Family::V6, &mut peers6);
     Writer::new(out).dict(|dict| {
         if let Some(complete) = reply.complete {
             dict.int("complete", i64::from(complete));
@@ -168,7 +157,7 @@ pub fn decode_reply(body: &[u8], from_loopback: bool, random: &mut Random) -> Re
     let entries = dictionary(&body)?;
     let mut reply = Reply::default();
     let (mut failure, mut retry) = (None, Retry::Unsaid);
-    let mut sample = Sample { peers: Vec::new(), seen: 0, from_loopback, random };
+    let mut sample = Sample::new(from_loopback, random);
     for (key, value) in entries {
         match key {
             b"failure reason" => failure = value.as_bytes().map(text),
@@ -184,19 +173,23 @@ pub fn decode_reply(body: &[u8], from_loopback: bool, random: &mut Random) -> Re
             b"incomplete" => reply.incomplete = number(value),
             b"downloaded" => reply.downloaded = number(value),
             b"external ip" => reply.external_ip = value.as_bytes().and_then(decode_ip),
-            b"peers" | b"peers6" => sample.take(value, if key == b"peers" { 4 } else { 16 }),
+            b"peers" => take_peers(value, Family::V4, &mut sample),
+            b"peers6" => take_peers(value, Family::V6, &mut sample),
             _ => {}
         }
     }
     if let Some(reason) = failure {
         return Err(Failure::Refused(reason, retry));
     }
-    reply.peers = sample.peers;
+    reply.peers = sample.peers();
     Ok(reply)
 }
 
 /// Where the tracker of an announce URL is asked for counts; `None`: it is not by its URL's form.
 pub fn scrape_url(announce: &Url) -> Option<Url> {
+    if announce.scheme() == Scheme::Udp {
+        return Some(announce.clone());
+    }
     let text = announce.as_str();
     let (origin, target) = text.split_at(text.len() - announce.target().len());
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
@@ -236,43 +229,16 @@ pub fn decode_scrape(body: &[u8], torrents: &[InfoHash]) -> Result<Vec<Counts>, 
     Ok(counts)
 }
 
-/// The peers that are kept while all are read (reservoir sampling: each has the same chance).
-struct Sample<'a> {
-    peers: Vec<SocketAddr>,
-    seen: usize,
-    from_loopback: bool,
-    random: &'a mut Random,
-}
-
-impl Sample<'_> {
-    /// Compact peers with addresses of `width` bytes, or a list of dictionaries.
-    fn take(&mut self, value: Value<'_>, width: usize) {
-        if let Some(compact) = value.as_bytes() {
-            for peer in compact.chunks_exact(width + 2) {
-                if let (Some(ip), &[high, low]) = (decode_ip(&peer[..width]), &peer[width..]) {
-                    self.insert(SocketAddr::new(ip, u16::from_be_bytes([high, low])));
-                }
-            }
-        }
-        for peer in value.items().into_iter().flatten() {
-            let ip = peer.find(b"ip").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
-            let port = peer.find(b"port").and_then(Value::as_int).and_then(|port| u16::try_from(port).ok());
-            if let (Some(ip), Some(port)) = (ip, port) {
-                self.insert(SocketAddr::new(ip, port));
-            }
-        }
+/// Peers in compact form, or as a list of dictionaries.
+fn take_peers(value: Value<'_>, family: Family, sample: &mut Sample<'_>) {
+    if let Some(compact) = value.as_bytes() {
+        sample.compact(compact, family);
     }
-
-    fn insert(&mut self, peer: SocketAddr) {
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        if !dialable(peer, self.from_loopback) {
-            return;
-        }
-        self.seen += 1;
-        if self.peers.len() < MAX_PEERS {
-            self.peers.push(peer);
-        } else if let Some(place) = self.peers.get_mut(self.random.below(self.seen)) {
-            *place = peer;
+    for peer in value.items().into_iter().flatten() {
+        let ip = peer.find(b"ip").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
+        let port = peer.find(b"port").and_then(Value::as_int).and_then(|port| u16::try_from(port).ok());
+        if let (Some(ip), Some(port)) = (ip, port) {
+            sample.insert(SocketAddr::new(ip, port));
         }
     }
 }
@@ -316,13 +282,6 @@ fn number(value: Value<'_>) -> Option<u32> {
     value.as_int().map(|n| u32::try_from(n.max(0)).unwrap_or(u32::MAX))
 }
 
-fn decode_ip(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(Ipv4Addr::from(v4).into());
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(|v6| Ipv6Addr::from(v6).into())
-}
-
 fn decode_bytes(text: &str) -> Option<Vec<u8>> {
     let mut bytes = text.bytes();
     let mut out = Vec::with_capacity(20);
@@ -358,6 +317,9 @@ fn hex(byte: u8) -> [u8; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::super::MAX_PEERS;
     use super::*;
 
     fn decode(body: &[u8]) -> Result<Reply, Failure> {

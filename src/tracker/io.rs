@@ -1,25 +1,31 @@
-//! Carries out what the tracker client decides: one announce over HTTP, to both address families of the host, or a scrape.
+//! Carries out what the tracker client decides, over HTTP or UDP: an announce to both address families of the host, or a
+//! scrape.
 //!
-//! Read first: BEP 7 (a client with two kinds of addresses tells both), 21 (`paused`), 48 (scrape). Omits: UDP and TLS. A [`Burst`] holds the
-//! connections of one burst to one host (one a family, one more where it redirects) and one reply at a time; what is
-//! remembered between bursts is which family leads nowhere, for at most 64 hosts.
+//! Read first: BEP 7 (a client with two kinds of addresses tells both), 21 (`paused`), 48 (scrape). Omits: TLS. A
+//! [`Burst`] holds the connections of one burst to one host (one a family, one more where it redirects) and one reply at a
+//! time; what is remembered between bursts is which family leads nowhere, for at most 64 hosts.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::client::{Request, Scrape};
 use super::host::back_off;
 use super::http::{decode_reply, decode_scrape, encode_announce, encode_scrape};
+use super::udp::{self as datagrams, Answer};
 use super::{Announce, Counts, Event, Failure, Reply};
 use crate::http::io::{Client, Error, Limits, Response};
+use crate::http::{Purpose, Scheme, Url};
 use crate::net::io::Resolver;
+use crate::net::io::udp::Udp;
 use crate::net::{Class, Family, class};
 use crate::random::Random;
+
+mod udp;
 
 /// Bytes of a reply: 200 peers have 1.2 to 16 KiB, but some trackers send all they know.
 const MAX_REPLY: usize = 1024 * 1024;
@@ -65,6 +71,7 @@ pub struct Params {
 /// What all hosts' announces share.
 pub struct Announcer {
     resolver: Rc<Resolver>,
+    exchange: udp::Exchange,
     random: RefCell<Random>,
     rests: RefCell<BTreeMap<Box<str>, [Rest; 2]>>,
 }
@@ -87,9 +94,10 @@ pub struct Burst {
 
 impl Announcer {
     /// The seed decides which of too many peers are kept.
-    pub fn new(resolver: Rc<Resolver>, seed: u64) -> Rc<Announcer> {
+    pub fn new(resolver: Rc<Resolver>, udp: Rc<Udp>, seed: u64) -> Rc<Announcer> {
         Rc::new(Announcer {
             resolver,
+            exchange: udp::Exchange::new(udp),
             random: RefCell::new(Random::new(seed)),
             rests: RefCell::new(BTreeMap::new()),
         })
@@ -99,6 +107,11 @@ impl Announcer {
     pub fn burst(self: &Rc<Announcer>) -> Burst {
         let clients = [Client::new(), Client::new()];
         Burst { announcer: self.clone(), clients, query: Vec::new(), heard: None }
+    }
+
+    async fn resolve(&self, url: &Url) -> Result<Box<[IpAddr]>, Failure> {
+        let addresses = self.resolver.resolve(url.host()).await;
+        addresses.map_err(|error| Failure::Resolve(Error::Resolve(error).to_string()))
     }
 
     fn rests(&self, host: &str, family: Family) -> bool {
@@ -131,9 +144,12 @@ impl Burst {
     pub async fn announce(&mut self, request: &Request, params: &Params) -> Result<Reply, Failure> {
         let announcer = self.announcer.clone();
         let host = request.url.host();
-        let addresses = announcer.resolver.resolve(host).await;
-        let addresses = addresses.map_err(|error| Failure::Resolve(Error::Resolve(error).to_string()))?;
-        let listens = |family| if family == Family::V4 { params.v4 } else { params.v6 };
+        let addresses = announcer.resolve(&request.url).await?;
+        let over_udp = request.url.scheme() == Scheme::Udp;
+        let listens = |family| {
+            (if family == Family::V4 { params.v4 } else { params.v6 })
+                && (!over_udp || announcer.exchange.udp.has(family))
+        };
         let has = |family| addresses.iter().any(|address| Family::of(*address) == family);
         let mut families = [Some(Family::V4), Some(Family::V6)]
             .map(|family| family.filter(|family| has(*family) && listens(*family)));
@@ -142,14 +158,23 @@ impl Burst {
             families = rested;
         }
 
-        self.encode(request, params);
-        let limits = Limits { body: MAX_REPLY, patience: params.patience };
-        let [v4, v6] = &mut self.clients;
-        let (v4, v6) = smol::future::zip(
-            ask(&announcer, v4, request, &self.query, families[0], limits),
-            ask(&announcer, v6, request, &self.query, families[1], limits),
-        )
-        .await;
+        let announce = announce(request, params);
+        let (v4, v6) = if over_udp {
+            let ask = |family| {
+                ask_over_udp(&announcer, &request.url, &announce, &addresses, family, params.patience)
+            };
+            smol::future::zip(ask(families[0]), ask(families[1])).await
+        } else {
+            self.query.clear();
+            encode_announce(&announce, &mut self.query);
+            let limits = Limits { body: MAX_REPLY, patience: params.patience };
+            let [v4, v6] = &mut self.clients;
+            smol::future::zip(
+                ask(&announcer, v4, request, &self.query, families[0], limits),
+                ask(&announcer, v6, request, &self.query, families[1], limits),
+            )
+            .await
+        };
 
         let heard = [(Family::V4, &v4), (Family::V6, &v6)]
             .into_iter()
@@ -180,35 +205,37 @@ impl Burst {
 
     /// Asks for counts, over the connection of the last announce.
     pub async fn scrape(&mut self, scrape: &Scrape, patience: Duration) -> Result<Vec<Counts>, Failure> {
+        let family = self.heard.unwrap_or(Family::V4);
+        if scrape.url.scheme() == Scheme::Udp {
+            return scrape_over_udp(&self.announcer, scrape, family, patience).await;
+        }
         self.query.clear();
         encode_scrape(&scrape.torrents, &mut self.query);
-        let family = self.heard.unwrap_or(Family::V4);
         let limits = Limits { body: MAX_COUNTS, patience };
         let client = &mut self.clients[place(family)];
         let response = client.get(&self.announcer.resolver, &scrape.url, &self.query, family, limits).await;
         let response = response.map_err(|error| failure(&error))?;
         judge(&response, decode_scrape(response.body, &scrape.torrents))
     }
+}
 
-    fn encode(&mut self, request: &Request, params: &Params) {
-        self.query.clear();
-        let announce = Announce {
-            info_hash: request.info_hash,
-            peer_id: params.peer_id,
-            port: params.port,
-            uploaded: params.uploaded,
-            downloaded: params.downloaded,
-            left: params.left,
-            event: match request.event {
-                // Others are told as ever: trackers go by them.
-                Event::None if params.partial => Event::Paused,
-                event => event,
-            },
-            numwant: request.numwant.into(),
-            key: params.key,
-            tracker_id: request.tracker_id.as_deref().map(Cow::Borrowed),
-        };
-        encode_announce(&announce, &mut self.query);
+/// What the tracker is told.
+fn announce<'a>(request: &'a Request, params: &Params) -> Announce<'a> {
+    Announce {
+        info_hash: request.info_hash,
+        peer_id: params.peer_id,
+        port: params.port,
+        uploaded: params.uploaded,
+        downloaded: params.downloaded,
+        left: params.left,
+        event: match request.event {
+            // Others are told as ever: trackers go by them.
+            Event::None if params.partial => Event::Paused,
+            event => event,
+        },
+        numwant: request.numwant.into(),
+        key: params.key,
+        tracker_id: request.tracker_id.as_deref().map(Cow::Borrowed),
     }
 }
 
@@ -224,6 +251,65 @@ async fn ask(
     let response = client.get(&announcer.resolver, &request.url, query, family?, limits).await;
     let response = response.map_err(|error| failure(&error));
     Some(response.and_then(|response| decode(&response, &mut announcer.random.borrow_mut())))
+}
+
+/// The same over UDP.
+async fn ask_over_udp(
+    announcer: &Announcer,
+    url: &Url,
+    announce: &Announce<'_>,
+    addresses: &[IpAddr],
+    family: Option<Family>,
+    patience: Duration,
+) -> Option<Result<Reply, Failure>> {
+    let places = match places(url, addresses, family?) {
+        Ok(places) => places,
+        Err(denied) => return Some(Err(denied)),
+    };
+    let encode = |connection, transaction, out: &mut Vec<u8>| {
+        datagrams::encode_announce(connection, transaction, announce, url.target(), out);
+    };
+    let answer = announcer.exchange.ask(&places, patience, &announcer.random, encode).await;
+    Some(answer.and_then(|answer| match answer {
+        Answer::Announced(reply) => Ok(reply),
+        _ => Err(other_question()),
+    }))
+}
+
+/// Asks for counts over UDP.
+async fn scrape_over_udp(
+    announcer: &Announcer,
+    scrape: &Scrape,
+    family: Family,
+    patience: Duration,
+) -> Result<Vec<Counts>, Failure> {
+    let addresses = announcer.resolve(&scrape.url).await?;
+    let places = places(&scrape.url, &addresses, family)?;
+    let encode = |connection, transaction, out: &mut Vec<u8>| {
+        datagrams::encode_scrape(connection, transaction, &scrape.torrents, out);
+    };
+    match announcer.exchange.ask(&places, patience, &announcer.random, encode).await? {
+        Answer::Scraped(counts) => Ok(counts),
+        _ => Err(other_question()),
+    }
+}
+
+/// Where a URL may be asked over UDP.
+fn places(url: &Url, addresses: &[IpAddr], family: Family) -> Result<Vec<SocketAddr>, Failure> {
+    let of_family = addresses.iter().copied().filter(|address| Family::of(*address) == family);
+    let mut denied = Ok(Vec::new());
+    let mut places = Vec::new();
+    for address in of_family {
+        match url.admits(address, None, Purpose::Announce) {
+            Ok(()) => places.push(SocketAddr::new(address.to_canonical(), url.port())),
+            Err(why) => denied = Err(Failure::Url(why.to_string())),
+        }
+    }
+    if places.is_empty() { denied } else { Ok(places) }
+}
+
+fn other_question() -> Failure {
+    Failure::Reply("the tracker answers another question".into())
 }
 
 /// Whether nobody was there.
@@ -384,7 +470,7 @@ mod tests {
         with_head(200, None, &body)
     }
 
-    fn request(url: &str, key: u32) -> Request {
+    pub(super) fn request(url: &str, key: u32) -> Request {
         let mut client = client::Client::new(1, Instant::now());
         let mut hash = [0; 20];
         hash[..4].copy_from_slice(&key.to_be_bytes());
@@ -392,7 +478,7 @@ mod tests {
         client.poll(Instant::now()).unwrap()
     }
 
-    fn params() -> Params {
+    pub(super) fn params() -> Params {
         let patience = Duration::from_secs(5);
         Params {
             peer_id: *b"-MS0100-abcdefghijkl",
@@ -409,7 +495,7 @@ mod tests {
     }
 
     fn announcer() -> Rc<Announcer> {
-        Announcer::new(Rc::new(Resolver::new()), 1)
+        Announcer::new(Rc::new(Resolver::new()), Rc::new(Udp::new()), 1)
     }
 
     fn announce(url: &str) -> Result<Reply, Failure> {
@@ -648,7 +734,7 @@ mod tests {
         let url = format!("http://two.example:{}/announce", v4.address.port());
         let resolver = Rc::new(Resolver::new());
         resolver.teach("two.example", &["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()]);
-        let announcer = Announcer::new(resolver, 1);
+        let announcer = Announcer::new(resolver, Rc::new(Udp::new()), 1);
         smol::block_on(async {
             let mut burst = announcer.burst();
             let reply = burst.announce(&request(&url, 1), &params()).await.unwrap();

@@ -1,7 +1,7 @@
 //! Trackers: what is told to them and what they answer, whatever the wire.
 //!
-//! Read first: BEP 3 ("trackers"). The wire's forms are in `http`, who is asked and when in `client`. Omits:
-//! UDP. Holds nothing; a [`Reply`] has at most [`MAX_PEERS`] peers.
+//! Read first: BEP 3 ("trackers"), 15. The wire's forms are in `http` and `udp`, who is asked and when in `client`.
+//! Holds nothing; a [`Reply`] has at most [`MAX_PEERS`] peers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,6 +16,8 @@ pub mod http;
 pub mod io;
 mod line;
 mod names;
+mod peers;
+pub mod udp;
 
 /// Peers of one reply that are kept, picked at random: more than anybody dials before the next announce.
 pub const MAX_PEERS: usize = 200;

@@ -54,10 +54,10 @@ impl Names {
         let known = self.numbers.get(url).copied();
         let id = known.unwrap_or_else(|| {
             let text: Rc<str> = url.into();
-            let place = match Url::parse(url) {
+            let place = match Url::parse_tracker(url) {
                 Ok(url) if url.scheme() == Scheme::Https => Err("https:// is not supported yet".into()),
                 Ok(url) => {
-                    let host = hosts.intern(url.authority());
+                    let host = hosts.intern(url.origin());
                     Ok((Rc::new(url), host))
                 }
                 Err(error) => Err(error.to_string().into()),

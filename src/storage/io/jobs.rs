@@ -93,7 +93,7 @@ pub struct Hashed {
     pub digests: Box<[u64]>,
 }
 
-/// Something for the thread to do. Each is answered by the [`Done`] of the same name, but for the last four.
+/// Something for the thread to do. Each is answered by the [`Done`] of the same name, but for the last five.
 #[derive(Debug)]
 pub enum Job {
     /// List the watched directories, unless that gives the listing of this fingerprint again.
@@ -184,8 +184,12 @@ pub enum Job {
     },
     /// Write what has changed of the records.
     Flush,
+    /// Read the nodes of the DHT that were saved.
+    LoadNodes,
     /// Write as these settings say. Always taken.
     Disk(Disk),
+    /// Save the nodes of the DHT. Always taken.
+    SaveNodes(Box<[u8]>),
     /// Remember a torrent, at the next flush. Without `verified`, that and the path of the data stay as they are on
     /// record. Always taken.
     Record(Box<Record>),
@@ -273,6 +277,8 @@ pub enum Done {
     },
     /// Records are written, or why not: logged by the thread, once.
     Flushed(Result<(), String>),
+    /// The nodes of the DHT as they were saved; empty where there are none.
+    Nodes(Box<[u8]>),
 }
 
 /// What a .torrent says of where its data is.
@@ -323,6 +329,6 @@ pub struct Checked {
 
 impl Job {
     pub(super) fn is_answered(&self) -> bool {
-        !matches!(self, Job::Disk(_) | Job::Record(_) | Job::Forget(_) | Job::Stop)
+        !matches!(self, Job::Disk(_) | Job::SaveNodes(_) | Job::Record(_) | Job::Forget(_) | Job::Stop)
     }
 }
