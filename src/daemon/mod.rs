@@ -314,6 +314,7 @@ impl Daemon {
 
     /// Asks a host for counts before its connection is closed.
     async fn scrape(self: Rc<Daemon>, scrape: Scrape, mut burst: Burst) {
+        let host = scrape.host;
         let mut next = Some(scrape);
         while let Some(scrape) = next {
             let result = burst.scrape(&scrape, PATIENCE).await;
@@ -321,8 +322,17 @@ impl Daemon {
                 log::debug!("{}: {error}", scrape.url);
             }
             let mut session = self.house.session.borrow_mut();
-            session.scraped(&scrape, result.as_deref(), Instant::now());
-            next = session.next_scrape(scrape.host);
+            let now = Instant::now();
+            session.scraped(&scrape, result.as_deref(), now);
+            next = session.next_scrape(host);
+            // What has become due meanwhile goes over it too.
+            if next.is_none()
+                && let Some((request, totals)) = session.next_announce(host, now)
+            {
+                self.bursts.borrow_mut().insert(host, (burst, now));
+                self.house.spawn(self.clone().announce(request, totals));
+                break;
+            }
         }
         self.house.kick();
     }
