@@ -14,7 +14,7 @@ import sys
 from torrents import bencode
 
 PORT = 6881
-IP_PKTINFO = 8  # Linux; Python names it from 3.14 on
+IP_PKTINFO, IPV6_FREEBIND = 8, 78  # Linux; Python names the first from 3.14 on
 ids = [hashlib.sha1(b"%d" % n).digest() for n in range(int(sys.argv[1]))]
 numbers = [int.from_bytes(id_, "big") for id_ in ids]
 FIRST = {socket.AF_INET: ipaddress.ip_address("10.90.0.1"), socket.AF_INET6: ipaddress.ip_address("fd90::1")}
@@ -80,6 +80,7 @@ def main():
     four, six = (socket.socket(family, socket.SOCK_DGRAM) for family in FIRST)
     four.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
     six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    six.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
     six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     for listener, address in ((four, "0.0.0.0"), (six, "::")):
         listener.bind((address, PORT))
