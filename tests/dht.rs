@@ -19,6 +19,7 @@ use common::peer::RawPeer;
 use common::torrent::{Torrent, string};
 use common::world::{Namespace, World};
 use common::{Folder, PATIENCE, Running, able, meshseed, python, run, wait, wait_value};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// Until a peer is found through a DHT of eight nodes.
@@ -63,7 +64,9 @@ fn eight_nodes_alone_find_a_peer_of_a_torrent_without_a_tracker() {
 
 #[test]
 fn two_alone_find_each_other_by_the_node_that_the_torrent_names() {
-    two_alone(|home, _| home.set("log", "level", json!("debug")), |space| space.address.to_string());
+    // There is no name server.
+    let names = json!(["router.bittorrent.com:6881", "dht.mesh:6881"]);
+    two_alone(|home, _| home.set("dht", "bootstrap", &names), |space| space.address.to_string());
 }
 
 #[test]
@@ -99,7 +102,7 @@ fn peers_and_neighbours_tell_of_their_nodes() {
     drop(taker);
     connected.set("lpd", "enabled", true);
     connected.configure();
-    giver.signal(nix::sys::signal::Signal::SIGHUP);
+    giver.signal(Signal::SIGHUP);
     let hears = home(neighbour, &[]);
     hears.set("lpd", "enabled", true);
     let listener = hears.start();
@@ -162,11 +165,15 @@ fn private_and_paused_torrents_are_never_told_and_metered_nodes_say_what_they_ar
     let (file, data) = (home.torrents.join("secret.torrent"), home.data.join("secret"));
     run(Command::new(meshseed()).args(["create", "--private", "-o"]).args([&file, &data]));
     paused.add_to(&home);
+    home.set("dht", "enabled", false);
     let daemon = home.start();
     let hash = secret_hash(&daemon);
     daemon.wait_seeding(&paused);
     daemon.ask("pause", json!({"info_hash": paused.hex()}));
-    ear.forget();
+    assert_eq!(dht(&daemon), Value::Null);
+    home.set("dht", "enabled", true);
+    home.configure();
+    daemon.signal(Signal::SIGHUP);
     told.add_to(&home);
     daemon.wait_seeding(&told);
     wait("it is announced", PATIENCE, || ear.heard("announce_peer", &told.info_hash).then_some(()));
@@ -226,6 +233,42 @@ fn new_endpoints_come_at_the_pace_of_dials_and_slower_where_the_table_of_connect
     assert!(time_to_ask(burst + rest, None) >= Duration::from_secs(4), "five a second");
     // The first of them is sent at once.
     assert!(time_to_ask(6, Some((990, 1000))) >= Duration::from_secs(4), "one a second");
+}
+
+#[test]
+fn a_flood_of_questions_is_answered_in_part_and_others_are_answered_all_the_same() {
+    if !able(&[Root]) {
+        return;
+    }
+    let world = World::new::<3>();
+    let [one, floods, asks] = world.spaces();
+    let home = home(one, &[]);
+    let daemon = home.start();
+    let address = daemon.address();
+    let ear = Ear::new(asks);
+    ear.ask(address, "ping", b"").expect("it answers");
+    let (answered, time) = floods.enter(|| {
+        let socket = UdpSocket::bind((floods.address, 6881)).expect("nobody else is here");
+        socket.set_nonblocking(true).expect("it is a socket");
+        let (start, mut answered) = (Instant::now(), 0);
+        let mut buffer = [0; 2048];
+        for number in 0..30_000_u32 {
+            let body =
+                [&b"d2:id20:"[..], &Ear::ID, b"6:target20:", &[7; 16], &number.to_be_bytes(), b"e"].concat();
+            let question = [&b"d1:a"[..], &body, b"1:q9:find_node1:t2:xx1:y1:qe"].concat();
+            // Every other one ends too soon.
+            let len = question.len() - (number % 2) as usize * 50;
+            socket.send_to(&question[..len], address).ok();
+            while socket.recv(&mut buffer).is_ok() {
+                answered += 1;
+            }
+        }
+        (answered, start.elapsed())
+    });
+    ear.ask(address, "ping", b"").expect("it answers others");
+    // Fifty in ten seconds, and the first and last of those were not over.
+    assert!(answered <= 50 * (time.as_secs() / 10 + 2), "{answered} answers in {time:?}");
+    assert!(dht(&daemon).is_object());
 }
 
 #[test]

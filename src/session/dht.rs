@@ -15,6 +15,7 @@ use crate::random::Random;
 use crate::storage::io::Job as StorageJob;
 use crate::torrent::candidates::Source;
 use crate::torrent::{State, TorrentKey};
+use crate::tracker::client::{State as Tracker, TrackerStatus};
 
 /// Nodes that were saved have this long to answer before names are resolved.
 const GRACE: Duration = Duration::from_secs(10);
@@ -158,8 +159,10 @@ impl Session {
         else {
             return;
         };
-        let tracked =
-            self.settings.trackers && (!torrent.tiers.0.is_empty() || !self.settings.also.is_empty());
+        let answers = |tracker: &TrackerStatus| {
+            matches!(tracker.state, Tracker::Waiting | Tracker::Announcing | Tracker::Working)
+        };
+        let tracked = self.trackers.status(key.0, now).iter().any(answers);
         let urgent = !tracked || (torrent.state == State::Downloading && torrent.peers().is_empty());
         if let Some(node) = &mut self.dht.node {
             node.insert(torrent.info_hash, self.settings.port, urgent, now);
