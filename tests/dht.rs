@@ -36,6 +36,7 @@ fn eight_nodes_alone_find_a_peer_of_a_torrent_without_a_tracker() {
     let world = World::new::<8>();
     let spaces = world.spaces::<8>();
     let homes = spaces.map(|space| home(space, &[spaces[0]]));
+    let start = Instant::now();
     let daemons = homes.each_ref().map(Home::start);
     wait_value(
         "all know each other",
@@ -43,6 +44,7 @@ fn eight_nodes_alone_find_a_peer_of_a_torrent_without_a_tracker() {
         || daemons.each_ref().map(nodes),
         |nodes| nodes.iter().all(|nodes| *nodes >= 7),
     );
+    println!("8 nodes know each other {:?} after the first was started", start.elapsed());
     let torrent = Torrent::single("from the mesh.bin", 1_000_001, 32 * 1024);
     let start = Instant::now();
     torrent.add_to(&homes[1]);
@@ -60,6 +62,19 @@ fn eight_nodes_alone_find_a_peer_of_a_torrent_without_a_tracker() {
     );
     println!("a peer found through 8 nodes {:?} after the .torrent was dropped", start.elapsed());
     fetched(&daemons[6], &torrent, PATIENCE);
+    // Both at once: neither finds the other by asking those who have not been told.
+    let torrent = Torrent::single("at once.bin", 300_000, 32 * 1024);
+    let start = Instant::now();
+    torrent.drop_into(&homes[5].torrents);
+    torrent.add_to(&homes[3]);
+    wait_value(
+        "it is found",
+        FOUND,
+        || daemons[5].torrent(&torrent),
+        |said| said["peers"].as_u64() > Some(0),
+    );
+    println!("a peer found through 8 nodes {:?} after both .torrents were dropped", start.elapsed());
+    fetched(&daemons[5], &torrent, PATIENCE);
 }
 
 #[test]

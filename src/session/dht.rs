@@ -256,7 +256,11 @@ mod tests {
         const OTHER: &str = "10.0.0.2:6881";
 
         fn new(answers: bool) -> Two {
-            let mut rig = Rig::with(&[], &[], |settings| settings.dht = Some(Options::default()));
+            Two::with(answers, &[])
+        }
+
+        fn with(answers: bool, trackers: &[&str]) -> Two {
+            let mut rig = Rig::with(&[], trackers, |settings| settings.dht = Some(Options::default()));
             let now = rig.now;
             rig.run();
             rig.session.stored(Done::Nodes(Box::default()), now);
@@ -335,6 +339,16 @@ mod tests {
         let settings = super::super::Settings { dht: None, ..two.rig.session.settings().clone() };
         two.rig.session.apply(settings, Duration::from_secs(60), two.rig.now);
         assert!(two.rig.session.dht_counts().is_none() && two.rig.session.dht.node.is_none());
+    }
+
+    #[test]
+    fn a_torrent_whose_tracker_does_not_answer_is_announced_at_once() {
+        for (tracker, stored) in [("http://t/announce", 0), ("gopher://t/announce", 1)] {
+            let mut two = Two::with(true, &[tracker]);
+            two.rig.seed("10.0.0.3:1");
+            two.run(60);
+            assert_eq!(two.other.counts().stored, stored, "{tracker}");
+        }
     }
 
     #[test]
