@@ -8,7 +8,7 @@
 
 mod common;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -136,6 +136,56 @@ fn peers_and_neighbours_tell_of_their_nodes() {
     let (address, hash) = (daemon.address(), secret_hash(&daemon));
     let stranger = private.enter(|| RawPeer::connect(address, &hash)).expect("it shakes hands");
     assert_eq!(stranger.reserved[7] & 1, 0, "a private torrent's peers are not asked for nodes");
+}
+
+#[test]
+fn neighbours_with_link_local_addresses_alone_are_nodes_of_each_other() {
+    if !able(&[Root]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, leech] = world.spaces();
+    let homes = [seed, leech].map(|space| {
+        run(Command::new("ip").args([
+            "-n",
+            &space.name,
+            "address",
+            "flush",
+            "dev",
+            "mesh",
+            "scope",
+            "global",
+        ]));
+        let home = home(space, &[]);
+        home.set("listen", "addresses", json!([]));
+        home.set("lpd", "enabled", true);
+        home
+    });
+    Torrent::single("next door.bin", 50_000, 16 * 1024).add_to(&homes[0]);
+    for daemon in homes.each_ref().map(Home::start) {
+        wait_value("it knows the other", PATIENCE, || nodes(&daemon), |nodes| *nodes == 1);
+    }
+}
+
+#[test]
+fn libtorrent_tells_us_of_its_node() {
+    if !able(&[Root, Python("libtorrent")]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, leech] = world.spaces();
+    let torrent = Torrent::single("and its node.bin", 1_000_001, 32 * 1024);
+    let (ours, out, watched) = (home(leech, &[]), Folder::new(), Folder::new());
+    torrent.drop_into(watched.path());
+    torrent.write_data(out.path());
+    // It knows of no node, not even of a name.
+    let _client = libtorrent(seed, seed, &watched, &out);
+    wait("it listens", PATIENCE, || seed.enter(|| TcpStream::connect((seed.address, 6881)).ok()));
+    ours.set("", "peers", json!([format!("{}:6881", seed.address)]));
+    torrent.drop_into(&ours.torrents);
+    let daemon = ours.start();
+    fetched(&daemon, &torrent, THEIRS);
+    wait_value("it knows the other's node", PATIENCE, || nodes(&daemon), |nodes| *nodes == 1);
 }
 
 #[test]
