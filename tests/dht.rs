@@ -8,7 +8,7 @@
 
 mod common;
 
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -180,8 +180,9 @@ fn libtorrent_tells_us_of_its_node() {
     torrent.write_data(out.path());
     // It knows of no node, not even of a name.
     let _client = libtorrent(seed, seed, &watched, &out);
-    wait("it listens", PATIENCE, || seed.enter(|| TcpStream::connect((seed.address, 6881)).ok()));
-    ours.set("", "peers", json!([format!("{}:6881", seed.address)]));
+    let address = SocketAddr::from((seed.address, 6881));
+    wait("it serves", PATIENCE, || seed.enter(|| RawPeer::connect(address, &torrent.info_hash).ok()));
+    ours.set("", "peers", json!([address]));
     torrent.drop_into(&ours.torrents);
     let daemon = ours.start();
     fetched(&daemon, &torrent, THEIRS);
