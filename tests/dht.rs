@@ -19,6 +19,7 @@ use common::peer::RawPeer;
 use common::torrent::{Torrent, string};
 use common::world::{Namespace, World};
 use common::{Folder, PATIENCE, Running, able, meshseed, python, run, wait, wait_value};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// Until a peer is found through a DHT of eight nodes.
@@ -35,6 +36,7 @@ fn eight_nodes_alone_find_a_peer_of_a_torrent_without_a_tracker() {
     let world = World::new::<8>();
     let spaces = world.spaces::<8>();
     let homes = spaces.map(|space| home(space, &[spaces[0]]));
+    let start = Instant::now();
     let daemons = homes.each_ref().map(Home::start);
     wait_value(
         "all know each other",
@@ -42,6 +44,7 @@ fn eight_nodes_alone_find_a_peer_of_a_torrent_without_a_tracker() {
         || daemons.each_ref().map(nodes),
         |nodes| nodes.iter().all(|nodes| *nodes >= 7),
     );
+    println!("8 nodes know each other {:?} after the first was started", start.elapsed());
     let torrent = Torrent::single("from the mesh.bin", 1_000_001, 32 * 1024);
     let start = Instant::now();
     torrent.add_to(&homes[1]);
@@ -59,11 +62,26 @@ fn eight_nodes_alone_find_a_peer_of_a_torrent_without_a_tracker() {
     );
     println!("a peer found through 8 nodes {:?} after the .torrent was dropped", start.elapsed());
     fetched(&daemons[6], &torrent, PATIENCE);
+    // Both at once: neither finds the other by asking those who have not been told.
+    let torrent = Torrent::single("at once.bin", 300_000, 32 * 1024);
+    let start = Instant::now();
+    torrent.drop_into(&homes[5].torrents);
+    torrent.add_to(&homes[3]);
+    wait_value(
+        "it is found",
+        FOUND,
+        || daemons[5].torrent(&torrent),
+        |said| said["peers"].as_u64() > Some(0),
+    );
+    println!("a peer found through 8 nodes {:?} after both .torrents were dropped", start.elapsed());
+    fetched(&daemons[5], &torrent, PATIENCE);
 }
 
 #[test]
 fn two_alone_find_each_other_by_the_node_that_the_torrent_names() {
-    two_alone(|home, _| home.set("log", "level", json!("debug")), |space| space.address.to_string());
+    // There is no name server.
+    let names = json!(["router.bittorrent.com:6881", "dht.mesh:6881"]);
+    two_alone(|home, _| home.set("dht", "bootstrap", &names), |space| space.address.to_string());
 }
 
 #[test]
@@ -99,7 +117,7 @@ fn peers_and_neighbours_tell_of_their_nodes() {
     drop(taker);
     connected.set("lpd", "enabled", true);
     connected.configure();
-    giver.signal(nix::sys::signal::Signal::SIGHUP);
+    giver.signal(Signal::SIGHUP);
     let hears = home(neighbour, &[]);
     hears.set("lpd", "enabled", true);
     let listener = hears.start();
@@ -118,6 +136,57 @@ fn peers_and_neighbours_tell_of_their_nodes() {
     let (address, hash) = (daemon.address(), secret_hash(&daemon));
     let stranger = private.enter(|| RawPeer::connect(address, &hash)).expect("it shakes hands");
     assert_eq!(stranger.reserved[7] & 1, 0, "a private torrent's peers are not asked for nodes");
+}
+
+#[test]
+fn neighbours_with_link_local_addresses_alone_are_nodes_of_each_other() {
+    if !able(&[Root]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, leech] = world.spaces();
+    let homes = [seed, leech].map(|space| {
+        run(Command::new("ip").args([
+            "-n",
+            &space.name,
+            "address",
+            "flush",
+            "dev",
+            "mesh",
+            "scope",
+            "global",
+        ]));
+        let home = home(space, &[]);
+        home.set("listen", "addresses", json!([]));
+        home.set("lpd", "enabled", true);
+        home
+    });
+    Torrent::single("next door.bin", 50_000, 16 * 1024).add_to(&homes[0]);
+    for daemon in homes.each_ref().map(Home::start) {
+        wait_value("it knows the other", PATIENCE, || nodes(&daemon), |nodes| *nodes == 1);
+    }
+}
+
+#[test]
+fn libtorrent_tells_us_of_its_node() {
+    if !able(&[Root, Python("libtorrent")]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, leech] = world.spaces();
+    let torrent = Torrent::single("and its node.bin", 1_000_001, 32 * 1024);
+    let (ours, out, watched) = (home(leech, &[]), Folder::new(), Folder::new());
+    torrent.drop_into(watched.path());
+    torrent.write_data(out.path());
+    // It knows of no node, not even of a name.
+    let _client = libtorrent(seed, seed, &watched, &out);
+    let address = SocketAddr::from((seed.address, 6881));
+    wait("it serves", PATIENCE, || seed.enter(|| RawPeer::connect(address, &torrent.info_hash).ok()));
+    ours.set("", "peers", json!([address]));
+    torrent.drop_into(&ours.torrents);
+    let daemon = ours.start();
+    fetched(&daemon, &torrent, THEIRS);
+    wait_value("it knows the other's node", PATIENCE, || nodes(&daemon), |nodes| *nodes == 1);
 }
 
 #[test]
@@ -162,11 +231,15 @@ fn private_and_paused_torrents_are_never_told_and_metered_nodes_say_what_they_ar
     let (file, data) = (home.torrents.join("secret.torrent"), home.data.join("secret"));
     run(Command::new(meshseed()).args(["create", "--private", "-o"]).args([&file, &data]));
     paused.add_to(&home);
+    home.set("dht", "enabled", false);
     let daemon = home.start();
     let hash = secret_hash(&daemon);
     daemon.wait_seeding(&paused);
     daemon.ask("pause", json!({"info_hash": paused.hex()}));
-    ear.forget();
+    assert_eq!(dht(&daemon), Value::Null);
+    home.set("dht", "enabled", true);
+    home.configure();
+    daemon.signal(Signal::SIGHUP);
     told.add_to(&home);
     daemon.wait_seeding(&told);
     wait("it is announced", PATIENCE, || ear.heard("announce_peer", &told.info_hash).then_some(()));
@@ -226,6 +299,42 @@ fn new_endpoints_come_at_the_pace_of_dials_and_slower_where_the_table_of_connect
     assert!(time_to_ask(burst + rest, None) >= Duration::from_secs(4), "five a second");
     // The first of them is sent at once.
     assert!(time_to_ask(6, Some((990, 1000))) >= Duration::from_secs(4), "one a second");
+}
+
+#[test]
+fn a_flood_of_questions_is_answered_in_part_and_others_are_answered_all_the_same() {
+    if !able(&[Root]) {
+        return;
+    }
+    let world = World::new::<3>();
+    let [one, floods, asks] = world.spaces();
+    let home = home(one, &[]);
+    let daemon = home.start();
+    let address = daemon.address();
+    let ear = Ear::new(asks);
+    ear.ask(address, "ping", b"").expect("it answers");
+    let (answered, time) = floods.enter(|| {
+        let socket = UdpSocket::bind((floods.address, 6881)).expect("nobody else is here");
+        socket.set_nonblocking(true).expect("it is a socket");
+        let (start, mut answered) = (Instant::now(), 0);
+        let mut buffer = [0; 2048];
+        for number in 0..30_000_u32 {
+            let body =
+                [&b"d2:id20:"[..], &Ear::ID, b"6:target20:", &[7; 16], &number.to_be_bytes(), b"e"].concat();
+            let question = [&b"d1:a"[..], &body, b"1:q9:find_node1:t2:xx1:y1:qe"].concat();
+            // Every other one ends too soon.
+            let len = question.len() - (number % 2) as usize * 50;
+            socket.send_to(&question[..len], address).ok();
+            while socket.recv(&mut buffer).is_ok() {
+                answered += 1;
+            }
+        }
+        (answered, start.elapsed())
+    });
+    ear.ask(address, "ping", b"").expect("it answers others");
+    // Fifty in ten seconds, and the first and last of those were not over.
+    assert!(answered <= 50 * (time.as_secs() / 10 + 2), "{answered} answers in {time:?}");
+    assert!(dht(&daemon).is_object());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use meshseed::have::Have;
 use meshseed::http::{Receiver, Url, decode_request_head};
 use meshseed::lpd::{self, Search};
 use meshseed::metainfo::{self, InfoHash, magnet::Magnet};
+use meshseed::net::datagram::{Datagram, UTP_HEADER, tell_apart};
 use meshseed::net::{Family, Prefix};
 use meshseed::peer::extension;
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
@@ -533,7 +534,7 @@ fn tracker_replies() {
         warning: Some("slow".into()),
         complete: Some(3),
         incomplete: Some(4),
-        downloaded: Some(3),
+        downloaded: Some(5),
         external_ip: Some([10, 0, 0, 1].into()),
         peers: vec!["10.1.1.1:6881".parse().unwrap(), "[fd00::1]:6881".parse().unwrap()],
     };
@@ -569,6 +570,86 @@ fn announces() {
         let mut again = Vec::new();
         tracker::http::encode_announce(&announce, &mut again);
         assert_eq!(text(&again).and_then(tracker::http::decode_announce).as_ref(), Some(&announce));
+        true
+    });
+}
+
+#[test]
+fn datagrams_of_the_port() {
+    let syn = [&[0x41, 0, 0x12, 0x34][..], &[7; 16]].concat();
+    let samples = [b"d1:q4:ping1:y1:qe".to_vec(), syn, [&[0, 0, 0, 1, 9, 9, 9, 9][..], &[1; 30]].concat()];
+    torture(
+        &samples,
+        |_| 0,
+        |bytes| match tell_apart(bytes) {
+            Datagram::Dht => bytes.starts_with(b"d"),
+            Datagram::Connect(reset) => {
+                assert!(bytes.len() >= UTP_HEADER, "what is answered is no smaller than the answer");
+                assert!(tell_apart(&reset) == Datagram::Other && reset[2..4] == bytes[2..4]);
+                true
+            }
+            Datagram::Tracker(transaction) => transaction.to_be_bytes() == bytes[4..8],
+            Datagram::Other => false,
+        },
+    );
+}
+
+#[test]
+fn answers_of_udp_trackers() {
+    let announced =
+        [&[0, 0, 0, 1, 9, 9, 9, 9, 0, 0, 7, 8, 0, 0, 0, 2, 0, 0, 0, 5][..], &[10; 6 * 210]].concat();
+    let counted = [&[0, 0, 0, 2, 9, 9, 9, 9][..], &[1; 12 * 10]].concat();
+    let refused = [&[0, 0, 0, 3, 9, 9, 9, 9][..], &b"no\x1b[2J such torrent".repeat(20)].concat();
+    let samples = [vec![0, 0, 0, 0, 9, 9, 9, 9, 1, 2, 3, 4, 5, 6, 7, 8], announced, counted, refused];
+    let mut random = Random::new(1);
+    for family in [Family::V4, Family::V6] {
+        torture(&samples, times(40), |bytes| {
+            let (answer, bytes) = match tracker::udp::decode_answer(bytes, family, false, &mut random) {
+                Ok(answer) => (answer, bytes),
+                Err(failure) => {
+                    assert!(failure.to_string().len() <= 2 * MAX_TEXT);
+                    return matches!(failure, tracker::Failure::Refused(..));
+                }
+            };
+            if let tracker::udp::Answer::Announced(reply) = &answer {
+                assert!(reply.peers.len() <= MAX_PEERS && reply.peers.iter().all(|peer| peer.port() != 0));
+            }
+            let mut again = Vec::new();
+            tracker::udp::encode_answer(1, &answer, family, &mut again);
+            assert!(again.len() <= bytes.len());
+            true
+        });
+    }
+}
+
+#[test]
+fn questions_to_udp_trackers() {
+    let head = |action: u8| [&[1; 8][..], &[0, 0, 0, action, 9, 9, 9, 9]].concat();
+    let options = b"\x02\x06/k?a=b\x01\x07\x01x\x02\x02cd\x00";
+    let samples = [
+        vec![0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 9, 9, 9, 9],
+        [&head(1), &[3; 82][..], options].concat(),
+        [&head(2), &[4; 20 * 76][..]].concat(),
+    ];
+    torture(&samples, times(40), |bytes| {
+        use tracker::udp::{
+            MAX_SCRAPE, Question, decode_question, encode_announce, encode_connect, encode_scrape,
+        };
+        let Some((transaction, question)) = decode_question(bytes) else { return false };
+        let mut again = Vec::new();
+        match &question {
+            Question::Connect => encode_connect(transaction, &mut again),
+            Question::Announce(connection, announce, target) => {
+                // A tracker takes any bytes for a path; we send those of a URL.
+                let target = text(target).unwrap_or_default();
+                encode_announce(*connection, transaction, announce, target, &mut again);
+            }
+            Question::Scrape(connection, torrents) => {
+                assert!(torrents.len() <= MAX_SCRAPE);
+                encode_scrape(*connection, transaction, torrents, &mut again);
+            }
+        }
+        assert!(decode_question(&again).is_some_and(|(number, _)| number == transaction));
         true
     });
 }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::Daemon;
+use super::{Daemon, host_and_port};
 use crate::net::Family;
 use crate::session::Session;
 
@@ -55,7 +55,9 @@ impl Daemon {
             return;
         }
         let mut nodes: Vec<String> = self.config.borrow().dht.bootstrap.clone();
-        nodes.extend(self.begin.nodes.borrow().iter().map(|(host, port)| format!("{host}:{port}")));
+        nodes.extend(self.begin.nodes.borrow().iter().map(|(host, port)| format!("[{host}]:{port}")));
+        // A name may take its time.
+        nodes.sort_by_key(|node| host_and_port(node).0.parse::<IpAddr>().is_err());
         for node in nodes {
             match self.resolve(&node).await {
                 Ok(addresses) => {

@@ -483,9 +483,8 @@ impl Daemon {
 
     /// The addresses of a `host:port` of the configuration.
     async fn resolve(&self, peer: &str) -> Result<Vec<SocketAddr>, ResolveError> {
-        let (host, port) = peer.rsplit_once(':').unwrap_or((peer, ""));
-        let port = port.parse().unwrap_or(0);
-        let found = self.resolver.resolve(host.trim_start_matches('[').trim_end_matches(']')).await?;
+        let (host, port) = host_and_port(peer);
+        let found = self.resolver.resolve(host).await?;
         Ok(found.iter().map(|&ip| SocketAddr::new(ip, port)).collect())
     }
 
@@ -568,6 +567,12 @@ impl Daemon {
 
 fn addresses_of(listeners: &[Async<TcpListener>]) -> Vec<SocketAddr> {
     listeners.iter().filter_map(|listener| listener.get_ref().local_addr().ok()).collect()
+}
+
+/// A `host:port` of the configuration, which has been checked.
+fn host_and_port(peer: &str) -> (&str, u16) {
+    let (host, port) = peer.rsplit_once(':').unwrap_or((peer, ""));
+    (host.trim_start_matches('[').trim_end_matches(']'), port.parse().unwrap_or(0))
 }
 
 fn port_of(listeners: &[Async<TcpListener>]) -> u16 {

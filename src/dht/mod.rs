@@ -526,8 +526,18 @@ impl Node {
         let fit = |contact: &table::Contact| {
             contact.is_good() && contact.addr != from && means_something(contact.addr, from)
         };
-        let nodes = self.sides.iter().filter(wanted).flat_map(|side| side.table.nearest(target, K, fit));
-        nodes.map(|contact| (contact.id, contact.addr)).collect()
+        let mut nodes = Vec::new();
+        for side in self.sides.iter().filter(wanted) {
+            // A mesh tells itself of itself.
+            let near = if table::is_near(from.ip()) { search::NEAR } else { 0 };
+            let mut some = side.table.nearest(target, near, |contact| fit(contact) && contact.is_near());
+            let others = side.table.nearest(target, K, fit);
+            let others = others.into_iter().filter(|other| !some.iter().any(|one| one.addr == other.addr));
+            let others: Vec<_> = others.take(K - some.len()).collect();
+            some.extend(others);
+            nodes.extend(some.into_iter().map(|contact| (contact.id, contact.addr)));
+        }
+        nodes
     }
 
     fn values_for(&mut self, info_hash: InfoHash, from: SocketAddr, seconds: u32) -> Vec<SocketAddr> {

@@ -28,8 +28,8 @@ const MAX_NAMED: usize = K;
 /// So many of whom one named may be silent.
 const MAX_FALSE: usize = 3;
 
-/// Of those who are told so many are of our own mesh, if there are: they are there when the gateway is not.
-const NEAR: usize = 3;
+/// Of those who are asked, named and told so many are of our own mesh, if there are: they are there when the gateway is not.
+pub const NEAR: usize = 3;
 
 /// Of those who are told so many may have ids that do not suit their addresses, if there are others.
 const UNSUITED: usize = 4;
@@ -84,8 +84,6 @@ struct Found {
     by: Option<u8>,
     /// The number of the query that it got.
     query: u8,
-    /// To be asked however far it is.
-    mesh: bool,
     state: State,
     token: Option<Box<[u8]>>,
 }
@@ -109,12 +107,10 @@ impl Search {
     pub fn new(number: u32, goal: Goal, target: Id, table: &Table, family: Family) -> Search {
         let mut search =
             Search { number, goal, target, family, peers: 0, found: Vec::new(), queries: 0, tell: None };
-        for contact in table.nearest(target, K, |_| true) {
+        let nearest = table.nearest(target, K, |_| true);
+        let of_mesh = table.nearest(target, NEAR, |contact| contact.is_good() && contact.is_near());
+        for contact in nearest.into_iter().chain(of_mesh) {
             search.insert(contact.id, contact.addr, None);
-        }
-        for contact in table.nearest(target, NEAR, |contact| contact.is_good() && contact.is_near()) {
-            search.insert(contact.id, contact.addr, None);
-            search.at(contact.addr).into_iter().for_each(|found| found.mesh = true);
         }
         search
     }
@@ -213,22 +209,24 @@ impl Search {
                 _ => return,
             };
         }
-        self.found.insert(at, Found { id, addr, by, query: 0, mesh: false, state: State::New, token: None });
+        self.found.insert(at, Found { id, addr, by, query: 0, state: State::New, token: None });
     }
 
-    /// The nearest that is not asked, of the eight nearest that are of any use.
+    /// The nearest that is not asked, of the eight nearest that are of any use, and before it that of the mesh.
     fn next(&self) -> Option<&Found> {
         let on_their_way = self.found.iter().filter(|found| found.state == State::Asked).count();
         if on_their_way >= ALPHA || self.queries >= MAX_QUERIES {
             return None;
         }
-        let of_use = self.found.iter().filter(|found| match found.state {
+        let of_use = |found: &&Found| match found.state {
             State::Asked | State::Answered => true,
             State::New => found.by.is_none_or(|by| self.is_trusted(by)),
             State::Late | State::Silent => false,
-        });
+        };
         let is_new = |found: &&Found| found.state == State::New;
-        of_use.take(K).find(is_new).or_else(|| self.found.iter().filter(|found| found.mesh).find(is_new))
+        let of_mesh = self.found.iter().filter(|found| is_near(found.addr.ip()));
+        let of_mesh = of_mesh.filter(of_use).take(NEAR).find(is_new);
+        of_mesh.or_else(|| self.found.iter().filter(of_use).take(K).find(is_new))
     }
 
     /// Whether those that the one of that query named have proved to be there, more or less.

@@ -15,6 +15,7 @@ use crate::random::Random;
 use crate::storage::io::Job as StorageJob;
 use crate::torrent::candidates::Source;
 use crate::torrent::{State, TorrentKey};
+use crate::tracker::client::{State as Tracker, TrackerStatus};
 
 /// Nodes that were saved have this long to answer before names are resolved.
 const GRACE: Duration = Duration::from_secs(10);
@@ -158,8 +159,10 @@ impl Session {
         else {
             return;
         };
-        let tracked =
-            self.settings.trackers && (!torrent.tiers.0.is_empty() || !self.settings.also.is_empty());
+        let answers = |tracker: &TrackerStatus| {
+            matches!(tracker.state, Tracker::Waiting | Tracker::Announcing | Tracker::Working)
+        };
+        let tracked = self.trackers.status(key.0, now).iter().any(answers);
         let urgent = !tracked || (torrent.state == State::Downloading && torrent.peers().is_empty());
         if let Some(node) = &mut self.dht.node {
             node.insert(torrent.info_hash, self.settings.port, urgent, now);
@@ -253,7 +256,11 @@ mod tests {
         const OTHER: &str = "10.0.0.2:6881";
 
         fn new(answers: bool) -> Two {
-            let mut rig = Rig::with(&[], &[], |settings| settings.dht = Some(Options::default()));
+            Two::with(answers, &[])
+        }
+
+        fn with(answers: bool, trackers: &[&str]) -> Two {
+            let mut rig = Rig::with(&[], trackers, |settings| settings.dht = Some(Options::default()));
             let now = rig.now;
             rig.run();
             rig.session.stored(Done::Nodes(Box::default()), now);
@@ -332,6 +339,16 @@ mod tests {
         let settings = super::super::Settings { dht: None, ..two.rig.session.settings().clone() };
         two.rig.session.apply(settings, Duration::from_secs(60), two.rig.now);
         assert!(two.rig.session.dht_counts().is_none() && two.rig.session.dht.node.is_none());
+    }
+
+    #[test]
+    fn a_torrent_whose_tracker_does_not_answer_is_announced_at_once() {
+        for (tracker, stored) in [("http://t/announce", 0), ("gopher://t/announce", 1)] {
+            let mut two = Two::with(true, &[tracker]);
+            two.rig.seed("10.0.0.3:1");
+            two.run(60);
+            assert_eq!(two.other.counts().stored, stored, "{tracker}");
+        }
     }
 
     #[test]

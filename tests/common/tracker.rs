@@ -320,6 +320,8 @@ impl Opentracker {
                 &space.address.to_string(),
                 "-p",
                 &Self::PORT.to_string(),
+                "-P",
+                &Self::PORT.to_string(),
                 "-u",
                 "nobody",
                 "-w",
@@ -340,6 +342,11 @@ impl Opentracker {
 
     pub fn url(&self) -> String {
         format!("http://{}/announce", self.address)
+    }
+
+    /// The same over UDP (BEP 15).
+    pub fn udp_url(&self) -> String {
+        format!("udp://{}/announce", self.address)
     }
 
     /// Waits until its counts for this torrent hold `wanted`, asking (BEP 48) from a namespace.

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -95,9 +95,16 @@ impl Udp {
 
     /// Sends a datagram, if the system takes it at once.
     pub fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        let sockets = self.sockets.borrow();
+        let family = Family::of(to.ip());
+        let mut able: Vec<&Socket> = sockets.iter().filter(|socket| socket.serves(family)).collect();
+        if able.len() > 1 {
+            // Whoever is asked from an address of another link may have no way back to it.
+            let source = source(to);
+            able.sort_by_key(|socket| Some(socket.address.ip()) != source);
+        }
         let mut sent = Err(io::ErrorKind::AddrNotAvailable.into());
-        for socket in self.sockets.borrow().iter().filter(|socket| socket.serves(Family::of(to.ip()))) {
-            // An address of another link, or of this machine alone, is refused: the next one may do.
+        for socket in able {
             sent = socket.send(datagram, to);
             if sent.is_ok() {
                 break;
@@ -208,6 +215,15 @@ impl Socket {
     }
 }
 
+/// The address of ours from which the system would send there.
+fn source(to: SocketAddr) -> Option<IpAddr> {
+    let any = if to.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    // Nothing is sent by this.
+    let probe = UdpSocket::bind((any, 0)).ok()?;
+    probe.connect(to).ok()?;
+    Some(probe.local_addr().ok()?.ip())
+}
+
 /// Reads for as long as it lives.
 async fn read(house: Rc<House>) {
     loop {
@@ -285,12 +301,16 @@ mod tests {
         assert!(udp.send(b"x", to).is_err() && !udp.has(Family::V4));
         udp.open(&["[::1]:0".parse().unwrap()]);
         assert!(udp.send(b"x", to).is_err() && udp.has(Family::V6) && !udp.has(Family::V4));
-        udp.open(&["[::]:0".parse().unwrap(), "127.0.0.1:0".parse().unwrap()]);
+        udp.open(&["[::]:0", "127.0.0.1:0"].map(|address| address.parse().unwrap()));
         assert_eq!(udp.sockets.borrow().len(), 2);
         udp.send(b"hello", to).unwrap();
         let mut buffer = [0; 64];
         let (len, from) = other.recv_from(&mut buffer).unwrap();
         assert_eq!((&buffer[..len], from), (&b"hello"[..], port(&udp)), "an address before all addresses");
+        udp.open(&["127.0.0.2:0", "127.0.0.1:0"].map(|address| address.parse().unwrap()));
+        udp.send(b"hello", to).unwrap();
+        let (_, from) = other.recv_from(&mut buffer).unwrap();
+        assert_eq!(from.ip(), to.ip(), "as the system would choose");
         // The same port again, for another address: the old socket is closed by then.
         let again = port(&udp).port();
         udp.open(&[SocketAddr::new("0.0.0.0".parse().unwrap(), again)]);
