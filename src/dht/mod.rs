@@ -8,9 +8,13 @@
 //! those are kept and passed on that have answered us. Omits sockets, names and private torrents (the session inserts none).
 //! Holds about 300 KiB with full tables, a full store and a thousand torrents.
 
+mod answering;
+mod asking;
 pub mod id;
 pub mod krpc;
 mod limits;
+mod reach;
+mod replies;
 mod saved;
 mod search;
 mod store;
@@ -18,7 +22,7 @@ mod table;
 mod votes;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use sha1::{Digest, Sha1};
@@ -28,12 +32,14 @@ use crate::net::{Class, Family, class, dialable};
 use crate::random::Random;
 use crate::rate::Bucket;
 use id::Id;
-use krpc::{Body, Message, Query, Reply, Want};
+use krpc::Body;
 use limits::{Heard, Sent};
+use reach::canonical;
+use replies::LOOK;
 pub use saved::{MAX_SAVED, Saved};
-use search::{Goal, Search, Step};
+use search::{Goal, Search};
 use store::Store;
-use table::{K, Table};
+use table::Table;
 use votes::Votes;
 
 /// Addresses that somebody outside named and that wait for a ping: those of a saved table, and some.
@@ -44,22 +50,12 @@ const MAX_RUMOURS: usize = 32;
 const SMALL: usize = 16;
 /// With fewer good nodes than this we may be alone with a few others while there are more elsewhere.
 const FEW: u32 = 8;
-/// Searches at a time.
-const MAX_SEARCHES: usize = 6;
-/// Queries on their way, of all kinds.
-const MAX_PENDING: usize = 64;
-/// Answers that wait to be sent: more come in between two polls only when we are flooded.
-const MAX_READY: usize = 32;
 
 /// After this long a search asks others instead …
 const LATE: Duration = Duration::from_millis(1200);
 /// … and nobody answers any more.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two datagrams of upkeep: six a minute.
-const UPKEEP: Duration = Duration::from_secs(10);
-/// Gathers nodes that come together before they are asked for others.
-const LOOK: Duration = Duration::from_millis(700);
-/// Between two such rounds in a table that is not small.
+/// Between two rounds of asking those who know others near us, in a table that is not small.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// An address that was pinged in vain is not pinged again for this long, in seconds.
 const PING_AGAIN: u32 = 30;
@@ -72,22 +68,9 @@ const ANSWERING: u64 = 8 * 1024;
 const ANSWERING_AT_ONCE: u64 = 64 * 1024;
 const ROUTING: u64 = 8;
 
-/// Seconds between two searches for an urgent torrent: other nodes forget after half an hour.
-const INTERVAL: u32 = 15 * 60;
-/// For one that is not.
+/// Seconds between two searches for a torrent that is not urgent.
 const INTERVAL_RARE: u32 = 60 * 60;
-/// Seconds before an urgent one that found nobody is searched again, in a small table and in others; twice as many each time.
-const RETRY_SMALL: u32 = 8;
-const RETRY: u32 = 60;
-/// When a node has come to a small table: who found nobody before, and who did.
-const NEWS: u32 = 2;
-const NEWS_RARE: u32 = 60;
 
-/// Peers of one answer, IPv4 and IPv6: with the nodes this stays below 900 bytes.
-const VALUES: usize = 20;
-const VALUES_V6: usize = 12;
-/// Seconds for which a token is given out; it is taken as long again (BEP 5: five minutes, ten in all).
-const TOKEN: u32 = 300;
 /// Seconds between two changes of our id.
 const ID_TIME: u32 = 3600;
 
@@ -311,6 +294,7 @@ impl Node {
     /// There may be a node: one that a peer, a torrent, a neighbour, the configuration or an earlier run named. It is
     /// pinged when the budget allows.
     pub fn contact(&mut self, addr: SocketAddr, now: Instant) {
+        let addr = canonical(addr);
         if self.is_news(addr, now) && self.contacts.len() < MAX_CONTACTS {
             self.rumours.retain(|rumour| *rumour != addr);
             self.contacts.push_back(Candidate { addr, again: false });
@@ -459,438 +443,6 @@ impl Node {
             + self.sent.memory()
     }
 
-    // What comes in.
-
-    /// Says whether the query was worth anything.
-    fn answer(&mut self, transaction: &[u8], id: Id, query: &Query, from: SocketAddr, now: Instant) -> bool {
-        let seconds = self.seconds(now);
-        if id == self.id
-            || self.ready.len() >= MAX_READY
-            || self.answering.available(now) == 0
-            || !self.heard.admits(from.ip(), seconds, &mut self.random)
-        {
-            return false;
-        }
-        let mut reply = Reply::new(self.id);
-        let token = self.token(from.ip(), seconds / TOKEN);
-        let mut error = None;
-        match query {
-            Query::Ping => {}
-            Query::FindNode(target, want) | Query::Other(Some(target), want) => {
-                reply.nodes = self.nodes_for(*target, *want, from);
-            }
-            Query::Other(None, _) => error = Some(krpc::METHOD_UNKNOWN),
-            Query::GetPeers(info_hash, want) => {
-                reply.nodes = self.nodes_for((*info_hash).into(), *want, from);
-                if !self.options.router {
-                    reply.token = Some(&token);
-                    reply.values = self.values_for(*info_hash, from, seconds);
-                }
-            }
-            Query::Announce { info_hash, port, token } => {
-                let peer = SocketAddr::new(from.ip(), port.unwrap_or(from.port()));
-                let mut peer = canonical(peer);
-                if let (SocketAddr::V6(peer), SocketAddr::V6(from)) = (&mut peer, from) {
-                    peer.set_scope_id(from.scope_id());
-                }
-                if self.options.router || peer.port() == 0 || !self.is_token(token, from.ip(), seconds) {
-                    error = Some(krpc::PROTOCOL_ERROR);
-                } else {
-                    self.store.insert(*info_hash, peer, seconds, &mut self.random);
-                    self.tell_ourselves(*info_hash, peer);
-                }
-            }
-        }
-        let body = error.map_or(Body::Reply(reply), Body::Error);
-        let datagram = krpc::encode(&Message { transaction, read_only: false, ip: Some(from), body });
-        self.answering.take(datagram.len() as u64, now);
-        self.ready.push_back(Output::Send { to: from, datagram });
-        true
-    }
-
-    /// Who announces a torrent of ours here is a peer found without a search.
-    fn tell_ourselves(&mut self, info_hash: InfoHash, peer: SocketAddr) {
-        if let Ok(at) = self.find(info_hash) {
-            self.torrents[at].vain = 0;
-            self.ready.push_back(Output::Peers { info_hash, peers: vec![peer] });
-        }
-    }
-
-    fn nodes_for(&self, target: Id, want: Want, from: SocketAddr) -> Vec<(Id, SocketAddr)> {
-        let both = |side: &Side| match side.family {
-            Family::V4 => want.v4,
-            Family::V6 => want.v6,
-        };
-        let own = want == Want::default();
-        let wanted = |side: &&Side| if own { side.family == Family::of(from.ip()) } else { both(side) };
-        let fit = |contact: &table::Contact| {
-            contact.is_good() && contact.addr != from && means_something(contact.addr, from)
-        };
-        let mut nodes = Vec::new();
-        for side in self.sides.iter().filter(wanted) {
-            // A mesh tells itself of itself.
-            let near = if table::is_near(from.ip()) { search::NEAR } else { 0 };
-            let mut some = side.table.nearest(target, near, |contact| fit(contact) && contact.is_near());
-            let others = side.table.nearest(target, K, fit);
-            let others = others.into_iter().filter(|other| !some.iter().any(|one| one.addr == other.addr));
-            let others: Vec<_> = others.take(K - some.len()).collect();
-            some.extend(others);
-            nodes.extend(some.into_iter().map(|contact| (contact.id, contact.addr)));
-        }
-        nodes
-    }
-
-    fn values_for(&mut self, info_hash: InfoHash, from: SocketAddr, seconds: u32) -> Vec<SocketAddr> {
-        let family = Family::of(from.ip());
-        let most = if family == Family::V4 { VALUES } else { VALUES_V6 };
-        self.store.peers(info_hash, most, seconds, &mut self.random, |peer| {
-            Family::of(peer.ip()) == family && peer != from && means_something(peer, from)
-        })
-    }
-
-    fn take_pending(&mut self, transaction: &[u8], from: SocketAddr) -> Option<Pending> {
-        let is_it = |pending: &Pending| pending.transaction == *transaction && pending.to == from;
-        let at = self.pending.iter().position(is_it)?;
-        Some(self.pending.swap_remove(at))
-    }
-
-    fn answered(&mut self, pending: &Pending, reply: Reply, ip: Option<SocketAddr>, now: Instant) {
-        let (from, seconds) = (pending.to, self.seconds(now));
-        if reply.id == self.id {
-            // Ourselves, by another address.
-            return self.unanswered(pending, true, now);
-        }
-        if let Some(ip) = ip {
-            self.side_mut(from).votes.insert(from.ip(), ip.ip());
-            self.suit(now);
-        }
-        let is_outside = matches!(pending.why, Why::Contact { .. });
-        if self.side_mut(from).table.answered(reply.id, from, seconds) {
-            self.has_come(from, is_outside, now);
-        }
-        let named = |addr: &SocketAddr| as_named(*addr, from);
-        let nodes: Vec<(Id, SocketAddr)> =
-            reply.nodes.iter().filter_map(|(id, addr)| Some((*id, named(addr)?))).collect();
-        if let Why::Search(number) = pending.why {
-            let family = Family::of(from.ip());
-            let of_family: Vec<_> =
-                nodes.iter().copied().filter(|(_, addr)| Family::of(addr.ip()) == family).collect();
-            if let Some(search) = self.searches.iter_mut().find(|search| search.number == number) {
-                search.answered(from, reply.id, reply.token, &of_family);
-                if let Goal::Peers(info_hash, port) = search.goal {
-                    let own = self.side(from).votes.seen();
-                    let ours = |peer: &SocketAddr| Some(peer.ip()) == own && peer.port() == port;
-                    let mut peers: Vec<_> =
-                        reply.values.iter().filter_map(named).filter(|peer| !ours(peer)).collect();
-                    peers.sort_unstable();
-                    peers.dedup();
-                    self.found(number, info_hash, peers);
-                }
-            }
-        }
-        for (id, addr) in nodes {
-            if self.side(addr).table.wants(id, addr) {
-                self.rumour(addr, now);
-            }
-        }
-    }
-
-    fn found(&mut self, number: u32, info_hash: InfoHash, peers: Vec<SocketAddr>) {
-        if peers.is_empty() {
-            return;
-        }
-        if let Some(search) = self.searches.iter_mut().find(|search| search.number == number) {
-            search.peers += peers.len();
-        }
-        self.ready.push_back(Output::Peers { info_hash, peers });
-    }
-
-    /// A node is new in its table.
-    fn has_come(&mut self, addr: SocketAddr, is_outside: bool, now: Instant) {
-        let side = self.side_mut(addr);
-        let small = side.is_small();
-        if small || is_outside {
-            side.look_by(now + LOOK);
-        }
-        if !small {
-            return;
-        }
-        let seconds = self.seconds(now);
-        for torrent in self.torrents.iter_mut().filter(|torrent| torrent.urgent) {
-            let wait = if torrent.vain > 0 { NEWS } else { NEWS_RARE };
-            torrent.due = torrent.due.min(seconds + wait);
-            self.soonest = self.soonest.min(torrent.due);
-        }
-    }
-
-    /// `excused`: it is not the node's fault.
-    fn unanswered(&mut self, pending: &Pending, excused: bool, now: Instant) {
-        let asked = self.seconds(pending.at);
-        if !excused {
-            self.side_mut(pending.to).table.silent(pending.to, asked);
-        }
-        match pending.why {
-            Why::Search(number) => {
-                if let Some(search) = self.searches.iter_mut().find(|search| search.number == number) {
-                    search.silent(pending.to);
-                }
-            }
-            Why::Contact { again: false } if !excused && self.contacts.len() < MAX_CONTACTS => {
-                self.contacts.push_back(Candidate { addr: pending.to, again: true });
-                self.wake = Some(now);
-            }
-            Why::Contact { .. } | Why::Rumour | Why::Upkeep | Why::Announce => {}
-        }
-    }
-
-    // What goes out.
-
-    /// Queries whose time is over.
-    fn expire(&mut self, now: Instant) {
-        for pending in &mut self.pending {
-            if let Why::Search(number) = pending.why
-                && !pending.late
-                && now >= pending.at + LATE
-            {
-                pending.late = true;
-                if let Some(search) = self.searches.iter_mut().find(|search| search.number == number) {
-                    search.late(pending.to);
-                }
-            }
-        }
-        while let Some(at) = self.pending.iter().position(|pending| now >= pending.at + TIMEOUT) {
-            let pending = self.pending.swap_remove(at);
-            self.unanswered(&pending, false, now);
-        }
-    }
-
-    /// Addresses that may be nodes are pinged: at once where next to nobody is known.
-    fn ping(&mut self, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
-        let rested = now >= self.upkeep;
-        let due = |node: &Node, addr: SocketAddr| {
-            let side = node.side(addr);
-            side.enabled && (rested || side.is_small())
-        };
-        let contacts = self.contacts.iter().position(|candidate| due(self, candidate.addr));
-        let rumours = self.rumours.iter().position(|addr| due(self, *addr));
-        let (addr, why) = match (contacts, rumours) {
-            (Some(at), _) => {
-                let Candidate { addr, again } = self.contacts[at];
-                (addr, Why::Contact { again })
-            }
-            (None, Some(at)) => (self.rumours[at], Why::Rumour),
-            (None, None) => return None,
-        };
-        if !self.may_send(addr, endpoints, now) {
-            return None;
-        }
-        self.contacts.retain(|candidate| candidate.addr != addr);
-        self.rumours.retain(|rumour| *rumour != addr);
-        self.upkeep = now + UPKEEP;
-        Some(self.send(addr, &Query::Ping, why, endpoints, now))
-    }
-
-    /// Searches go on, end and begin.
-    fn search(&mut self, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
-        self.begin(now);
-        let mut at = 0;
-        while at < self.searches.len() {
-            let number = self.searches[at].number;
-            match self.searches[at].step() {
-                Step::Wait => at += 1,
-                Step::Done => self.end(at, now),
-                Step::Ask(addr) if self.may_search(addr, endpoints, now) => {
-                    let search = &mut self.searches[at];
-                    search.asked(addr);
-                    let target = search.target;
-                    let query = match search.goal {
-                        Goal::Peers(info_hash, _) => Query::GetPeers(info_hash, Want::default()),
-                        Goal::Nodes => Query::FindNode(target, self.want()),
-                    };
-                    return Some(self.send(addr, &query, Why::Search(number), endpoints, now));
-                }
-                Step::Tell(addr, token) if self.may_search(addr, endpoints, now) => {
-                    let search = &mut self.searches[at];
-                    search.told();
-                    if let Goal::Peers(info_hash, port) = search.goal {
-                        let query = Query::Announce { info_hash, port: Some(port), token: &token };
-                        return Some(self.send(addr, &query, Why::Announce, endpoints, now));
-                    }
-                }
-                Step::Ask(_) | Step::Tell(..) => at += 1,
-            }
-        }
-        None
-    }
-
-    fn begin(&mut self, now: Instant) {
-        for at in 0..self.sides.len() {
-            let side = &mut self.sides[at];
-            let family = side.family;
-            let looks = |search: &Search| search.goal == Goal::Nodes && search.family == family;
-            if side.is_alive()
-                && side.look.is_some_and(|look| look <= now)
-                && !self.searches.iter().any(looks)
-            {
-                side.look = None;
-                side.looked = Some(now);
-                self.start(at, Goal::Nodes, self.id);
-            }
-        }
-        let seconds = self.seconds(now);
-        while self.may_begin(now) && self.soonest <= seconds {
-            let torrents = self.torrents.iter().enumerate();
-            let due = torrents.filter(|(_, torrent)| torrent.due <= seconds);
-            let Some((at, _)) = due.min_by_key(|(_, torrent)| (!torrent.urgent, torrent.due)) else {
-                self.soonest = self.torrents.iter().map(|torrent| torrent.due).min().unwrap_or(u32::MAX);
-                break;
-            };
-            let interval = self.interval(self.torrents[at].urgent);
-            let torrent = &mut self.torrents[at];
-            torrent.due = seconds.saturating_add(interval);
-            let (info_hash, port) = (torrent.info_hash, torrent.port);
-            for side in 0..self.sides.len() {
-                if self.sides[side].is_alive() {
-                    self.start(side, Goal::Peers(info_hash, port), info_hash.into());
-                }
-            }
-            let known = self.store.peers(info_hash, krpc::MAX_VALUES, seconds, &mut self.random, |_| true);
-            self.found(self.number, info_hash, known);
-        }
-    }
-
-    fn start(&mut self, side: usize, goal: Goal, target: Id) {
-        self.number = self.number.wrapping_add(1);
-        let side = &self.sides[side];
-        self.searches.push(Search::new(self.number, goal, target, &side.table, side.family));
-    }
-
-    fn end(&mut self, at: usize, now: Instant) {
-        let search = self.searches.remove(at);
-        let Goal::Peers(info_hash, _) = search.goal else { return };
-        let seconds = self.seconds(now);
-        let small = self.side_of(search.family).is_small();
-        let more = self.searches.iter().any(|other| other.goal == search.goal);
-        if let Ok(at) = self.find(info_hash) {
-            let torrent = &mut self.torrents[at];
-            if search.peers > 0 {
-                torrent.vain = 0;
-            } else if torrent.urgent && !more {
-                torrent.vain = torrent.vain.saturating_add(1);
-                let retry = if small { RETRY_SMALL } else { RETRY };
-                let retry = retry.saturating_mul(1 << (torrent.vain - 1).min(10));
-                torrent.due = torrent.due.min(seconds.saturating_add(retry));
-                self.soonest = self.soonest.min(torrent.due);
-            }
-        }
-    }
-
-    /// The node that was not heard of for longest gives a sign of life, and tells of others.
-    fn keep_up(&mut self, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
-        let seconds = self.seconds(now);
-        if now < self.upkeep {
-            return None;
-        }
-        let sides = self.sides.iter().filter(|side| side.enabled);
-        let (due, contact) = sides.filter_map(|side| side.table.due()).min_by_key(|(due, _)| *due)?;
-        if due > seconds || !self.may_send(contact.addr, endpoints, now) {
-            return None;
-        }
-        self.upkeep = now + UPKEEP;
-        self.side_mut(contact.addr).table.ask(contact.addr, seconds);
-        let target = if self.random.below(2) == 0 { self.id } else { Id::by_chance(&mut self.random) };
-        let query = Query::FindNode(target, self.want());
-        Some(self.send(contact.addr, &query, Why::Upkeep, endpoints, now))
-    }
-
-    /// Where one table is small the other's nodes may know of some.
-    fn want(&self) -> Want {
-        let both = self.sides.iter().all(|side| side.enabled) && self.sides.iter().any(Side::is_small);
-        Want { v4: both, v6: both }
-    }
-
-    fn may_begin(&self, now: Instant) -> bool {
-        let alive = self.sides.iter().filter(|side| side.is_alive()).count();
-        !self.options.router
-            && alive > 0
-            && self.searches.len() + alive <= MAX_SEARCHES
-            && self.searching.available(now) > 0
-    }
-
-    fn may_search(&mut self, to: SocketAddr, endpoints: &Bucket, now: Instant) -> bool {
-        if self.searching.available(now) == 0 {
-            self.block(self.searching.ready_at(1, now));
-            return false;
-        }
-        let may = self.may_send(to, endpoints, now);
-        if may {
-            self.searching.take(1, now);
-        }
-        may
-    }
-
-    fn may_send(&mut self, to: SocketAddr, endpoints: &Bucket, now: Instant) -> bool {
-        let seconds = self.seconds(now);
-        if self.pending.len() >= MAX_PENDING || !self.sent.allows(to, seconds) {
-            self.block(now + Duration::from_secs(1));
-            return false;
-        }
-        if !self.sent.knows(to, seconds) && endpoints.available(now) == 0 {
-            self.block(endpoints.ready_at(1, now));
-            return false;
-        }
-        true
-    }
-
-    fn send(
-        &mut self,
-        to: SocketAddr,
-        query: &Query,
-        why: Why,
-        endpoints: &mut Bucket,
-        now: Instant,
-    ) -> Output {
-        let seconds = self.seconds(now);
-        if !self.sent.knows(to, seconds) {
-            endpoints.take(1, now);
-        }
-        self.sent.insert(to, seconds);
-        self.transactions = self.transactions.wrapping_add(1);
-        let transaction = self.secret(b"transaction", &self.transactions.to_be_bytes());
-        self.pending.push(Pending { transaction, to, at: now, late: false, why });
-        let body = Body::Query(self.id, query.clone());
-        let message =
-            Message { transaction: &transaction, read_only: self.options.read_only, ip: None, body };
-        Output::Send { to, datagram: krpc::encode(&message) }
-    }
-
-    fn block(&mut self, until: Instant) {
-        self.blocked = Some(self.blocked.map_or(until, |blocked| blocked.min(until)));
-    }
-
-    /// All that may come: always later than now.
-    fn next_wake(&self, now: Instant) -> Option<Instant> {
-        let at = |seconds: u32| self.start + Duration::from_secs(seconds.into());
-        let pending = self.pending.iter().map(|pending| {
-            let waits = matches!(pending.why, Why::Search(_)) && !pending.late;
-            pending.at + if waits { LATE } else { TIMEOUT }
-        });
-        let enabled = || self.sides.iter().filter(|side| side.enabled);
-        let candidates =
-            self.contacts.iter().map(|candidate| candidate.addr).chain(self.rumours.iter().copied());
-        let waits = candidates.filter(|addr| self.side(*addr).enabled).map(|_| self.upkeep).next();
-        let due = enabled().filter_map(|side| side.table.due()).map(|(due, _)| at(due).max(self.upkeep));
-        let looks = enabled().filter(|side| side.is_alive()).filter_map(|side| side.look);
-        let begins = self.may_begin(now) && self.soonest < u32::MAX;
-        let all = pending.chain(self.blocked).chain(waits).chain(due).chain(looks);
-        let all = all.chain(begins.then(|| at(self.soonest)));
-        // What could not be done now though it is due waits for something else; that is looked at once a second.
-        let later = now + Duration::from_secs(1);
-        all.map(|at| if at <= now { later } else { at }).min()
-    }
-
-    // Who we are, and whom we know.
-
     /// An id that suits our address, once several nodes agree where we are.
     fn suit(&mut self, now: Instant) {
         let seconds = self.seconds(now);
@@ -915,25 +467,12 @@ impl Node {
 
     /// Nobody who is known, waits to be asked, or was asked just now.
     fn is_news(&self, addr: SocketAddr, now: Instant) -> bool {
-        let addr = canonical(addr);
-        let loopback = class(addr.ip()) == Class::Loopback;
-        dialable(addr, loopback)
+        dialable(addr, class(addr.ip()) == Class::Loopback)
             && !self.side(addr).table.contains(addr)
             && !self.contacts.iter().any(|candidate| candidate.addr == addr)
             && !self.rumours.contains(&addr)
             && !self.pending.iter().any(|pending| pending.to == addr)
             && !self.sent.was_sent(addr, PING_AGAIN, self.seconds(now))
-    }
-
-    fn is_token(&self, token: &[u8], ip: IpAddr, seconds: u32) -> bool {
-        let window = seconds / TOKEN;
-        [window, window.saturating_sub(1)].iter().any(|&window| self.token(ip, window) == *token)
-    }
-
-    /// What only somebody at that address can know.
-    fn token(&self, ip: IpAddr, window: u32) -> [u8; 4] {
-        let ip = krpc::compact(SocketAddr::new(ip, 0));
-        self.secret(b"token", &[&window.to_be_bytes()[..], &ip].concat())
     }
 
     fn secret(&self, what: &[u8], of: &[u8]) -> [u8; 4] {
@@ -945,11 +484,6 @@ impl Node {
     fn limit_answers(&mut self, now: Instant) {
         let times = if self.options.router { ROUTING } else { 1 };
         self.answering.set_rate(times * ANSWERING, times * ANSWERING_AT_ONCE, now);
-    }
-
-    fn interval(&mut self, urgent: bool) -> u32 {
-        let interval = if urgent { INTERVAL } else { INTERVAL_RARE };
-        interval - self.random.up_to(interval / 10)
     }
 
     fn find(&self, info_hash: InfoHash) -> Result<usize, usize> {
@@ -976,33 +510,4 @@ impl Node {
 
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-/// IPv4 in its own clothes.
-fn canonical(addr: SocketAddr) -> SocketAddr {
-    match addr.ip().to_canonical() {
-        IpAddr::V4(v4) => (v4, addr.port()).into(),
-        IpAddr::V6(_) => addr,
-    }
-}
-
-/// Whether somebody there can do anything with an address of ours.
-fn means_something(addr: SocketAddr, to: SocketAddr) -> bool {
-    let scope = |addr: SocketAddr| if let SocketAddr::V6(v6) = addr { v6.scope_id() } else { 0 };
-    match class(addr.ip()) {
-        Class::Loopback => class(to.ip()) == Class::Loopback,
-        Class::Link => class(to.ip()) == Class::Link && scope(addr) == scope(to),
-        _ => true,
-    }
-}
-
-/// An address that somebody named, as it is from here; `None` where it leads nowhere.
-fn as_named(addr: SocketAddr, by: SocketAddr) -> Option<SocketAddr> {
-    let addr = match (canonical(addr), by) {
-        (SocketAddr::V6(v6), SocketAddr::V6(by)) if class(addr.ip()) == Class::Link => {
-            SocketAddrV6::new(*v6.ip(), v6.port(), 0, by.scope_id()).into()
-        }
-        (addr, _) => addr,
-    };
-    dialable(addr, class(by.ip()) == Class::Loopback).then_some(addr)
 }

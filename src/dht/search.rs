@@ -9,7 +9,8 @@
 use std::net::SocketAddr;
 
 use super::id::Id;
-use super::table::{K, Table, is_near, most_of};
+use super::reach::is_near;
+use super::table::{K, Table, most_of};
 use crate::metainfo::InfoHash;
 use crate::net::Family;
 

@@ -9,7 +9,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::id::Id;
-use crate::net::{Class, class};
+use super::reach::is_near;
 
 /// Nodes of one bucket (BEP 5), and of one answer.
 pub const K: usize = 8;
@@ -210,9 +210,4 @@ impl Table {
 /// Nodes of one address that are kept together.
 pub fn most_of(address: IpAddr) -> usize {
     if is_near(address) { MAX_OF_ADDRESS } else { 1 }
-}
-
-/// Whether an address is of a mesh or this machine, as far as it tells.
-pub fn is_near(address: IpAddr) -> bool {
-    class(address) != Class::Global
 }
