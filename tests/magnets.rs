@@ -509,7 +509,7 @@ fn tell_transmission(request: &str) -> Option<()> {
     let ask = |id: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", 9091)).ok()?;
         let (length, id) = (request.len(), format!("X-Transmission-Session-Id: {id}\r\n"));
-        let head = format!("POST /transmission/rpc HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{id}");
+        let head = format!("POST /transmission/rpc HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{id}");
         write!(stream, "{head}Content-Length: {length}\r\n\r\n{request}").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;

@@ -187,21 +187,22 @@ impl Daemon {
         match read {
             Read::Torrent(loaded) => {
                 let place = self.place(&loaded, &path, path.clone(), ident);
-                let tiers = loaded.summary.trackers.clone();
+                let (tiers, info_at) = (loaded.summary.trackers.clone(), loaded.summary.info_at.clone());
                 if !session.learn(loaded.summary, place, now) {
-                    session.moved(info_hash, path, ident, tiers, now);
+                    session.moved(info_hash, path, ident, tiers, info_at, now);
                 }
             }
             Read::Link(linked) => {
                 let unknown = session.key(info_hash).and_then(|key| session.torrent(key)?.metadata.as_ref());
                 match linked.kept {
                     Some(kept) => {
-                        let tiers = kept.loaded.summary.trackers;
-                        session.moved(info_hash, kept.path, kept.ident, tiers, now);
+                        let summary = kept.loaded.summary;
+                        let (tiers, info_at) = (summary.trackers, summary.info_at);
+                        session.moved(info_hash, kept.path, kept.ident, tiers, info_at, now);
                     }
                     None if unknown.is_some() => {
                         let tiers = linked.link.trackers.into_iter().map(|url| vec![url]).collect();
-                        session.moved(info_hash, path, ident, tiers, now);
+                        session.moved(info_hash, path, ident, tiers, 0..0, now);
                     }
                     None => {
                         // Its .torrent is gone: it begins again with the link.
