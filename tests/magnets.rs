@@ -215,6 +215,12 @@ fn where_the_folder_takes_no_torrent_it_is_kept_in_the_state() {
     let said = daemon.wait_seeding(&torrent);
     assert!(said["file"].as_str().unwrap().starts_with(&home.state.display().to_string()), "{said}");
     assert_eq!(home.log().matches("its metadata is here").count(), 1, "it was not fetched again");
+    // Lost with the state, it is fetched anew.
+    fs::remove_dir_all(home.state.join("magnets")).unwrap();
+    daemon.ask("verify", serde_json::json!({"info_hash": torrent.hex()}));
+    daemon.wait_state(&torrent, &["fetching-metadata"]);
+    let _giver = Giver::honest(daemon.address(), &torrent);
+    daemon.wait_seeding(&torrent);
     // When the link goes nothing of it is left.
     fs::remove_file(link(&home, &torrent)).unwrap();
     daemon.wait_gone(&torrent);

@@ -229,6 +229,15 @@ impl Daemon {
         }
     }
 
+    /// The .torrent of a torrent is not what it was: the next look at the directories tells, but of what was kept
+    /// elsewhere for a link.
+    pub(super) fn doubt(&self, key: u32) {
+        let session = self.house.session.borrow();
+        if let Some(torrent) = session.torrent(TorrentKey(key)) {
+            self.watch.borrow_mut().doubt(torrent.info_hash);
+        }
+    }
+
     /// Where a torrent and its data lie; `named` is the path by whose name the layout goes.
     fn place(&self, loaded: &Loaded, named: &Path, torrent: Arc<Path>, ident: Ident) -> Place {
         let mut place = place(&self.config.borrow(), loaded, named, torrent, ident);
