@@ -52,6 +52,14 @@
 //! 3. [`net::ours::Ours`] decides whether it is news: what could not be reached is tried again, and trackers are told
 //!    if we are elsewhere now.
 //!
+//! # A magnet link is dropped
+//!
+//! 1. The storage thread reads it (`Job::Link`); [`session::Session::insert_magnet`] makes it a torrent of which nothing
+//!    is known. Its trackers and neighbours are asked for peers as for any other.
+//! 2. Peers say that they have the metadata; [`torrent::metadata::Gathering::next`] says whom to ask for which piece.
+//! 3. All of it is here: the storage thread verifies it and writes the .torrent (`Job::Keep`);
+//!    [`session::Session::learn`] takes it, with the peers that are connected. From there it goes as above.
+//!
 //! # A block is fetched
 //!
 //! 1. A check leaves pieces missing: the storage thread says whether the disk can be written to (`Job::Prepare`), and

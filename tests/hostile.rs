@@ -19,9 +19,10 @@ use meshseed::metainfo::{self, InfoHash, magnet::Magnet};
 use meshseed::net::datagram::{Datagram, UTP_HEADER, tell_apart};
 use meshseed::net::{Family, Prefix};
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
-use meshseed::peer::{extension, pex};
+use meshseed::peer::{PeerKey, extension, metadata, pex};
 use meshseed::random::Random;
 use meshseed::storage::resume::{self, Record, Stamp, Verified};
+use meshseed::torrent::metadata::{Came, Gathering, MAX_METADATA, Offer};
 use meshseed::tracker::{self, MAX_PEERS, MAX_TEXT, MAX_TRACKER_ID, Reply};
 
 /// Mutations by chance of each sample, beside those of each byte.
@@ -395,6 +396,89 @@ fn lists_of_peers() {
 }
 
 #[test]
+fn messages_about_metadata() {
+    let samples = [
+        b"d8:msg_typei0e5:piecei3ee".to_vec(),
+        b"d8:msg_typei1e5:piecei3e10:total_sizei50000eexxxxxxxx".to_vec(),
+        b"d8:msg_typei2e5:piecei0ee".to_vec(),
+    ];
+    torture(&samples, times(60), |bytes| {
+        let Some(message) = metadata::Message::decode(bytes) else { return false };
+        let mut again = Vec::new();
+        message.encode(&mut again);
+        assert_eq!(metadata::Message::decode(&again), Some(message));
+        true
+    });
+}
+
+/// Whatever peers offer, answer, refuse and leave in whatever order: what is kept is bounded by what came, no piece is
+/// asked of two, and all of it comes in the end.
+#[test]
+fn metadata_of_any_crowd() {
+    use std::net::IpAddr;
+    for seed in 0..200 {
+        let mut chance = Chance(seed);
+        let mut gathering = Gathering::default();
+        let sizes = [1, metadata::PIECE, 5 * metadata::PIECE + 9, MAX_METADATA];
+        let mut offers: Vec<Offer> = Vec::new();
+        let mut asked: Vec<(PeerKey, u32)> = Vec::new();
+        let (mut now, mut came) = (0, 0);
+        for turn in 0..400 {
+            match chance.below(8) {
+                0 if offers.len() < 12 => {
+                    offers.push(Offer { peer: PeerKey(turn), size: sizes[chance.below(sizes.len())] });
+                }
+                1 if !offers.is_empty() => {
+                    let gone = offers.swap_remove(chance.below(offers.len())).peer;
+                    gathering.left(gone);
+                    asked.retain(|(peer, _)| *peer != gone);
+                }
+                2 => now += u32::from(chance.byte()) / 8,
+                3 => drop(gathering.look(now)),
+                4 if !asked.is_empty() => {
+                    let (peer, piece) = asked.swap_remove(chance.below(asked.len()));
+                    gathering.rejected(peer, piece, now);
+                }
+                5 => {
+                    let (peer, piece) = (PeerKey(u32::from(chance.byte())), u32::from(chance.byte()));
+                    gathering.received(peer, IpAddr::from([10, 0, 0, 1]), piece, &[1; 20], now);
+                }
+                _ => {
+                    if let Some(ask) = gathering.next(&offers, now) {
+                        assert!(offers.iter().any(|offer| offer.peer == ask.0), "of one that is gone");
+                        asked.push(ask);
+                    }
+                    let Some((peer, piece)) = asked.pop() else { continue };
+                    let Some(offer) = offers.iter().find(|offer| offer.peer == peer) else { continue };
+                    let data = vec![0; metadata::piece_len(offer.size, piece) as usize];
+                    came += data.len();
+                    if gathering.received(peer, IpAddr::from([10, 0, 0, chance.byte()]), piece, &data, now)
+                        == Came::Whole
+                    {
+                        let whole: usize = gathering.take().iter().map(|piece| piece.len()).sum();
+                        assert!(whole > 0 && gathering.next(&offers, now).is_none());
+                        gathering.wrong();
+                        asked.clear();
+                    }
+                }
+            }
+            assert!(gathering.memory() <= came + 1024 * 16, "{} of {came}", gathering.memory());
+        }
+        let honest = [Offer { peer: PeerKey(u32::MAX), size: 5 * metadata::PIECE }];
+        let end = now + 1000;
+        gathering.look(end);
+        offers.iter().for_each(|offer| gathering.left(offer.peer));
+        while let Some((peer, piece)) = gathering.next(&honest, end) {
+            let data = vec![0; metadata::PIECE as usize];
+            if gathering.received(peer, IpAddr::from([10, 0, 0, 1]), piece, &data, end) == Came::Whole {
+                break;
+            }
+        }
+        assert_eq!(gathering.take().len(), 5);
+    }
+}
+
+#[test]
 fn bitfields() {
     let samples: Vec<_> =
         [8, 13, 1000].map(|n| Have::from_fn(n, |piece| piece % 3 == 0).encode_bitfield(n)).into();
@@ -488,6 +572,7 @@ fn magnet_links() {
     ];
     torture(&samples, times(60), |bytes| {
         let Some(magnet) = text(bytes).and_then(|link| link.parse::<Magnet>().ok()) else { return false };
+        assert!(Magnet::of_file(bytes).is_ok() || bytes.contains(&b'\n') || bytes.contains(&b'\r'));
         let link = magnet.to_string();
         assert_eq!(link.parse::<Magnet>().as_ref(), Ok(&magnet), "{link}");
         true

@@ -75,7 +75,7 @@ const SECTIONS: [&str; 10] =
 /// The configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The watched trees of .torrent files, absolute; at least one.
+    /// The watched trees of .torrent and .magnet files, absolute; at least one.
     pub torrents: Vec<PathBuf>,
     /// Where content lies, absolute; `None`: beside each .torrent.
     pub data: Option<PathBuf>,

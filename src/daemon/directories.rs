@@ -171,21 +171,22 @@ impl Daemon {
         match read {
             Read::Torrent(loaded) => {
                 let (summary, place) = self.known(session, *loaded, &path, path.clone(), ident, now);
-                let tiers = summary.trackers.clone();
+                let (tiers, info_at) = (summary.trackers.clone(), summary.info_at.clone());
                 if !session.learn(summary, place, now) {
-                    session.moved(info_hash, path, ident, tiers, now);
+                    session.moved(info_hash, path, ident, tiers, info_at, now);
                 }
             }
             Read::Link(linked) => {
                 let unknown = session.key(info_hash).and_then(|key| session.torrent(key)?.metadata.as_ref());
                 match linked.kept {
                     Some(kept) => {
-                        let tiers = kept.loaded.summary.trackers;
-                        session.moved(info_hash, kept.path, kept.ident, tiers, now);
+                        let summary = kept.loaded.summary;
+                        let (tiers, info_at) = (summary.trackers, summary.info_at);
+                        session.moved(info_hash, kept.path, kept.ident, tiers, info_at, now);
                     }
                     None if unknown.is_some() => {
                         let tiers = linked.link.trackers.into_iter().map(|url| vec![url]).collect();
-                        session.moved(info_hash, path, ident, tiers, now);
+                        session.moved(info_hash, path, ident, tiers, 0..0, now);
                     }
                     None => {
                         // Its .torrent is gone: it begins again with the link.
@@ -226,6 +227,15 @@ impl Daemon {
         let place = self.place(&loaded, named, torrent, ident);
         self.nodes_named(session, std::mem::take(&mut loaded.summary.nodes), now);
         (loaded.summary, place)
+    }
+
+    /// The .torrent of a torrent is not what it was: the next look at the directories tells, but of what was kept
+    /// elsewhere for a link.
+    pub(super) fn doubt(&self, key: u32) {
+        let session = self.house.session.borrow();
+        if let Some(torrent) = session.torrent(TorrentKey(key)) {
+            self.watch.borrow_mut().doubt(torrent.info_hash);
+        }
     }
 
     /// Where a torrent and its data lie; `named` is the path by whose name the layout goes.

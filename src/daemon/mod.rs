@@ -34,6 +34,7 @@ use crate::net::io::udp::Udp;
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
+use crate::storage::Trouble;
 use crate::storage::io::{Done, Files, Job as StorageJob, Storage};
 use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
@@ -415,7 +416,14 @@ impl Daemon {
                     }
                     self.house.session.borrow_mut().stored(Done::Flushed(result), now);
                 }
-                done => self.house.session.borrow_mut().stored(done, now),
+                done => {
+                    if let Done::Checked { key, result: Err(Trouble::TorrentChanged), .. }
+                    | Done::LaidOut { key, result: Err(Trouble::TorrentChanged) } = &done
+                    {
+                        self.doubt(*key);
+                    }
+                    self.house.session.borrow_mut().stored(done, now);
+                }
             }
             self.house.kick();
         }

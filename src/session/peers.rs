@@ -223,7 +223,7 @@ impl Session {
             return self.metadata_message(key, payload, now);
         }
         let action = peer.handle(message, &view(torrent, key, message))?;
-        if is_unknown {
+        if is_unknown && matches!(message, Message::Extended { .. }) {
             // It may have said that it has the metadata.
             self.ask_for_metadata(torrent_key, now);
         }
