@@ -170,6 +170,7 @@ session = lt.session({'enable_dht': False, 'enable_lsd': False, 'listen_interfac
 parameters = lt.add_torrent_params()
 parameters.ti = lt.torrent_info(glob.glob(torrents + '/*.torrent')[0])
 parameters.save_path = out
+parameters.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
 torrent = session.add_torrent(parameters)
 while torrent.status().state in (lt.torrent_status.checking_files, lt.torrent_status.checking_resume_data):
     time.sleep(0.05)
