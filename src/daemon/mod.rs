@@ -248,7 +248,9 @@ impl Daemon {
                 }
             }
             Job::Announce(request, totals) => {
-                self.house.spawn(self.clone().announce(request, totals));
+                let kept = self.bursts.borrow_mut().remove(&request.host);
+                let burst = kept.map_or_else(|| self.announcer.burst(), |(burst, _)| burst);
+                self.house.spawn(self.clone().announce(burst, request, totals));
             }
             Job::Dial(key, addr) => {
                 self.look_at_tracked();
@@ -273,10 +275,8 @@ impl Daemon {
 
     /// Announces to a host for as long as there is something for it, over the same connection. That is kept a little
     /// longer: torrents that are checked one after the other share it too.
-    async fn announce(self: Rc<Daemon>, request: Request, totals: Totals) {
+    async fn announce(self: Rc<Daemon>, mut burst: Burst, request: Request, totals: Totals) {
         let host = request.host;
-        let kept = self.bursts.borrow_mut().remove(&host);
-        let mut burst = kept.map_or_else(|| self.announcer.burst(), |(burst, _)| burst);
         let mut next = Some((request, totals));
         while let Some((request, totals)) = next {
             let params = self.announce_params(totals);
@@ -329,8 +329,7 @@ impl Daemon {
             if next.is_none()
                 && let Some((request, totals)) = session.next_announce(host, now)
             {
-                self.bursts.borrow_mut().insert(host, (burst, now));
-                self.house.spawn(self.clone().announce(request, totals));
+                self.house.spawn(self.clone().announce(burst, request, totals));
                 break;
             }
         }
