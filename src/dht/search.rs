@@ -32,7 +32,8 @@ const MAX_FALSE: usize = 3;
 /// Of those who are asked, named and told so many are of our own mesh, if there are: they are there when the gateway is not.
 pub const NEAR: usize = 3;
 
-/// Of those who are told so many may have ids that do not suit their addresses, if there are others.
+/// Of those who are asked and told so many may have ids that do not suit their addresses, if there are others: whoever
+/// chooses ids next to a torrent's has that torrent for himself otherwise.
 const UNSUITED: usize = 4;
 
 /// What it is for.
@@ -83,6 +84,8 @@ struct Found {
     addr: SocketAddr,
     /// Who named it first, by the number of its query; `None` for those that we knew.
     by: Option<u8>,
+    /// Its id suits its address.
+    suits: bool,
     /// The number of the query that it got.
     query: u8,
     state: State,
@@ -156,6 +159,7 @@ impl Search {
         if found.id != id {
             // Somebody named it so that we would ask it sooner.
             found.id = id;
+            found.suits = id.suits(addr.ip());
             self.found.sort_by_key(|found| found.id.distance(self.target));
         }
         for &(id, addr) in named.iter().take(MAX_NAMED) {
@@ -210,7 +214,8 @@ impl Search {
                 _ => return,
             };
         }
-        self.found.insert(at, Found { id, addr, by, query: 0, state: State::New, token: None });
+        let suits = id.suits(addr.ip());
+        self.found.insert(at, Found { id, addr, by, suits, query: 0, state: State::New, token: None });
     }
 
     /// The nearest that is not asked, of the eight nearest that are of any use, and before it that of the mesh.
@@ -227,7 +232,9 @@ impl Search {
         let is_new = |found: &&Found| found.state == State::New;
         let of_mesh = self.found.iter().filter(|found| is_near(found.addr.ip()));
         let of_mesh = of_mesh.filter(of_use).take(NEAR).find(is_new);
-        of_mesh.or_else(|| self.found.iter().filter(of_use).take(K).find(is_new))
+        let mut unsuited = UNSUITED;
+        let counts = |found: &&Found| found.suits || take(&mut unsuited);
+        of_mesh.or_else(|| self.found.iter().filter(of_use).filter(counts).take(K).find(is_new))
     }
 
     /// Whether those that the one of that query named have proved to be there, more or less.
@@ -257,10 +264,9 @@ impl Search {
         let mut unsuited = UNSUITED;
         for round in 0..3 {
             for found in &mut able {
-                let suits = found.id.suits(found.addr.ip());
                 let fits = match round {
                     0 => is_near(found.addr.ip()) && take(&mut near),
-                    1 => suits || (found.token.is_some() && take(&mut unsuited)),
+                    1 => found.suits || (found.token.is_some() && take(&mut unsuited)),
                     _ => true,
                 };
                 if fits

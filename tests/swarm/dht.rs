@@ -400,6 +400,31 @@ fn liars_cost_a_search_little_and_do_not_lead_it_astray() {
 }
 
 #[test]
+fn who_chooses_ids_next_to_a_torrent_does_not_hide_it() {
+    let mut dht = Dht::new(13);
+    let members = dht.grow(200, 0.3, global);
+    dht.run(120.0);
+    for n in 0..30 {
+        let new = dht.add(global(1000 + n), Options::default());
+        let mut id = Id::from(hash(1));
+        id.0[19] ^= u8::try_from(n).unwrap() + 1;
+        let seed = dht.random.draw();
+        let mut node = Node::new(Options::default(), id.0, seed, dht.now);
+        node.set_families(true, false, dht.now);
+        (dht.nodes[new].node, dht.nodes[new].liar) = (node, true);
+        for _ in 0..10 {
+            let known = members[dht.random.below(members.len())];
+            dht.meet(new, known);
+        }
+        dht.run(3.0);
+    }
+    dht.run(300.0);
+    let result = dht.lookups(&members, 1, 1);
+    println!("{result:?}");
+    assert!(result.found == 1 && result.most <= 40, "{result:?}");
+}
+
+#[test]
 fn two_nodes_find_each_other_at_once_whoever_comes_first() {
     for first in [0, 1] {
         let mut dht = Dht::new(4);
