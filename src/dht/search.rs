@@ -84,6 +84,8 @@ struct Found {
     addr: SocketAddr,
     /// Who named it first, by the number of its query; `None` for those that we knew.
     by: Option<u8>,
+    /// It is of our own mesh, as far as we or another of the mesh know.
+    mesh: bool,
     /// Its id suits its address.
     suits: bool,
     /// The number of the query that it got.
@@ -114,7 +116,7 @@ impl Search {
         let nearest = table.nearest(target, K, |_| true);
         let of_mesh = table.nearest(target, NEAR, |contact| contact.is_good() && contact.is_near());
         for contact in nearest.into_iter().chain(of_mesh) {
-            search.insert(contact.id, contact.addr, None);
+            search.insert(contact.id, contact.addr, None, true);
         }
         search
     }
@@ -162,8 +164,9 @@ impl Search {
             found.suits = id.suits(addr.ip());
             self.found.sort_by_key(|found| found.id.distance(self.target));
         }
+        let near = is_near(addr.ip());
         for &(id, addr) in named.iter().take(MAX_NAMED) {
-            self.insert(id, addr, Some(query));
+            self.insert(id, addr, Some(query), near);
         }
     }
 
@@ -193,7 +196,8 @@ impl Search {
         self.found.iter_mut().find(|found| found.addr == addr)
     }
 
-    fn insert(&mut self, id: Id, addr: SocketAddr, by: Option<u8>) {
+    /// `near`: who names it is of the mesh. A stranger knows no addresses of ours, and could make us ask at any.
+    fn insert(&mut self, id: Id, addr: SocketAddr, by: Option<u8>, near: bool) {
         if let Some(found) = self.at(addr) {
             if found.by != by {
                 // Two say so.
@@ -214,8 +218,8 @@ impl Search {
                 _ => return,
             };
         }
-        let suits = id.suits(addr.ip());
-        self.found.insert(at, Found { id, addr, by, suits, query: 0, state: State::New, token: None });
+        let (mesh, suits) = (near && is_near(addr.ip()), id.suits(addr.ip()));
+        self.found.insert(at, Found { id, addr, by, mesh, suits, query: 0, state: State::New, token: None });
     }
 
     /// The nearest that is not asked, of the eight nearest that are of any use, and before it that of the mesh.
@@ -230,7 +234,7 @@ impl Search {
             State::Late | State::Silent => false,
         };
         let is_new = |found: &&Found| found.state == State::New;
-        let of_mesh = self.found.iter().filter(|found| is_near(found.addr.ip()));
+        let of_mesh = self.found.iter().filter(|found| found.mesh);
         let of_mesh = of_mesh.filter(of_use).take(NEAR).find(is_new);
         let mut unsuited = UNSUITED;
         let counts = |found: &&Found| found.suits || take(&mut unsuited);
@@ -265,7 +269,7 @@ impl Search {
         for round in 0..3 {
             for found in &mut able {
                 let fits = match round {
-                    0 => is_near(found.addr.ip()) && take(&mut near),
+                    0 => found.mesh && take(&mut near),
                     1 => found.suits || (found.token.is_some() && take(&mut unsuited)),
                     _ => true,
                 };
