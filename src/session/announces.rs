@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::{Job, Session, Totals};
 use crate::lpd::Link;
 use crate::metainfo::InfoHash;
+use crate::piece::BLOCK;
 use crate::torrent::candidates::Source;
 use crate::torrent::{Tiers, TorrentKey};
 use crate::tracker::client::{Request, Scrape};
@@ -30,7 +31,8 @@ impl Session {
             );
         }
         if !torrent.private && torrent.serves() {
-            self.candidates.insert(key.0, self.settings.static_peers.iter().copied(), Source::Static, now);
+            let named = self.settings.static_peers.iter().chain(&torrent.named);
+            self.candidates.insert(key.0, named.copied(), Source::Static, now);
             self.lpd.insert(torrent.info_hash);
             self.dial_again(now);
         }
@@ -116,7 +118,11 @@ impl Session {
         Totals {
             uploaded: torrent.uploaded + up - torrent.uploaded_before,
             downloaded: torrent.downloaded + down - torrent.downloaded_before,
-            left: torrent.lengths.total() - torrent.have_bytes(),
+            // Of what is not known yet something is missing: who is told of nothing takes us for a seed.
+            left: match torrent.metadata {
+                Some(_) => BLOCK.into(),
+                None => torrent.lengths.total() - torrent.have_bytes(),
+            },
             partial: torrent.is_partial(),
         }
     }
