@@ -25,7 +25,7 @@ pub use entry::Error;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Every key, in the order of `config/meshseed.toml`.
-const KEYS: [&str; 35] = [
+const KEYS: [&str; 36] = [
     "torrents",
     "data",
     "layout",
@@ -36,6 +36,7 @@ const KEYS: [&str; 35] = [
     "peers",
     "listen.port",
     "listen.addresses",
+    "listen.interfaces",
     "limits.upload",
     "limits.download",
     "limits.local-upload",
@@ -123,8 +124,10 @@ pub enum SaveAs {
 pub struct Listen {
     /// The ports that are tried, in this order; `0..=0`: whatever the system gives.
     pub port: RangeInclusive<u16>,
-    /// Empty: every address of both families.
+    /// Those of them that are ours at the time. Empty, and no interfaces: every address of both families.
     pub addresses: Vec<IpAddr>,
+    /// By name: all addresses that they have at the time.
+    pub interfaces: Vec<String>,
 }
 
 /// What is refused rather than exceeded. A rate of 0 is no limit.
@@ -248,7 +251,7 @@ impl Default for Config {
             control: PathBuf::from("/var/run/meshseed/control.sock"),
             user: None,
             peers: Vec::new(),
-            listen: Listen { port: 6881..=6889, addresses: Vec::new() },
+            listen: Listen { port: 6881..=6889, addresses: Vec::new(), interfaces: Vec::new() },
             limits: Limits {
                 upload: 0,
                 download: 0,
@@ -365,11 +368,14 @@ impl Config {
         );
         line(
             "listen.addresses",
-            if self.listen.addresses.is_empty() {
-                "all".to_owned()
-            } else {
-                list(self.listen.addresses.iter())
+            match &self.listen {
+                listen if listen.is_everywhere() => "all".to_owned(),
+                listen => or_none(&listen.addresses),
             },
+        );
+        line(
+            "listen.interfaces",
+            if self.listen.is_everywhere() { "all".to_owned() } else { or_none(&self.listen.interfaces) },
         );
         let limits = &self.limits;
         line("limits.upload", rate_text(limits.upload));
@@ -449,6 +455,7 @@ impl Config {
                 })?;
                 self.listen.addresses = texts.iter().filter_map(|text| text.parse().ok()).collect();
             }
+            "listen.interfaces" => self.listen.interfaces = entry.list(interface)?,
             "limits.upload" => self.limits.upload = entry.rate()?,
             "limits.download" => self.limits.download = entry.rate()?,
             "limits.local-upload" => self.limits.local_upload = entry.rate()?,
@@ -538,6 +545,13 @@ impl RequireMount {
     }
 }
 
+impl Listen {
+    /// On every address of both families.
+    pub fn is_everywhere(&self) -> bool {
+        self.addresses.is_empty() && self.interfaces.is_empty()
+    }
+}
+
 impl FromStr for Listen {
     type Err = String;
 
@@ -547,10 +561,10 @@ impl FromStr for Listen {
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = ports(port).ok_or_else(wrong)?;
         if host.is_empty() {
-            return Ok(Listen { port, addresses: Vec::new() });
+            return Ok(Listen { port, addresses: Vec::new(), interfaces: Vec::new() });
         }
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        Ok(Listen { port, addresses: vec![bare.parse().map_err(|_| wrong())?] })
+        Ok(Listen { port, addresses: vec![bare.parse().map_err(|_| wrong())?], interfaces: Vec::new() })
     }
 }
 
@@ -558,8 +572,8 @@ fn list(items: impl Iterator<Item = impl Display>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn or_none(items: &[String]) -> String {
-    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+fn or_none(items: &[impl Display]) -> String {
+    if items.is_empty() { "none".to_owned() } else { list(items.iter()) }
 }
 
 fn rate_text(rate: u64) -> String {
@@ -665,6 +679,7 @@ mod tests {
             peers = ["10.0.0.1:6881", "[fe80::1%br-lan]:1", "node.mesh:80"]
             listen.port = 7000
             listen.addresses = ["127.0.0.1", "::1"]
+            listen.interfaces = ["br-lan"]
             limits = { upload = "1.5M", download = "2M", local-upload = "50k", local-download = 7, local = ["on-link", "10.0.0.0/8", "fd00::1"], peers = 1,
               peers-per-torrent = 2, uploads = 3, uploads-per-torrent = 4, open-files = 5, dials-per-second = 6,
               memory = "2.5M" }
@@ -692,6 +707,7 @@ mod tests {
             listen: Listen {
                 port: 7000..=7000,
                 addresses: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
+                interfaces: vec!["br-lan".into()],
             },
             limits: Limits {
                 upload: 1_500_000,
@@ -780,6 +796,7 @@ mod tests {
             ),
             ("listen.port", &["\"\"", "70000", "\"9-8\"", "\"0-9\"", "\"+5\"", "-1", "\"1-2-3\"", "true"]),
             ("listen.addresses", &["[\"localhost\"]", "[\"10.0.0.0/8\"]"]),
+            ("listen.interfaces", &["[\"br lan\"]", "\"lan\""]),
             (
                 "limits.upload",
                 &[

@@ -64,7 +64,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed().as_secs(),
             watched: self.config.borrow().torrents.iter().map(|path| path.display().to_string()).collect(),
-            listen: self.listening.borrow().addresses.iter().map(SocketAddr::to_string).collect(),
+            listen: self.listeners.addresses().iter().map(SocketAddr::to_string).collect(),
             lpd_interfaces: self.links.names(),
             torrents,
             refused: number(self.watch.borrow().refused().count()),

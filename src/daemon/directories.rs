@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Daemon;
-use super::start::local_prefixes;
 use crate::clock::time_of_day;
 use crate::config::{Config, SaveAs};
 use crate::ident::Ident;
@@ -17,7 +16,6 @@ use crate::session::Session;
 use crate::storage::io::{Job, Kept, Linked, Loaded, Place};
 use crate::torrent::TorrentKey;
 use crate::watch::{Change, Watch, is_magnet};
-use std::net::SocketAddr;
 
 /// What a file of a watched directory says.
 pub(super) enum Read {
@@ -39,26 +37,10 @@ impl Daemon {
         }
         let roots: Arc<[_]> = self.config.borrow().torrents.clone().into();
         let known = self.watch.borrow().fingerprint();
-        self.refresh_links();
+        self.look_at_network();
         let mut session = self.house.session.borrow_mut();
         session.submit(Job::Scan { roots, known });
         session.set_clock(time_of_day(SystemTime::now()), Instant::now());
-    }
-
-    /// Which prefixes are on our links changes as interfaces come and go.
-    pub(super) fn refresh_links(&self) {
-        let interfaces = crate::net::io::interfaces().unwrap_or_default();
-        let local = local_prefixes(&self.config.borrow(), &interfaces);
-        let port = self.listening.borrow().addresses.first().map_or(0, SocketAddr::port);
-        let elsewhere = interfaces.iter().filter(|interface| !interface.loopback);
-        let own = elsewhere.map(|interface| SocketAddr::new(interface.address, port)).collect();
-        self.house.session.borrow_mut().set_local(local, own);
-        let lpd = &self.config.borrow().lpd;
-        let listening = self.listening.borrow();
-        // Whom nobody reaches calls nobody.
-        let listen = if lpd.enabled { &listening.addresses[..] } else { &[] };
-        let wanted = crate::lpd::io::wanted(&interfaces, &lpd.interfaces, listen, lpd.hops);
-        self.links.update(&self.house, &wanted);
     }
 
     /// Files of a scan to be read, lowest path first; with none to read the round is over.

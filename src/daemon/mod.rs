@@ -4,13 +4,15 @@
 mod control;
 mod directories;
 pub mod house;
+mod links;
+mod listeners;
 mod start;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,7 +27,7 @@ use smol::Task;
 
 use crate::config::Config;
 use crate::lpd::io::Links;
-use crate::metainfo::InfoHash;
+use crate::net::Family;
 use crate::net::io::Resolver;
 use crate::net::io::udp::Udp;
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
@@ -39,9 +41,8 @@ use crate::watch::Watch;
 use crate::watch::io::Hints;
 use directories::Read;
 pub use house::House;
-use start::{
-    StartError, drop_privileges, listen, low_bits, peer_id, raise_file_limit, random, settings, signals,
-};
+use listeners::Listeners;
+use start::{StartError, drop_privileges, low_bits, peer_id, raise_file_limit, random, settings, signals};
 
 /// After being told to stop we are gone by then, whatever a tracker does.
 const STOP_TIME: Duration = Duration::from_millis(4500);
@@ -71,7 +72,7 @@ pub struct Daemon {
     key: u32,
     reload: Reload,
     started: Instant,
-    listening: RefCell<Listening>,
+    listeners: Listeners,
     /// The last thing that went wrong, for the status.
     last_error: RefCell<String>,
     stopping: Cell<bool>,
@@ -83,6 +84,8 @@ pub struct Daemon {
     hints: Option<Hints>,
     /// Where neighbours are told and heard.
     links: Links,
+    /// Resolves the static peers.
+    finding: RefCell<Option<Task<()>>>,
     /// Torrents were read or checked since memory was last given back.
     churned: Cell<bool>,
     /// The data root of the torrent that was added last.
@@ -97,20 +100,12 @@ pub struct Report {
     pub again: bool,
 }
 
-/// Where peers reach us.
-#[derive(Default)]
-struct Listening {
-    addresses: Vec<SocketAddr>,
-    /// One a socket, which is closed when it ends.
-    tasks: Vec<Task<()>>,
-}
-
 /// Runs until told to stop.
 pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(), StartError> {
     crate::sys::keep_little_memory();
     let signals = signals().map_err(|error| StartError(format!("signals: {error}")))?;
     raise_file_limit(&config);
-    let listeners = listen(&config)?;
+    let bound = listeners::bind(&config.listen, &crate::net::io::interfaces().unwrap_or_default())?;
     let control = match Control::bind(&config.control) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let path = config.control.display();
@@ -122,10 +117,10 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     };
     // Now, for a port below 1024 too.
     let udp = Rc::new(Udp::new());
-    udp.open(&addresses_of(&listeners));
+    udp.open(&listeners::addresses_of(&bound));
     drop_privileges(config.user.as_deref())?;
     let now = Instant::now();
-    let port = port_of(&listeners);
+    let port = listeners::addresses_of(&bound).first().map_or(0, SocketAddr::port);
     let seed = random();
     let session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
     let files = Files::new(config.limits.open_files as usize);
@@ -145,7 +140,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         key: low_bits(seed.rotate_right(17)),
         reload,
         started: now,
-        listening: RefCell::default(),
+        listeners: Listeners::default(),
         last_error: RefCell::default(),
         stopping: Cell::new(false),
         scanning: Cell::new(false),
@@ -153,12 +148,13 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         loading: Cell::new(0),
         hints: hints.ok(),
         links: Links::default(),
+        finding: RefCell::default(),
         churned: Cell::new(false),
         last_root: RefCell::default(),
         config: RefCell::new(config),
     });
     daemon.set_disk();
-    daemon.listen(listeners);
+    daemon.listen(bound);
     match control {
         Ok(control) => {
             let daemon = daemon.clone();
@@ -175,8 +171,8 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.spawn(daemon.clone().heed(signals));
     house.spawn(daemon.clone().follow_storage());
     house.spawn(daemon.clone().follow_directories());
-    let static_peers = daemon.config.borrow().peers.clone();
-    house.spawn(daemon.clone().find_static_peers(static_peers));
+    house.spawn(daemon.clone().follow_network());
+    daemon.find_static_peers();
     house.session.borrow_mut().rescan_now(now);
     async_io::block_on(house.executor().run(daemon.clone().work()));
     // Tasks hold what they use, and some delete files when they end.
@@ -255,6 +251,7 @@ impl Daemon {
                 self.house.spawn(crate::webseed::io::fetch(self.house.clone(), self.resolver.clone(), fetch));
             }
             Job::Rescan => self.scan(),
+            Job::Reconnect => self.reconnect(),
             Job::Event(event) => tell(&event),
         }
     }
@@ -325,7 +322,6 @@ impl Daemon {
     fn announce_params(&self, totals: Totals) -> Params {
         let session = self.house.session.borrow();
         let settings = session.settings();
-        let listening = &self.listening.borrow().addresses;
         Params {
             peer_id: settings.peer_id,
             port: settings.port,
@@ -334,8 +330,8 @@ impl Daemon {
             downloaded: totals.downloaded,
             left: totals.left,
             partial: totals.partial,
-            v4: listening.iter().any(|addr| addr.is_ipv4() || addr.ip().is_unspecified()),
-            v6: listening.iter().any(SocketAddr::is_ipv6),
+            v4: self.listeners.has(Family::V4),
+            v6: self.listeners.has(Family::V6),
             patience: if self.stopping.get() { STOP_PATIENCE } else { PATIENCE },
         }
     }
@@ -403,96 +399,6 @@ impl Daemon {
 }
 
 impl Daemon {
-    fn listen(&self, listeners: Vec<Async<TcpListener>>) {
-        let mut listening = self.listening.borrow_mut();
-        listening.addresses = addresses_of(&listeners);
-        listening.addresses.iter().for_each(|address| log::info!("listening on {address}"));
-        self.house.udp.listen(&self.house, &listening.addresses);
-        for listener in listeners {
-            listening.tasks.push(self.house.task(crate::peer::io::listen(self.house.clone(), listener)));
-        }
-    }
-
-    /// Listens where the configuration says now; where that cannot be, as before.
-    async fn listen_elsewhere(self: Rc<Daemon>, old: Config) {
-        // Old and new may share a port, so the old sockets are closed first.
-        let before = self.listening.take();
-        for task in before.tasks {
-            task.cancel().await;
-        }
-        let wanted = listen(&self.config.borrow());
-        let listeners = wanted.or_else(|error| {
-            self.trouble(format!("{error}; listening as before"));
-            listen(&old)
-        });
-        match listeners {
-            Ok(listeners) => {
-                let mut session = self.house.session.borrow_mut();
-                let settings = Settings { port: port_of(&listeners), ..session.settings().clone() };
-                session.apply(settings, self.config.borrow().rescan, Instant::now());
-                drop(session);
-                self.listen(listeners);
-                self.refresh_links();
-            }
-            Err(error) => self.trouble(format!("{error}; no peer can reach us")),
-        }
-        self.house.kick();
-    }
-
-    /// Resolves the static peers of the configuration; names that fail are tried again until they are known, or the
-    /// configuration names others.
-    async fn find_static_peers(self: Rc<Daemon>, peers: Vec<String>) {
-        let named = peers.iter().filter_map(|peer| {
-            let (host, port) = peer.rsplit_once(':')?;
-            Some((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port.parse().ok()?))
-        });
-        let named: Vec<(String, u16)> = named.collect();
-        loop {
-            let (found, missing) = self.find_peers(&named).await;
-            if self.config.borrow().peers != peers {
-                return;
-            }
-            self.house.session.borrow_mut().set_static_peers(found, Instant::now());
-            self.house.kick();
-            if !missing {
-                return;
-            }
-            Timer::after(RESOLVE_AGAIN).await;
-        }
-    }
-
-    /// The same for the peers that a magnet link names, as long as its torrent is there.
-    async fn find_named_peers(self: Rc<Daemon>, info_hash: InfoHash, peers: Vec<(String, u16)>) {
-        let key = self.house.session.borrow().key(info_hash);
-        loop {
-            let (found, missing) = self.find_peers(&peers).await;
-            if self.house.session.borrow().key(info_hash) != key {
-                return;
-            }
-            self.house.session.borrow_mut().offer_peers(info_hash, &found, Instant::now());
-            self.house.kick();
-            if !missing {
-                return;
-            }
-            Timer::after(RESOLVE_AGAIN).await;
-        }
-    }
-
-    /// The addresses of peers, and whether some are not known yet.
-    async fn find_peers(&self, peers: &[(String, u16)]) -> (Vec<SocketAddr>, bool) {
-        let (mut found, mut missing) = (Vec::new(), false);
-        for (host, port) in peers {
-            match self.resolver.resolve(host).await {
-                Ok(addresses) => found.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, *port))),
-                Err(error) => {
-                    missing = true;
-                    log::debug!("peer {host} port {port}: {error}");
-                }
-            }
-        }
-        (found, missing)
-    }
-
     /// Tells a user at a terminal how it goes.
     async fn report(self: Rc<Daemon>, mut report: Report) {
         (report.tell)(&self.status());
@@ -548,7 +454,7 @@ impl Daemon {
             self.forget_all(&mut session, now);
         }
         session.apply(Settings { static_peers, ..settings(&config, port, id) }, config.rescan, now);
-        self.house.spawn(self.clone().find_static_peers(config.peers.clone()));
+        self.find_static_peers();
         if old.listen != config.listen {
             self.house.spawn(self.clone().listen_elsewhere(old));
         }
@@ -568,14 +474,6 @@ impl Daemon {
         log::warn!("{what}");
         *self.last_error.borrow_mut() = what;
     }
-}
-
-fn addresses_of(listeners: &[Async<TcpListener>]) -> Vec<SocketAddr> {
-    listeners.iter().filter_map(|listener| listener.get_ref().local_addr().ok()).collect()
-}
-
-fn port_of(listeners: &[Async<TcpListener>]) -> u16 {
-    listeners.iter().find_map(|listener| Some(listener.get_ref().local_addr().ok()?.port())).unwrap_or(0)
 }
 
 /// The log line of an event.

@@ -20,7 +20,7 @@ mod torrents;
 mod webseeds;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use checks::Rest;
 use crate::lpd::{Link, Lpd};
 use crate::metainfo::InfoHash;
 use crate::net::Prefix;
+use crate::net::ours::Ours;
 use crate::peer::{Close, Peer, PeerKey, Waiting};
 use crate::piece::{Block, Lengths};
 use crate::random::Random;
@@ -99,6 +100,8 @@ pub enum Job {
     WebFetch(Box<WebFetch>),
     /// Look at the watched directories.
     Rescan,
+    /// The network is another: forget what could not be reached.
+    Reconnect,
     /// Something the user may want to know of.
     Event(Event),
 }
@@ -192,9 +195,11 @@ enum Timer {
     Pex,
     /// When slow peers of magnet links are looked at, and those that wait for metadata of ours.
     Metadata,
+    /// When neighbours are asked once more for what nobody gives.
+    Seek,
 }
 
-const TIMERS: usize = 12;
+const TIMERS: usize = 13;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -257,6 +262,8 @@ pub struct Session {
     tiers: Vec<Rc<Tiers>>,
     /// Where we listen, as far as that is known.
     own: Vec<SocketAddr>,
+    /// When it is news that our addresses have changed.
+    ours: Ours,
     /// Unix seconds at the start, as far as they are known.
     clock_at_start: Option<u64>,
     /// Bytes of content sent since the start, those before the last choke round, and the rate in that.
@@ -315,6 +322,7 @@ impl Session {
             stopping: false,
             tiers: Vec::new(),
             own: Vec::new(),
+            ours: Ours::new(seed.rotate_left(41)),
             clock_at_start: None,
             uploaded: 0,
             rated: 0,
@@ -402,6 +410,11 @@ impl Session {
                 peer.local = is_local(&self.settings.local, peer.addr);
             }
         }
+    }
+
+    /// The addresses of ours that carry packets, as they are now.
+    pub fn set_addresses(&mut self, addresses: impl Iterator<Item = IpAddr>, now: Instant) {
+        self.ours.handle(addresses, now);
     }
 
     /// The number of a torrent.
@@ -514,9 +527,16 @@ impl Session {
         if let Some(job) = self.next_storage_job(now) {
             return Some(job);
         }
+        if let Some(news) = self.ours.poll(now).filter(|_| !self.stopping) {
+            self.network_changed(news, now);
+            return Some(Job::Reconnect);
+        }
         if let Some(request) = self.trackers.poll(now) {
             let totals = self.totals(TorrentKey(request.key));
             return Some(Job::Announce(request, totals));
+        }
+        if self.expired(Timer::Seek, now) {
+            self.seek(now);
         }
         if let Some(job) = self.next_search(now) {
             return Some(job);
@@ -550,6 +570,7 @@ impl Session {
             .filter_map(|(_, timer)| *timer)
             .chain(self.trackers.deadline())
             .chain(self.lpd.deadline())
+            .chain(self.ours.deadline())
             .min()
     }
 

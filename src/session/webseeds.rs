@@ -68,6 +68,16 @@ impl Session {
         self.look_at_web(now + GRACE);
     }
 
+    /// The network is another: those that were not reached may be there.
+    pub(super) fn web_network_changed(&mut self, now: Instant) {
+        for torrent in self.torrents.values_mut() {
+            if let Some(web) = &mut torrent.web {
+                web.network_changed();
+            }
+        }
+        self.look_at_web(now);
+    }
+
     /// Web seeds may be asked at that time, if there is a torrent that has some.
     pub(super) fn look_at_web(&mut self, at: Instant) {
         if self.settings.web_seeds && self.web_seeded().next().is_some() {

@@ -31,8 +31,9 @@ const MAX_ABSENT: usize = 16;
 /// Answers that are not what was asked for before nothing more is asked.
 const MAX_WRONG: u8 = 3;
 
-/// Seconds of rest after a web seed was not reached or broke off, doubled each time up to the second number.
-const REST: (u32, u32) = (30, 3600);
+/// Seconds of rest after a web seed was not reached or broke off, doubled each time up to the second number: the name
+/// server or the uplink may be back within minutes.
+const REST: (u32, u32) = (30, 600);
 /// The same after it had sent something: connections break.
 const REST_BROKEN: (u32, u32) = (5, 5);
 /// The same where it has too much to do and does not say for how long.
@@ -310,6 +311,15 @@ impl WebSeeds {
         worked.then(|| format!("web seed {}: {how}; it is asked again in {seconds} s", seed.url))
     }
 
+    /// The network is another: those that were not reached are tried again.
+    pub fn network_changed(&mut self) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.unreached) {
+            if matches!(seed.state, State::Resting(_)) {
+                (seed.state, seed.failures) = (State::Idle, 0);
+            }
+        }
+    }
+
     /// It alone sent a piece that is not right. What the log should say of it is returned.
     pub fn ban(&mut self, key: PeerKey) -> Option<String> {
         self.redirects.retain(|redirect| redirect.key != key);
@@ -527,11 +537,16 @@ mod tests {
         let mut seeds = web_seeds(&["http://a/"]);
         let key = seeds.seeds[0].key;
         let gone = Ended::Unreached("gone".into());
-        for least in [30, 60, 120, 240, 480, 960, 1920, 3600, 3600] {
+        for least in [30, 60, 120, 240, 480, 600, 600] {
             let rest = rest(&mut seeds, key, &gone, false, now);
             assert!((least..=least + least / 4).contains(&rest), "{rest} after {least}");
             now += seconds(rest + 1);
         }
+        rest(&mut seeds, key, &gone, false, now);
+        assert_eq!(seeds.free(now), []);
+        seeds.network_changed();
+        assert_eq!(seeds.free(now), [key], "in another network it is worth a try");
+        assert!((30..=38).contains(&rest(&mut seeds, key, &gone, false, now)));
         assert!(
             (5..=6).contains(&rest(&mut seeds, key, &gone, true, now)),
             "what gave something is asked soon"
