@@ -25,6 +25,7 @@
 //! | [`tracker`] | announces: what is asked of whom and when |
 //! | [`webseed`] | web servers that have a torrent: which of them is asked for what |
 //! | [`lpd`] | neighbours on our own links: what we tell them, and they us |
+//! | [`dht`] | peers without a tracker, through nodes that each know a few others |
 //! | [`torrent`] | one torrent: its record, what is asked of whom, its choker, whom it might dial |
 //! | [`session`] | all torrents, all peers and one set of clocks |
 //! | [`watch`] | the watched directories: the database |
@@ -120,6 +121,8 @@ pub mod tracker;
 pub mod webseed;
 
 pub mod lpd;
+
+pub mod dht;
 
 pub mod torrent;
 

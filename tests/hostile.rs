@@ -534,6 +534,21 @@ fn http_heads_and_bodies() {
 }
 
 #[test]
+fn scrape_replies() {
+    let torrents = [b'a', b'b'].map(|byte| InfoHash::from_bytes([byte; 20]));
+    let file =
+        |byte: u8| [b"20:", &[byte; 20][..], b"d8:completei1e10:downloadedi2e10:incompletei3ee"].concat();
+    let samples = [[&b"d5:filesd"[..], &file(b'a'), &file(b'x'), &file(b'b'), b"ee"].concat()];
+    torture(&samples, times(60), |bytes| match tracker::http::decode_scrape(bytes, &torrents) {
+        Ok(counts) => counts.len() == torrents.len(),
+        Err(error) => {
+            assert!(error.to_string().len() <= 2 * MAX_TEXT);
+            false
+        }
+    });
+}
+
+#[test]
 fn tracker_replies() {
     let mut samples = vec![Vec::new()];
     let reply = Reply {

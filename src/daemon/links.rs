@@ -14,7 +14,7 @@ use super::{Daemon, RESOLVE_AGAIN};
 use crate::config::Config;
 use crate::metainfo::InfoHash;
 use crate::net::io::changes::Changes;
-use crate::net::io::interfaces;
+use crate::net::io::{ResolveError, interfaces};
 use crate::session::Settings;
 
 impl Daemon {
@@ -103,6 +103,7 @@ impl Daemon {
         self.house.udp.listen(&self.house, &self.listeners.addresses());
         let port = self.listeners.port();
         let mut session = self.house.session.borrow_mut();
+        self.set_dht_families(&mut session);
         if port != 0 && port != session.settings().port {
             let settings = Settings { port, ..session.settings().clone() };
             session.apply(settings, self.config.borrow().rescan, now);
@@ -126,11 +127,7 @@ impl Daemon {
     }
 
     async fn resolve_static_peers(self: Rc<Daemon>, peers: Vec<String>) {
-        let named = peers.iter().filter_map(|peer| {
-            let (host, port) = peer.rsplit_once(':')?;
-            Some((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port.parse().ok()?))
-        });
-        let named: Vec<(String, u16)> = named.collect();
+        let named: Vec<(String, u16)> = peers.iter().map(|peer| host_and_port(peer)).collect();
         loop {
             let (found, missing) = self.find_peers(&named).await;
             self.house.session.borrow_mut().set_static_peers(found, Instant::now());
@@ -163,8 +160,8 @@ impl Daemon {
     async fn find_peers(&self, peers: &[(String, u16)]) -> (Vec<SocketAddr>, bool) {
         let (mut found, mut missing) = (Vec::new(), false);
         for (host, port) in peers {
-            match self.resolver.resolve(host).await {
-                Ok(addresses) => found.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, *port))),
+            match self.resolve(host, *port).await {
+                Ok(addresses) => found.extend(addresses),
                 Err(error) => {
                     missing = true;
                     log::debug!("peer {host} port {port}: {error}");
@@ -173,4 +170,16 @@ impl Daemon {
         }
         (found, missing)
     }
+
+    /// The addresses of something at a port.
+    pub(super) async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
+        let found = self.resolver.resolve(host).await?;
+        Ok(found.iter().map(|&ip| SocketAddr::new(ip, port)).collect())
+    }
+}
+
+/// A `host:port` of the configuration, which has been checked.
+pub(super) fn host_and_port(peer: &str) -> (String, u16) {
+    let (host, port) = peer.rsplit_once(':').unwrap_or((peer, ""));
+    (host.trim_start_matches('[').trim_end_matches(']').to_owned(), port.parse().unwrap_or(0))
 }

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 mod control;
+mod dht;
 mod directories;
 pub mod house;
 mod links;
@@ -86,6 +87,8 @@ pub struct Daemon {
     links: Links,
     /// Resolves the static peers.
     finding: RefCell<Option<Task<()>>>,
+    /// What the DHT begins with.
+    begin: dht::Begin,
     /// Torrents were read or checked since memory was last given back.
     churned: Cell<bool>,
     /// The data root of the torrent that was added last.
@@ -149,6 +152,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         hints: hints.ok(),
         links: Links::default(),
         finding: RefCell::default(),
+        begin: dht::Begin::default(),
         churned: Cell::new(false),
         last_root: RefCell::default(),
         config: RefCell::new(config),
@@ -245,7 +249,17 @@ impl Daemon {
             Job::Announce(request, totals) => {
                 self.house.spawn(self.clone().announce(request, totals));
             }
-            Job::Dial(key, addr) => self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr)),
+            Job::Dial(key, addr) => {
+                self.look_at_tracked();
+                self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr));
+            }
+            Job::Datagram(to, datagram) => {
+                self.look_at_tracked();
+                if let Err(error) = self.house.udp.send(&datagram, to) {
+                    log::debug!("a datagram to {to} is not sent: {error}");
+                }
+            }
+            Job::Bootstrap => self.house.spawn(self.clone().bootstrap()),
             Job::Search(link, datagram) => self.links.send(&self.house, link, &datagram),
             Job::WebFetch(fetch) => {
                 self.house.spawn(crate::webseed::io::fetch(self.house.clone(), self.resolver.clone(), fetch));
@@ -299,6 +313,7 @@ impl Daemon {
 
     /// Asks a host for counts before its connection is closed.
     async fn scrape(self: Rc<Daemon>, scrape: Scrape, mut burst: Burst) {
+        let host = scrape.host;
         let mut next = Some(scrape);
         while let Some(scrape) = next {
             let result = burst.scrape(&scrape, PATIENCE).await;
@@ -306,8 +321,17 @@ impl Daemon {
                 log::debug!("{}: {error}", scrape.url);
             }
             let mut session = self.house.session.borrow_mut();
-            session.scraped(&scrape, result.as_deref(), Instant::now());
-            next = session.next_scrape(scrape.host);
+            let now = Instant::now();
+            session.scraped(&scrape, result.as_deref(), now);
+            next = session.next_scrape(host);
+            // What has become due meanwhile goes over it too.
+            if next.is_none()
+                && let Some((request, totals)) = session.next_announce(host, now)
+            {
+                self.bursts.borrow_mut().insert(host, (burst, now));
+                self.house.spawn(self.clone().announce(request, totals));
+                break;
+            }
         }
         self.house.kick();
     }

@@ -117,6 +117,8 @@ pub enum Action {
     Choked(Vec<Block>),
     /// It refuses a block.
     Rejected(Block),
+    /// Its node of the DHT has this UDP port (BEP 5).
+    Node(u16),
 }
 
 /// Why the writer of a peer sleeps.
@@ -163,6 +165,8 @@ pub struct Peer {
     pub local: bool,
     /// Both sides speak the fast extension.
     pub fast: bool,
+    /// It has told the port of its node: others that it tells are none of its own.
+    told_node: bool,
     /// Handshakes are done.
     pub ready: bool,
     /// We choke it.
@@ -260,6 +264,7 @@ impl Peer {
             outgoing,
             local,
             fast: false,
+            told_node: false,
             ready: false,
             choked: true,
             interested: false,
@@ -515,6 +520,10 @@ impl Peer {
                     self.has -= 1;
                     return Ok(Action::Lost(piece));
                 }
+            }
+            Message::Port(port) if port != 0 && !self.told_node => {
+                self.told_node = true;
+                return Ok(Action::Node(port));
             }
             // We have everything by now, and this was on its way: the last blocks are often asked of two.
             Message::Piece { rest: 0, .. } => self.sent_unasked()?,
@@ -794,6 +803,13 @@ mod tests {
         plain.handle(&REQUEST, &seeding()).unwrap();
         assert_eq!((fast.control[4], fast.control.len()), (16, 17));
         assert!(plain.control.is_empty() && plain.outbox.is_empty() && fast.outbox.is_empty());
+    }
+
+    #[test]
+    fn a_peer_tells_of_one_node() {
+        let mut peer = peer(true);
+        let mut tells = |port| peer.handle(&Message::Port(port), &seeding()).unwrap();
+        assert_eq!([tells(0), tells(6881), tells(6882)], [Action::None, Action::Node(6881), Action::None]);
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub fn settings() -> Settings {
         web_seeds: true,
         also: Vec::new(),
         static_peers: Vec::new(),
+        dht: None,
     }
 }
 
