@@ -519,7 +519,7 @@ fn tracker_replies() {
         warning: Some("slow".into()),
         complete: Some(3),
         incomplete: Some(4),
-        downloaded: Some(5),
+        downloaded: Some(3),
         external_ip: Some([10, 0, 0, 1].into()),
         peers: vec!["10.1.1.1:6881".parse().unwrap(), "[fd00::1]:6881".parse().unwrap()],
     };

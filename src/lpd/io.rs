@@ -23,7 +23,7 @@ use smol::Task;
 use super::{GROUP_V4, GROUP_V6, Link, MAX_READ, PORT};
 use crate::daemon::House;
 use crate::net::Family;
-use crate::net::io::Interface;
+use crate::net::io::{Interface, socket_address};
 
 /// What of the configuration a socket is made by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,7 +212,7 @@ fn hear(house: &House, socket: &OwnedFd, link: Link) -> io::Result<Option<Instan
         ControlMessageOwned::Ipv6PacketInfo(info) => info.ipi6_ifindex == link.interface,
         _ => false,
     });
-    let (len, from) = (read.bytes, read.address.as_ref().and_then(address));
+    let (len, from) = (read.bytes, read.address.as_ref().and_then(socket_address));
     let (true, Some(from), Some(datagram)) = (came_here, from, buffer.get(..len)) else { return Ok(None) };
     Ok(house.session.borrow_mut().overheard(datagram, from, link, Instant::now()))
 }
@@ -220,13 +220,6 @@ fn hear(house: &House, socket: &OwnedFd, link: Link) -> io::Result<Option<Instan
 /// Not being sent for want of room is no error.
 fn no_room(error: Errno) -> Result<usize, Errno> {
     if error == Errno::AGAIN || error == Errno::NOBUFS { Ok(0) } else { Err(error) }
-}
-
-fn address(address: &SockaddrStorage) -> Option<SocketAddr> {
-    if let Some(v4) = address.as_sockaddr_in() {
-        return Some(SocketAddrV4::from(*v4).into());
-    }
-    address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ pub mod changes;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -228,11 +228,16 @@ fn lookup(name: &str) -> Result<Box<[IpAddr]>, ResolveError> {
     Ok(addresses.into())
 }
 
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+/// An address as the system writes it.
+pub fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     if let Some(v4) = address.as_sockaddr_in() {
-        return Some(SocketAddr::from(std::net::SocketAddrV4::from(*v4)).ip());
+        return Some(SocketAddrV4::from(*v4).into());
     }
-    address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))
+    address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into())
+}
+
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    socket_address(address).map(|address| address.ip())
 }
 
 fn width(address: IpAddr) -> u8 {

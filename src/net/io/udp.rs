@@ -2,18 +2,25 @@
 //! try uTP.
 //!
 //! Read first: `net::datagram`, which tells apart what comes. Who tries uTP gets its reset and comes by TCP at once;
-//! without one it would wait for some seconds. Holds one task, and for each exchange with a tracker who waits for it.
+//! without one it would wait for some seconds. Answers go out from the address that was asked, or nobody would know them:
+//! a router has many. Holds one task, the last 32 who may be answered, and for each exchange with a tracker who waits.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use async_io::Async;
+use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
+};
 use rustix::net::sockopt::ipv6_v6only;
 use smol::Task;
 use smol::channel::{Receiver, Sender, bounded};
@@ -29,6 +36,9 @@ const MAX_DATAGRAM: usize = 2048;
 /// Datagrams of one socket that are read before the others have their turn.
 const TURN: usize = 32;
 
+/// Datagrams after which nobody is answered any more.
+const MAX_ASKED: usize = 32;
+
 /// Resets a second, and at once: more than all peers that a router can serve ask for.
 const RESETS: (u64, u64) = (20, 100);
 
@@ -37,6 +47,8 @@ pub struct Udp {
     /// Those bound to an address before those bound to all.
     sockets: RefCell<Vec<Socket>>,
     waiting: RefCell<Vec<Waiting>>,
+    /// Who asked lately, and at which address of ours.
+    asked: RefCell<VecDeque<(SocketAddr, IpAddr)>>,
     resets: RefCell<Bucket>,
     task: RefCell<Option<Task<()>>>,
 }
@@ -61,6 +73,7 @@ impl Udp {
         Udp {
             sockets: RefCell::default(),
             waiting: RefCell::default(),
+            asked: RefCell::default(),
             resets: RefCell::new(Bucket::new(RESETS.0, RESETS.1, Instant::now())),
             task: RefCell::default(),
         }
@@ -75,12 +88,7 @@ impl Udp {
                 continue;
             }
             match Async::<UdpSocket>::bind(address) {
-                Ok(socket) => {
-                    let both = address.ip().is_unspecified()
-                        && address.is_ipv6()
-                        && !ipv6_v6only(socket.get_ref()).unwrap_or(true);
-                    sockets.push(Socket { address, socket, both });
-                }
+                Ok(socket) => sockets.push(Socket::new(address, socket)),
                 Err(error) => log::warn!("no UDP on {address}: {error}"),
             }
         }
@@ -93,19 +101,22 @@ impl Udp {
         *self.task.borrow_mut() = Some(house.task(read(house.clone())));
     }
 
-    /// Sends a datagram, if the system takes it at once.
+    /// Sends a datagram, if the system takes it at once: to one who asked lately from where he asked, to others from where
+    /// the system would send.
     pub fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
         let sockets = self.sockets.borrow();
         let family = Family::of(to.ip());
         let mut able: Vec<&Socket> = sockets.iter().filter(|socket| socket.serves(family)).collect();
+        let asked = self.asked.borrow().iter().rev().find(|(from, _)| *from == to).map(|(_, at)| *at);
         if able.len() > 1 {
             // Whoever is asked from an address of another link may have no way back to it.
-            let source = source(to);
+            let source = asked.or_else(|| source(to));
             able.sort_by_key(|socket| Some(socket.address.ip()) != source);
         }
         let mut sent = Err(io::ErrorKind::AddrNotAvailable.into());
         for socket in able {
-            sent = socket.send(datagram, to);
+            // The address may be gone by now.
+            sent = socket.send(datagram, to, asked).or_else(|_| socket.send(datagram, to, None));
             if sent.is_ok() {
                 break;
             }
@@ -151,13 +162,16 @@ impl Udp {
             came = Poll::Ready(());
             let now = Instant::now();
             for _ in 0..TURN {
-                match socket.socket.get_ref().recv_from(&mut buffer) {
-                    Ok((len, from)) => {
-                        let (datagram, from) = (&buffer[..len], plain(from));
+                match socket.receive(&mut buffer) {
+                    Ok((len, from, at)) => {
+                        let datagram = &buffer[..len];
                         match tell_apart(datagram) {
-                            Datagram::Dht => dht(datagram, from, now),
+                            Datagram::Dht => {
+                                self.asked_by(from, at);
+                                dht(datagram, from, now);
+                            }
                             Datagram::Tracker(transaction) => self.answered(datagram, from, transaction),
-                            Datagram::Connect(reset) => self.refuse(socket, &reset, from, now),
+                            Datagram::Connect(reset) => self.refuse(socket, &reset, from, at, now),
                             Datagram::Other => {}
                         }
                     }
@@ -172,12 +186,21 @@ impl Udp {
         came
     }
 
-    fn refuse(&self, socket: &Socket, reset: &[u8], to: SocketAddr, now: Instant) {
+    fn asked_by(&self, from: SocketAddr, at: Option<IpAddr>) {
+        let Some(at) = at else { return };
+        let mut asked = self.asked.borrow_mut();
+        if asked.len() >= MAX_ASKED {
+            asked.pop_front();
+        }
+        asked.push_back((from, at));
+    }
+
+    fn refuse(&self, socket: &Socket, reset: &[u8], to: SocketAddr, at: Option<IpAddr>, now: Instant) {
         let mut resets = self.resets.borrow_mut();
         if resets.available(now) > 0 {
             resets.take(1, now);
             // Who does not hear it takes us for one behind a firewall, which is no worse.
-            let _ = socket.send(reset, to);
+            let _ = socket.send(reset, to, at);
         }
     }
 }
@@ -202,16 +225,74 @@ impl Default for Udp {
 }
 
 impl Socket {
+    fn new(address: SocketAddr, socket: Async<UdpSocket>) -> Socket {
+        let any = address.ip().is_unspecified();
+        // A socket that has one address needs not be told; one that is not told answers from where the system chooses.
+        let told = match address {
+            SocketAddr::V4(_) if any => setsockopt(socket.get_ref(), sockopt::Ipv4PacketInfo, &true),
+            SocketAddr::V6(_) if any => setsockopt(socket.get_ref(), sockopt::Ipv6RecvPacketInfo, &true),
+            _ => Ok(()),
+        };
+        if let Err(error) = told {
+            log::debug!("UDP on {address}: {error}");
+        }
+        let both = any && address.is_ipv6() && !ipv6_v6only(socket.get_ref()).unwrap_or(true);
+        Socket { address, socket, both }
+    }
+
+    /// Reads a datagram: its length, from whom it is, and to which address of ours it came.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, Option<IpAddr>)> {
+        let mut control = nix::cmsg_space!(in6_pktinfo);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let fd = self.socket.get_ref().as_raw_fd();
+        let read = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::empty())?;
+        let from = read.address.as_ref().and_then(super::socket_address);
+        let from = from.ok_or(io::ErrorKind::InvalidData)?;
+        let told = read.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                Some(Ipv4Addr::from_bits(u32::from_be(info.ipi_spec_dst.s_addr)).into())
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                Some(IpAddr::from(info.ipi6_addr.s6_addr).to_canonical())
+            }
+            _ => None,
+        });
+        let bound = Some(self.address.ip()).filter(|ip| !ip.is_unspecified());
+        Ok((read.bytes, plain(from), told.or(bound)))
+    }
+
     fn serves(&self, family: Family) -> bool {
         self.both || Family::of(self.address.ip()) == family
     }
 
-    fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
-        let to = match plain(to) {
-            SocketAddr::V4(v4) if self.both => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
-            to => to,
+    /// Sends it from an address of ours, or from where the system chooses.
+    fn send(&self, datagram: &[u8], to: SocketAddr, source: Option<IpAddr>) -> io::Result<()> {
+        let mapped = |ip: IpAddr| match ip.to_canonical() {
+            IpAddr::V4(v4) if self.address.is_ipv6() => IpAddr::V6(v4.to_ipv6_mapped()),
+            ip => ip,
         };
-        self.socket.get_ref().send_to(datagram, to).map(drop)
+        let to = match to {
+            SocketAddr::V4(v4) => SocketAddr::new(mapped(to.ip()), v4.port()),
+            SocketAddr::V6(_) => to,
+        };
+        let (v4, v6);
+        let control = match source.filter(|_| self.address.ip().is_unspecified()).map(mapped) {
+            None => None,
+            Some(IpAddr::V4(ip)) => {
+                let none = in_addr { s_addr: 0 };
+                let source = in_addr { s_addr: ip.to_bits().to_be() };
+                v4 = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: none };
+                Some(ControlMessage::Ipv4PacketInfo(&v4))
+            }
+            Some(IpAddr::V6(ip)) => {
+                v6 = in6_pktinfo { ipi6_addr: in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
+                Some(ControlMessage::Ipv6PacketInfo(&v6))
+            }
+        };
+        let fd = self.socket.get_ref().as_raw_fd();
+        let (parts, to) = ([IoSlice::new(datagram)], SockaddrStorage::from(to));
+        sendmsg(fd, &parts, control.as_slice(), MsgFlags::empty(), Some(&to))?;
+        Ok(())
     }
 }
 
@@ -263,6 +344,35 @@ mod tests {
                 }
                 assert_eq!(other.get_ref().recv(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
                 *udp.resets.borrow_mut() = Bucket::new(RESETS.0, RESETS.1, Instant::now());
+            }
+        });
+    }
+
+    #[test]
+    fn who_asks_hears_the_address_that_was_asked() {
+        let take = |other: &UdpSocket| other.recv_from(&mut [0; 64]).unwrap().1.ip();
+        smol::block_on(async {
+            for listen in [&["[::]:0"][..], &["0.0.0.0:0"], &["127.0.0.1:0", "127.0.0.7:0"]] {
+                let udp = Udp::new();
+                udp.open(&listen.iter().map(|address| address.parse().unwrap()).collect::<Vec<_>>());
+                let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+                let here = other.local_addr().unwrap();
+                let at = udp.sockets.borrow().last().unwrap().socket.get_ref().local_addr().unwrap().port();
+                for first in [0x41, b'd'] {
+                    let mut datagram = [b'e'; 20];
+                    datagram[0] = first;
+                    other.send_to(&datagram, ("127.0.0.7", at)).unwrap();
+                    poll_fn(|cx| udp.poll_read(cx, |_, from, _| udp.send(b"answer", from).unwrap())).await;
+                    assert_eq!(take(&other).to_string(), "127.0.0.7", "{listen:?}");
+                }
+                for n in 0..1000 {
+                    udp.asked_by(here, Some([10, 9, 9, 9].into()));
+                    assert!(n % 100 > 0 || udp.send(b"its address is gone", here).is_ok());
+                }
+                assert_eq!(
+                    (take(&other).to_string(), udp.asked.borrow().len()),
+                    ("127.0.0.1".into(), MAX_ASKED)
+                );
             }
         });
     }
