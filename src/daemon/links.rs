@@ -6,11 +6,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use async_io::Timer;
-
+use super::Daemon;
 use super::listeners::{Bound, bind};
 use super::start::local_prefixes;
-use super::{Daemon, RESOLVE_AGAIN};
 use crate::config::Config;
 use crate::net::io::changes::Changes;
 use crate::net::io::interfaces;
@@ -113,39 +111,13 @@ impl Daemon {
         self.resolver.forget_failures();
         self.announcer.network_changed();
         if self.finding.borrow().as_ref().is_some_and(|finding| !finding.is_finished()) {
-            self.find_static_peers();
+            self.seek_static_peers();
         }
     }
 
-    /// Resolves the static peers of the configuration; names that fail are tried again until they are known.
-    pub(super) fn find_static_peers(self: &Rc<Daemon>) {
+    /// Resolves the static peers of the configuration; whoever did it before stops.
+    pub(super) fn seek_static_peers(self: &Rc<Daemon>) {
         let peers = self.config.borrow().peers.clone();
-        // Whoever looked for others before stops.
-        self.finding.replace(Some(self.house.task(self.clone().resolve_static_peers(peers))));
-    }
-
-    async fn resolve_static_peers(self: Rc<Daemon>, peers: Vec<String>) {
-        loop {
-            let mut found = Vec::new();
-            let mut missing = false;
-            for peer in &peers {
-                let Some((host, port)) = peer.rsplit_once(':') else { continue };
-                let Ok(port) = port.parse() else { continue };
-                let host = host.trim_start_matches('[').trim_end_matches(']');
-                match self.resolver.resolve(host).await {
-                    Ok(addresses) => found.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, port))),
-                    Err(error) => {
-                        missing = true;
-                        log::debug!("static peer {peer}: {error}");
-                    }
-                }
-            }
-            self.house.session.borrow_mut().set_static_peers(found, Instant::now());
-            self.house.kick();
-            if !missing {
-                return;
-            }
-            Timer::after(RESOLVE_AGAIN).await;
-        }
+        self.finding.replace(Some(self.house.task(self.clone().find_static_peers(peers))));
     }
 }

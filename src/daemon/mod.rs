@@ -171,7 +171,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.spawn(daemon.clone().follow_storage());
     house.spawn(daemon.clone().follow_directories());
     house.spawn(daemon.clone().follow_network());
-    daemon.find_static_peers();
+    daemon.seek_static_peers();
     house.session.borrow_mut().rescan_now(now);
     async_io::block_on(house.executor().run(daemon.clone().work()));
     // Tasks hold what they use, and some delete files when they end.
@@ -390,6 +390,36 @@ impl Daemon {
 }
 
 impl Daemon {
+    /// Resolves the static peers of the configuration; names that fail are tried again until they are known, or the
+    /// configuration names others.
+    async fn find_static_peers(self: Rc<Daemon>, peers: Vec<String>) {
+        loop {
+            let mut found = Vec::new();
+            let mut missing = false;
+            for peer in &peers {
+                let Some((host, port)) = peer.rsplit_once(':') else { continue };
+                let Ok(port) = port.parse() else { continue };
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                match self.resolver.resolve(host).await {
+                    Ok(addresses) => found.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, port))),
+                    Err(error) => {
+                        missing = true;
+                        log::debug!("static peer {peer}: {error}");
+                    }
+                }
+            }
+            if self.config.borrow().peers != peers {
+                return;
+            }
+            self.house.session.borrow_mut().set_static_peers(found, Instant::now());
+            self.house.kick();
+            if !missing {
+                return;
+            }
+            Timer::after(RESOLVE_AGAIN).await;
+        }
+    }
+
     /// Tells a user at a terminal how it goes.
     async fn report(self: Rc<Daemon>, mut report: Report) {
         (report.tell)(&self.status());
@@ -445,7 +475,7 @@ impl Daemon {
             self.forget_all(&mut session, now);
         }
         session.apply(Settings { static_peers, ..settings(&config, port, id) }, config.rescan, now);
-        self.find_static_peers();
+        self.seek_static_peers();
         if old.listen != config.listen {
             self.house.spawn(self.clone().listen_elsewhere(old));
         }
