@@ -11,7 +11,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
@@ -484,6 +484,8 @@ fn sighup_moves_to_another_port_and_another_data_root() {
     assert!((30_011..=30_019).contains(&after.port()), "{after}");
     assert!(TcpStream::connect(before).is_err(), "the old socket is closed");
     TcpStream::connect(after).unwrap();
+    let bound = |address: SocketAddr| UdpSocket::bind(address).is_err();
+    assert!(bound(after) && !bound(before), "and so does the UDP socket");
 }
 
 #[test]

@@ -105,4 +105,6 @@ fn a_lying_tracker_and_a_flood_cost_nobody_anything() {
         attempt.recv(&mut [0; 64]).ok()
     };
     wait_value("a reset", PATIENCE, hear, |len| *len == Some(20));
+    let (status, took) = daemon.terminate();
+    assert!(status.success() && took < Duration::from_secs(5), "{status}, {took:?}");
 }

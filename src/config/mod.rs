@@ -25,7 +25,7 @@ pub use entry::Error;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Every key, in the order of `config/meshseed.toml`.
-const KEYS: [&str; 35] = [
+const KEYS: [&str; 36] = [
     "torrents",
     "data",
     "layout",
@@ -58,13 +58,14 @@ const KEYS: [&str; 35] = [
     "lpd.interfaces",
     "lpd.hops",
     "seed.superseed",
+    "pex.enabled",
     "webseeds.enabled",
     "log.to",
     "log.level",
 ];
 
 /// The sections among them.
-const SECTIONS: [&str; 8] = ["listen", "limits", "disk", "trackers", "lpd", "seed", "webseeds", "log"];
+const SECTIONS: [&str; 9] = ["listen", "limits", "disk", "trackers", "lpd", "seed", "pex", "webseeds", "log"];
 
 /// The configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +98,8 @@ pub struct Config {
     pub lpd: Lpd,
     /// `[seed]`
     pub seed: Seed,
+    /// `[pex]`
+    pub pex: Pex,
     /// `[webseeds]`
     pub webseeds: WebSeeds,
     /// `[log]`
@@ -205,6 +208,13 @@ pub struct Seed {
     pub superseed: bool,
 }
 
+/// Peer exchange (BEP 11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pex {
+    /// Whether peers tell each other of peers.
+    pub enabled: bool,
+}
+
 /// Web servers that have a torrent's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WebSeeds {
@@ -260,6 +270,7 @@ impl Default for Config {
             trackers: Trackers { enabled: true, also: Vec::new() },
             lpd: Lpd { enabled: true, interfaces: Vec::new(), hops: 1 },
             seed: Seed { superseed: false },
+            pex: Pex { enabled: true },
             webseeds: WebSeeds { enabled: true },
             log: Log { to: LogTo::Syslog, level: LevelFilter::Info },
         }
@@ -395,6 +406,7 @@ impl Config {
         );
         line("lpd.hops", self.lpd.hops.to_string());
         line("seed.superseed", yes_or_no(self.seed.superseed));
+        line("pex.enabled", yes_or_no(self.pex.enabled));
         line("webseeds.enabled", yes_or_no(self.webseeds.enabled));
         line("log.to", if self.log.to == LogTo::Syslog { "syslog" } else { "stderr" }.to_owned());
         line("log.level", self.log.level.as_str().to_ascii_lowercase());
@@ -475,6 +487,7 @@ impl Config {
             "lpd.interfaces" => self.lpd.interfaces = entry.list(interface)?,
             "lpd.hops" => self.lpd.hops = u8::try_from(entry.count(1..=255)?).unwrap_or(u8::MAX),
             "seed.superseed" => self.seed.superseed = entry.flag()?,
+            "pex.enabled" => self.pex.enabled = entry.flag()?,
             "webseeds.enabled" => self.webseeds.enabled = entry.flag()?,
             "log.to" => {
                 self.log.to = entry.choice(&[("syslog", LogTo::Syslog), ("stderr", LogTo::Stderr)])?
@@ -675,6 +688,7 @@ mod tests {
             trackers.also = ["http://t/announce", "udp://[fd00::1]:6969"]
             lpd = { enabled = false, interfaces = ["br-lan", "wg0"], hops = 3 }
             seed.superseed = true
+            pex.enabled = false
             webseeds.enabled = false
             log.to = "stderr"
             log.level = "debug"
@@ -716,6 +730,7 @@ mod tests {
             },
             lpd: Lpd { enabled: false, interfaces: vec!["br-lan".into(), "wg0".into()], hops: 3 },
             seed: Seed { superseed: true },
+            pex: Pex { enabled: false },
             webseeds: WebSeeds { enabled: false },
             log: Log { to: LogTo::Stderr, level: LevelFilter::Debug },
         };

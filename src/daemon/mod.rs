@@ -27,6 +27,7 @@ use smol::Task;
 
 use crate::config::Config;
 use crate::lpd::io::Links;
+use crate::metainfo::InfoHash;
 use crate::net::Family;
 use crate::net::io::Resolver;
 use crate::net::io::udp::Udp;
@@ -39,6 +40,7 @@ use crate::tracker::host::HostId;
 use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
 use crate::watch::Watch;
 use crate::watch::io::Hints;
+use directories::Read;
 pub use house::House;
 use listeners::Listeners;
 use start::{StartError, drop_privileges, low_bits, peer_id, raise_file_limit, random, settings, signals};
@@ -353,7 +355,15 @@ impl Daemon {
                 Done::Loaded { path, ident, result } => {
                     self.churned.set(true);
                     let mut session = self.house.session.borrow_mut();
-                    self.loaded(&mut session, path, ident, result, now);
+                    self.loaded(&mut session, path, ident, result.map(Read::Torrent), now);
+                }
+                Done::Linked { path, ident, result } => {
+                    let mut session = self.house.session.borrow_mut();
+                    self.loaded(&mut session, path, ident, result.map(Read::Link), now);
+                }
+                Done::Kept { key, result: Ok(kept) } => {
+                    self.churned.set(true);
+                    self.kept(&mut self.house.session.borrow_mut(), key, *kept, now);
                 }
                 Done::Read { key, peer, file, result } => {
                     let result = result.map(|opened| {
@@ -393,21 +403,13 @@ impl Daemon {
     /// Resolves the static peers of the configuration; names that fail are tried again until they are known, or the
     /// configuration names others.
     async fn find_static_peers(self: Rc<Daemon>, peers: Vec<String>) {
+        let named = peers.iter().filter_map(|peer| {
+            let (host, port) = peer.rsplit_once(':')?;
+            Some((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port.parse().ok()?))
+        });
+        let named: Vec<(String, u16)> = named.collect();
         loop {
-            let mut found = Vec::new();
-            let mut missing = false;
-            for peer in &peers {
-                let Some((host, port)) = peer.rsplit_once(':') else { continue };
-                let Ok(port) = port.parse() else { continue };
-                let host = host.trim_start_matches('[').trim_end_matches(']');
-                match self.resolver.resolve(host).await {
-                    Ok(addresses) => found.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, port))),
-                    Err(error) => {
-                        missing = true;
-                        log::debug!("static peer {peer}: {error}");
-                    }
-                }
-            }
+            let (found, missing) = self.find_peers(&named).await;
             if self.config.borrow().peers != peers {
                 return;
             }
@@ -418,6 +420,38 @@ impl Daemon {
             }
             Timer::after(RESOLVE_AGAIN).await;
         }
+    }
+
+    /// The same for the peers that a magnet link names, as long as its torrent is there.
+    async fn find_named_peers(self: Rc<Daemon>, info_hash: InfoHash, peers: Vec<(String, u16)>) {
+        let key = self.house.session.borrow().key(info_hash);
+        loop {
+            let (found, missing) = self.find_peers(&peers).await;
+            if self.house.session.borrow().key(info_hash) != key {
+                return;
+            }
+            self.house.session.borrow_mut().offer_peers(info_hash, &found, Instant::now());
+            self.house.kick();
+            if !missing {
+                return;
+            }
+            Timer::after(RESOLVE_AGAIN).await;
+        }
+    }
+
+    /// The addresses of peers, and whether some are not known yet.
+    async fn find_peers(&self, peers: &[(String, u16)]) -> (Vec<SocketAddr>, bool) {
+        let (mut found, mut missing) = (Vec::new(), false);
+        for (host, port) in peers {
+            match self.resolver.resolve(host).await {
+                Ok(addresses) => found.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, *port))),
+                Err(error) => {
+                    missing = true;
+                    log::debug!("peer {host} port {port}: {error}");
+                }
+            }
+        }
+        (found, missing)
     }
 
     /// Tells a user at a terminal how it goes.

@@ -45,6 +45,7 @@ pub fn settings(config: &Config, port: u16, peer_id: [u8; 20]) -> Settings {
         trackers: config.trackers.enabled,
         web_seeds: config.webseeds.enabled,
         superseed: config.seed.superseed,
+        pex: config.pex.enabled,
         also: config.trackers.also.clone(),
         // Names are resolved once there is a loop to do it.
         static_peers: Vec::new(),

@@ -3,13 +3,16 @@
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
 //! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), its connections (`peers`),
-//! what they send a second (`rates`), how the only seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one
+//! what they tell each other of others (`pex`), what they send a second (`rates`), how the only seed gives it
+//! (`superseeding`), its web seeds (`webseeds`), what a magnet link does not say of it (`metadata`). Holds one
 //! box a torrent, one a peer, and one table of deadlines for all of them.
 
 mod announces;
 mod checks;
 mod fetching;
+mod metadata;
 mod peers;
+mod pex;
 mod rates;
 mod settings;
 mod superseeding;
@@ -190,9 +193,13 @@ enum Timer {
     Web,
     /// When neighbours are asked once more for what nobody gives.
     Seek,
+    /// When peers are told of others.
+    Pex,
+    /// When slow peers of magnet links are looked at, and those that wait for metadata of ours.
+    Metadata,
 }
 
-const TIMERS: usize = 11;
+const TIMERS: usize = 13;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -238,10 +245,16 @@ pub struct Session {
     /// Kept for their room: what is asked of one peer, and who is told that a block has come.
     picked: Vec<Block>,
     others: Vec<PeerKey>,
+    /// Pieces of metadata that peers wait for.
+    metadata_wanted: VecDeque<(PeerKey, u32)>,
+    /// Bytes of them that may be read.
+    metadata_rate: Bucket,
     /// What is being fetched from web seeds.
     web: Vec<WebRun>,
     /// Torrents whose peers are given a little time before that.
     web_grace: BTreeMap<TorrentKey, Instant>,
+    /// Peers are told of others no sooner.
+    pex_after: Instant,
     random: Random,
     half_open: usize,
     stopping: bool,
@@ -300,8 +313,11 @@ impl Session {
             piece_arrived: false,
             picked: Vec::new(),
             others: Vec::new(),
+            metadata_wanted: VecDeque::new(),
+            metadata_rate: Bucket::new(metadata::RATE, metadata::BURST, now),
             web: Vec::new(),
             web_grace: BTreeMap::new(),
+            pex_after: now,
             half_open: 0,
             stopping: false,
             tiers: Vec::new(),
@@ -483,11 +499,17 @@ impl Session {
         if self.expired(Timer::Fetch, now) {
             self.look_at_fetches(now);
         }
+        if self.expired(Timer::Metadata, now) {
+            self.look_at_metadata(now);
+        }
         if self.expired(Timer::Growing, now) {
             self.look_at_growing();
         }
         if self.expired(Timer::Rest, now) {
             self.rested(now);
+        }
+        if self.expired(Timer::Pex, now) {
+            self.exchange_peers(now);
         }
         // What the timers brought is among them.
         if let Some(job) = self.next_job() {

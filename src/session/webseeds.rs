@@ -349,7 +349,7 @@ impl Session {
         if let Some(news) = web.ended(key, how, got, now) {
             log::info!("{news}");
         }
-        let Some(host) = web.seed(key).map(|seed| seed.url.authority().to_owned()) else { return };
+        let Some(host) = web.seed(key).map(|seed| seed.url.origin().to_owned()) else { return };
         let rest = web.rest_of(&host);
         for web in self.torrents.values_mut().filter_map(|torrent| torrent.web.as_mut()) {
             match rest {
@@ -487,6 +487,7 @@ pub(super) mod tests {
                 trackers: true,
                 web_seeds: true,
                 superseed: false,
+                pex: true,
                 also: Vec::new(),
                 static_peers: Vec::new(),
             };
@@ -517,6 +518,7 @@ pub(super) mod tests {
                 name: "name".into(),
                 lengths: Lengths::new(total, NonZeroU32::new(PIECE).unwrap()).unwrap(),
                 hashes_at: 0,
+                info_at: 0..0,
                 private: false,
                 multi_file: false,
                 trackers: trackers.iter().map(|url| vec![url.to_string()]).collect(),

@@ -134,7 +134,7 @@ pub struct Status {
     pub lpd_interfaces: Vec<String>,
     /// Torrents by state.
     pub torrents: Counts,
-    /// .torrent files that are not taken.
+    /// .torrent and .magnet files that are not taken.
     pub refused: u32,
     /// Connections that passed the handshake.
     pub peers: u32,
@@ -161,6 +161,7 @@ pub struct Status {
 pub struct Counts {
     pub queued: u32,
     pub checking: u32,
+    pub fetching_metadata: u32,
     pub downloading: u32,
     pub seeding: u32,
     pub incomplete: u32,
@@ -189,7 +190,7 @@ pub struct TorrentStatus {
     pub info_hash: InfoHash,
     /// `info.name`.
     pub name: String,
-    /// Path of its .torrent.
+    /// Path of its .torrent, or of its .magnet while there is none.
     pub file: String,
     /// Path of its content.
     pub data: String,
@@ -288,7 +289,7 @@ pub struct PeerStatus {
     pub down_total: u64,
 }
 
-/// A .torrent file that is not taken.
+/// A .torrent or .magnet file that is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// Its path.
@@ -464,6 +465,7 @@ impl State {
         match self {
             State::Queued => "queued",
             State::Checking => "checking",
+            State::FetchingMetadata => "fetching metadata",
             State::Downloading => "downloading",
             State::Seeding => "seeding",
             State::Incomplete => "incomplete",
@@ -481,6 +483,7 @@ impl Counts {
         *match state {
             State::Queued => &mut self.queued,
             State::Checking => &mut self.checking,
+            State::FetchingMetadata => &mut self.fetching_metadata,
             State::Downloading => &mut self.downloading,
             State::Seeding => &mut self.seeding,
             State::Incomplete => &mut self.incomplete,
@@ -496,6 +499,7 @@ impl Counts {
         [
             (State::Seeding, self.seeding),
             (State::Downloading, self.downloading),
+            (State::FetchingMetadata, self.fetching_metadata),
             (State::Checking, self.checking),
             (State::Queued, self.queued),
             (State::Incomplete, self.incomplete),

@@ -1,8 +1,8 @@
 //! Carries out what the tracker client decides, over HTTP or UDP: an announce to both address families of the host, or a
 //! scrape.
 //!
-//! Read first: BEP 7 (a client with two kinds of addresses tells both), 21 (`paused`), 48 (scrape). Omits: TLS. A
-//! [`Burst`] holds the connections of one burst to one host (one a family, one more where it redirects) and one reply at a
+//! Read first: BEP 7 (a client with two kinds of addresses tells both), 21 (`paused`), 48 (scrape). A [`Burst`]
+//! holds the connections of one burst to one host (one a family, one more where it redirects) and one reply at a
 //! time; what is remembered between bursts is which family leads nowhere, for at most 64 hosts.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
@@ -351,7 +351,7 @@ fn failure(error: &Error) -> Failure {
     let text = error.to_string();
     match error {
         Error::Resolve(_) => Failure::Resolve(text),
-        Error::Url(_) | Error::Denied(_) | Error::Tls | Error::Redirects => Failure::Url(text),
+        Error::Url(_) | Error::Denied(_) | Error::NoTls | Error::Redirects => Failure::Url(text),
         Error::NoAddress(_) => Failure::Transport(text),
         _ if error.is_transport() => Failure::Transport(text),
         _ => Failure::Reply(text),

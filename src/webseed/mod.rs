@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::http::{Scheme, Url};
+use crate::http::{Scheme, TLS, Url};
 use crate::key::TorrentKey;
 use crate::metainfo::InfoHash;
 use crate::peer::PeerKey;
@@ -201,7 +201,7 @@ impl WebSeeds {
         for at in 1..urls.len() {
             urls.swap(at, random.below(at + 1));
         }
-        urls.sort_by_key(|(url, _)| url.scheme() == Scheme::Https);
+        urls.sort_by_key(|(url, _)| url.scheme() == Scheme::Https && !TLS);
         urls.truncate(MAX_SEEDS);
         let seeds = urls
             .into_iter()
@@ -329,17 +329,17 @@ impl WebSeeds {
         Some(format!("web seed {}: it sends wrong data; it is not asked again", seed.url))
     }
 
-    /// Until when a host is left alone, of which a web seed here found that it is not there.
+    /// Until when a host (a URL's origin) is left alone, of which a web seed here found that it is not there.
     pub fn rest_of(&self, host: &str) -> Option<Instant> {
         self.seeds.iter().find_map(|seed| match seed.state {
-            State::Resting(until) if seed.unreached && seed.url.authority() == host => Some(until),
+            State::Resting(until) if seed.unreached && seed.url.origin() == host => Some(until),
             _ => None,
         })
     }
 
     /// A web seed of another torrent has found that.
     pub fn rest_with(&mut self, host: &str, until: Instant) {
-        for seed in self.seeds.iter_mut().filter(|seed| seed.url.authority() == host) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.url.origin() == host) {
             let sooner = match seed.state {
                 State::Idle => true,
                 State::Resting(rest) => rest < until,
@@ -353,7 +353,7 @@ impl WebSeeds {
 
     /// A web seed of another torrent has reached that host.
     pub fn reached(&mut self, host: &str) {
-        for seed in self.seeds.iter_mut().filter(|seed| seed.unreached && seed.url.authority() == host) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.unreached && seed.url.origin() == host) {
             if matches!(seed.state, State::Resting(_)) {
                 seed.state = State::Idle;
             }
@@ -362,7 +362,7 @@ impl WebSeeds {
 
     /// The hosts of all of them.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
-        self.seeds.iter().map(|seed| seed.url.authority())
+        self.seeds.iter().map(|seed| seed.url.origin())
     }
 
     /// What is told of each.
@@ -569,18 +569,18 @@ mod tests {
         let mut other = web_seeds(&["http://dead:81/b/", "http://dead/b/", "http://fine/b/"]);
         let key = one.seeds.iter().find(|seed| seed.url.port() == 81).unwrap().key;
         one.ended(key, &Ended::Unreached("gone".into()), false, now);
-        let until = one.rest_of("dead:81").unwrap();
-        assert!(one.rest_of("dead").is_none() && one.rest_of("fine").is_none());
-        other.rest_with("dead:81", until);
+        let until = one.rest_of("http://dead:81").unwrap();
+        assert!(one.rest_of("http://dead").is_none() && one.rest_of("http://fine").is_none());
+        other.rest_with("http://dead:81", until);
         assert_eq!((other.free(now).len(), other.free(until).len()), (2, 3));
-        other.reached("dead");
+        other.reached("http://dead");
         assert_eq!(other.free(now).len(), 2);
-        other.reached("dead:81");
+        other.reached("http://dead:81");
         assert_eq!(other.free(now).len(), 3);
         // What it says itself, or what it broke off, is of one torrent.
         for (how, got) in [(Ended::Unreached("cut".into()), true), (Ended::Busy(None), false)] {
             one.ended(key, &how, got, now);
-            assert!(one.rest_of("dead:81").is_none());
+            assert!(one.rest_of("http://dead:81").is_none());
         }
     }
 
