@@ -344,8 +344,12 @@ impl Torrent {
 
     /// Whether there is something of it that peers are given, or wanted from them.
     pub fn serves(&self) -> bool {
-        let seeks = matches!(self.state, State::Downloading | State::FetchingMetadata);
-        self.state.serves() && (seeks || !self.have.is_none())
+        self.state.serves() && (self.seeks() || !self.have.is_none())
+    }
+
+    /// Whether something of it is wanted from peers.
+    pub fn seeks(&self) -> bool {
+        matches!(self.state, State::Downloading | State::FetchingMetadata)
     }
 
     /// Whether it lacks pieces that are to be fetched.
