@@ -18,8 +18,8 @@ use meshseed::lpd::{self, Search};
 use meshseed::metainfo::{self, InfoHash, magnet::Magnet};
 use meshseed::net::datagram::{Datagram, UTP_HEADER, tell_apart};
 use meshseed::net::{Family, Prefix};
-use meshseed::peer::extension;
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
+use meshseed::peer::{extension, pex};
 use meshseed::random::Random;
 use meshseed::storage::resume::{self, Record, Stamp, Verified};
 use meshseed::tracker::{self, MAX_PEERS, MAX_TEXT, MAX_TRACKER_ID, Reply};
@@ -356,7 +356,7 @@ fn peer_handshakes() {
 #[test]
 fn extension_handshakes() {
     let samples = [
-        b"d4:ipv44:\x01\x02\x03\x044:ipv616:0123456789abcdef1:md11:ut_metadatai2e6:ut_pexi1ee13:metadata_sizei31235e\
+        b"d4:ipv44:\x01\x02\x03\x044:ipv616:0123456789abcdef1:md11:lt_donthavei3e11:ut_metadatai2e6:ut_pexi1ee13:metadata_sizei31235e\
           1:pi6881e4:reqqi500e11:upload_onlyi1e1:v12:meshseed 0.16:yourip4:\x0a\x00\x00\x01e"
             .to_vec(),
         b"de".to_vec(),
@@ -366,6 +366,30 @@ fn extension_handshakes() {
         let mut again = Vec::new();
         handshake.encode(&mut again);
         assert_eq!(extension::Handshake::decode(&again), Ok(handshake));
+        true
+    });
+}
+
+#[test]
+fn lists_of_peers() {
+    let mut samples =
+        vec![b"d5:added12:\x0a\0\0\x01\x1a\xe1\x0a\0\0\x02\x1a\xe17:added.f2:\x02\x107:dropped0:e".to_vec()];
+    let addresses = ["10.0.0.1:1", "[fd00::1]:2", "[fe80::1]:3", "[::ffff:10.0.0.2]:4"];
+    let addresses = addresses.map(|addr| addr.parse().unwrap());
+    let contacts = addresses.map(|addr| pex::Contact { addr, flags: pex::SEED });
+    samples.push(Vec::new());
+    pex::encode(&contacts, &addresses, &mut samples[1]);
+    samples.push([&b"d6:added63600:"[..], &[0xfd; 3600], b"e"].concat());
+    torture(&samples, times(60), |bytes| {
+        let Ok(contacts) = pex::decode(bytes) else { return false };
+        assert!(contacts.len() <= pex::MAX_CONTACTS);
+        let mut again = Vec::new();
+        pex::encode(&contacts, &[], &mut again);
+        let mut read = pex::decode(&again).unwrap();
+        let mut contacts = contacts;
+        contacts.sort_by_key(|contact| contact.addr);
+        read.sort_by_key(|contact| contact.addr);
+        assert_eq!(read, contacts);
         true
     });
 }
@@ -507,6 +531,21 @@ fn http_heads_and_bodies() {
         times(60),
         |bytes| matches!(decode_request_head(bytes), Ok(Some(_))),
     );
+}
+
+#[test]
+fn scrape_replies() {
+    let torrents = [b'a', b'b'].map(|byte| InfoHash::from_bytes([byte; 20]));
+    let file =
+        |byte: u8| [b"20:", &[byte; 20][..], b"d8:completei1e10:downloadedi2e10:incompletei3ee"].concat();
+    let samples = [[&b"d5:filesd"[..], &file(b'a'), &file(b'x'), &file(b'b'), b"ee"].concat()];
+    torture(&samples, times(60), |bytes| match tracker::http::decode_scrape(bytes, &torrents) {
+        Ok(counts) => counts.len() == torrents.len(),
+        Err(error) => {
+            assert!(error.to_string().len() <= 2 * MAX_TEXT);
+            false
+        }
+    });
 }
 
 #[test]

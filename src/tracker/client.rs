@@ -221,6 +221,24 @@ impl Client {
         }
     }
 
+    /// The network is another: hosts that could not be reached are tried again, each by one of those who wait for it.
+    pub fn network_changed(&mut self) {
+        self.hosts.forgive_unreached();
+    }
+
+    /// Our addresses are others: trackers that know us are told of each torrent as soon as they allow.
+    pub fn readdressed(&mut self, now: Instant) {
+        let now = self.floor(now);
+        for id in self.of.values().copied().collect::<Vec<_>>() {
+            let Some(line) = self.line_mut(id) else { continue };
+            let at = line.not_before.max(now);
+            if line.phase == Phase::Queued && line.due > at && line.slots.iter().any(|slot| slot.told) {
+                line.together = true;
+                self.hasten(id, at, now);
+            }
+        }
+    }
+
     /// Says `stopped` wherever a torrent is known, and nothing else any more.
     pub fn shutdown(&mut self, now: Instant) {
         self.closing = true;
@@ -336,9 +354,10 @@ impl Client {
                         .map(Rc::from),
                     counts: reply.counts(),
                 };
+                let many = self.hosts.is_asked_for_many(request.host);
                 if let Some(line) = self.lines.thing_mut(request.line) {
                     let tracker = line.slots.get(usize::from(request.slot)).map(|slot| slot.tracker);
-                    line.answered(request.slot, request.event, answer, last, &mut self.random);
+                    line.answered(request.slot, request.event, answer, many, last, &mut self.random);
                     let asked = tracker.filter(|tracker| self.names.can_scrape(*tracker, last));
                     if let Some(tracker) = asked.filter(|_| line.wants_scrape(reply.counts(), last)) {
                         self.to_scrape.insert((request.host, tracker, request.line));
@@ -477,10 +496,14 @@ impl Client {
             if slot.never || (line.stopping && !slot.told) {
                 continue;
             }
-            let Some(host) = self.names.host(slot.tracker).and_then(|host| self.hosts.host(host)) else {
-                continue;
-            };
-            let ready = host.rest_until.max(if line.stopping { 0 } else { slot.rest_until });
+            let Some(id) = self.names.host(slot.tracker) else { continue };
+            let Some(host) = self.hosts.host(id) else { continue };
+            let mut ready = host.rest_until.max(if line.stopping { 0 } else { slot.rest_until });
+            // One finds out for all; those who have waited there already stay.
+            let waits = line.phase == Phase::Queued && self.slot_host(line, line.slot) == Some(id);
+            if !waits && self.hosts.is_probed(id) {
+                ready = ready.max(now.saturating_add(1));
+            }
             if ready <= now {
                 return Some((at, ready));
             }
@@ -802,6 +825,38 @@ mod tests {
     }
 
     #[test]
+    fn a_thousand_torrents_are_spread_over_the_interval_in_bursts() {
+        for min_interval in [None, Some(600)] {
+            let mut world = World::new();
+            world.host("a.example", move |_| {
+                (MS, Ok(Reply { interval: 1800, min_interval, ..Reply::default() }))
+            });
+            for key in 0..1000 {
+                world.insert(key, &[&[A]]);
+            }
+            world.run(1900);
+            world.client.readdressed(world.now);
+            world.run(4000);
+            world.log.clear();
+            world.wakes.clear();
+            world.run(4000 + 18_000);
+            assert!((10_000..=10_500).contains(&world.log.len()), "{}", world.log.len());
+            // One burst for each window of 45 s at most.
+            assert!(world.wakes.len() <= 10 * 40, "{}", world.wakes.len());
+            for minute in world.times().chunk_by(|one, other| (one / 60.0).floor() == (other / 60.0).floor())
+            {
+                assert!(minute.len() < 300, "{} in a minute", minute.len());
+            }
+            let of_one: Vec<f64> =
+                world.log.iter().filter(|(.., key)| *key == 7).map(|(at, ..)| *at).collect();
+            assert!(
+                of_one.windows(2).all(|pair| (1500.0..=1802.0).contains(&(pair[1] - pair[0]))),
+                "{of_one:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_hundred_torrents_wake_us_once_an_interval() {
         let mut world = World::new();
         world.host("a.example", every(300));
@@ -909,6 +964,26 @@ mod tests {
         world.run(3600 + 2300);
         assert!((0..500).all(|key| world.events(key).contains(&Event::Started)));
         assert_eq!(world.states(3), [State::Working]);
+    }
+
+    #[test]
+    fn those_who_have_another_tracker_wait_for_a_dead_one_once() {
+        let mut world = World::new();
+        world.host("a.example", dead(30));
+        world.host("b.example", |_| (100 * MS, Ok(Reply::default())));
+        for key in 0..1000 {
+            world.insert(key, if key % 2 == 0 { &[&[A], &[B]] } else { &[&[B], &[A]] });
+        }
+        world.run(150);
+        let heard: BTreeSet<u32> =
+            world.log.iter().filter(|(_, url, ..)| url == B).map(|(.., key)| *key).collect();
+        assert_eq!(heard.len(), 1000);
+        let last = world.log.iter().rfind(|(_, url, ..)| url == B).unwrap().0;
+        assert!(last < 102.0, "the last one had to wait until {last}");
+        // Back again it is asked by all who would rather ask it.
+        world.host("a.example", every(1800));
+        world.run(2 * 3600);
+        assert!((0..1000).step_by(2).all(|key| world.states(key)[0] == State::Working));
     }
 
     #[test]
@@ -1294,6 +1369,55 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_is_another_is_worth_a_try_at_hosts_that_were_not_reached() {
+        let mut world = World::new();
+        world.host("a.example", dead(1));
+        world.host("b.example", |_| (MS, Err(Failure::Busy(503, Some(3000)))));
+        for key in 0..100 {
+            world.insert(key, &[&[A]]);
+            world.insert(1000 + key, &[&[B]]);
+        }
+        world.run(10_000);
+        let tried = world.log.len();
+        world.client.network_changed();
+        world.run(10_002);
+        assert_eq!(world.urls()[tried..], [A], "one asks for all, and who is busy is left alone");
+        world.host("a.example", every(1800));
+        world.client.network_changed();
+        world.run(10_010);
+        assert_eq!(world.log.len(), tried + 101);
+    }
+
+    #[test]
+    fn addresses_that_are_others_are_told_once_and_not_before_the_min_interval() {
+        let mut world = World::new();
+        world.host("a.example", every(1800));
+        world.host("b.example", |_| {
+            (MS, Ok(Reply { interval: 1800, min_interval: Some(600), ..Reply::default() }))
+        });
+        world.host("c.example", refusing(Retry::Never));
+        for key in 0..100 {
+            world.insert(key, &[&[A]]);
+        }
+        world.insert(1000, &[&[B]]);
+        world.insert(2000, &[&[C]]);
+        world.run(100);
+        assert_eq!(world.log.len(), 102);
+        world.client.readdressed(world.now);
+        world.run(102);
+        assert_eq!(world.log.len(), 202);
+        assert!(world.log[102..].iter().all(|(_, url, event, _)| url == A && *event == Event::None));
+        world.run(700);
+        assert_eq!(world.log.len(), 203);
+        assert!((600.0..602.0).contains(&world.log[202].0) && world.log[202].3 == 1000);
+        assert_eq!(
+            world.client.hosts.deadline(),
+            world.client.hosts.deadline().max(Some(1700)),
+            "then as ever"
+        );
+    }
+
+    #[test]
     fn warnings_are_shown_until_they_are_not_repeated() {
         let mut world = World::new();
         let mut warnings = vec![None, Some("old client".to_owned())];
@@ -1324,35 +1448,29 @@ mod tests {
 
     #[test]
     fn what_a_reply_leaves_out_is_asked_for_rarely_and_for_many_torrents_at_once() {
-        let mut world = World::new();
-        let some = |number| Some(number);
-        let full = Counts { seeds: some(1), leechers: some(2), downloads: some(3) };
-        for (said, most) in [
-            (Counts::default(), 100_000 / 3600),
-            (Counts { downloads: None, ..full }, 1 + 100_000 / (24 * 3600)),
-            (full, 0),
-        ] {
+        const DAY: u64 = 24 * 3600;
+        let full = Counts { seeds: Some(1), leechers: Some(2), downloads: Some(3) };
+        for (said, times) in
+            [(Counts::default(), 12..=24), (Counts { downloads: None, ..full }, 1..=1), (full, 0..=0)]
+        {
+            let mut world = World::new();
             world.host("a.example", telling(said));
-            for key in 0..100 {
-                world.insert(key, &[&[A]]);
-            }
-            let mut asked = 0;
-            for second in (0..100_000).step_by(600) {
-                let begun = world.secs() as u64;
-                world.run(begun + 600);
+            (0..100).for_each(|key| world.insert(key, &[&[A]]));
+            let (mut scrapes, mut torrents) = (0, 0);
+            for end in (600..DAY).step_by(600) {
+                world.run(end);
                 while let Some(scrape) = world.client.poll_scrape(host_of(&world, 0)) {
                     assert_eq!(scrape.url.as_str(), "http://a.example/scrape");
                     assert!(world.client.poll_scrape(scrape.host).is_none(), "one at a time");
-                    asked += scrape.torrents.len();
-                    assert!(scrape.torrents.len() >= 100 % MAX_SCRAPE && scrape.torrents.len() <= MAX_SCRAPE);
+                    scrapes += 1;
+                    torrents += scrape.torrents.len();
                     let counts = vec![full; scrape.torrents.len()];
                     world.client.scraped(&scrape, Ok(&counts), world.now);
                 }
-                assert!(second > 0 || said == full || asked == 100);
             }
-            assert!(asked <= 100 * most && (most == 0 || asked >= 100), "{asked}");
+            assert!(times.contains(&(torrents / 100)) && torrents % 100 == 0, "{torrents} for {said:?}");
+            assert!(scrapes * MAX_SCRAPE / 2 <= torrents, "{scrapes} scrapes for {torrents}");
             assert!((0..100).all(|key| world.client.status(key, world.now)[0].counts == full));
-            (0..100).for_each(|key| world.client.remove(key, world.now));
         }
     }
 
