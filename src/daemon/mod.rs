@@ -124,7 +124,9 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let now = Instant::now();
     let port = listeners::addresses_of(&bound).first().map_or(0, SocketAddr::port);
     let seed = random();
-    let session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
+    let mut session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
+    // Our id tells most of the seed.
+    session.set_secret(random());
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
