@@ -43,6 +43,15 @@
 //! 4. The storage thread compares the files with the record (`Job::Check`) and hashes what is not on it (`Job::Verify`).
 //! 5. [`session::Session::poll`] hands out the announce; [`tracker::client::Client`] decides when and to whom.
 //!
+//! # A cable is plugged in
+//!
+//! 1. [`net::io::changes::Changes`] hears of it from the kernel and gathers what comes with it; the daemon looks at
+//!    [`net::io::interfaces`].
+//! 2. Listening sockets, TCP and UDP, follow the addresses of the configuration; [`lpd::io::Links`] opens a socket on the
+//!    link, and neighbours are told.
+//! 3. [`net::ours::Ours`] decides whether it is news: what could not be reached is tried again, and trackers are told
+//!    if we are elsewhere now.
+//!
 //! # A block is fetched
 //!
 //! 1. A check leaves pieces missing: the storage thread says whether the disk can be written to (`Job::Prepare`), and

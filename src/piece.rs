@@ -44,6 +44,9 @@ impl PieceIndex {
 }
 
 impl Lengths {
+    /// Of a torrent of which that is not known.
+    pub const NOTHING: Lengths = Lengths { total: 0, piece: NonZeroU32::MIN };
+
     /// `None` where the number of pieces would not fit an index (BEP 3 has 32 bits).
     pub fn new(total: u64, piece: NonZeroU32) -> Option<Lengths> {
         u32::try_from(total.div_ceil(u64::from(piece.get()))).ok()?;

@@ -24,6 +24,8 @@ mod disk;
 mod foes;
 #[path = "swarm/ledger.rs"]
 mod ledger;
+#[path = "swarm/magnets.rs"]
+mod magnets;
 #[path = "swarm/mesh.rs"]
 mod mesh;
 #[path = "swarm/mirrors.rs"]
@@ -32,6 +34,8 @@ mod mirrors;
 mod net;
 #[path = "swarm/node.rs"]
 mod node;
+#[path = "swarm/pex.rs"]
+mod pex;
 #[path = "swarm/remote.rs"]
 mod remote;
 #[path = "swarm/serving.rs"]

@@ -251,9 +251,12 @@ fn table(text: &mut String, torrents: &[TorrentStatus]) {
     };
     row(["SIZE", "HAVE", "LEFT", "PEERS", "DOWN", "UP", "SENT", "STATE", "NAME"]);
     for torrent in torrents {
+        // Of what only a link names nothing is known.
+        let is_known = torrent.state != State::FetchingMetadata;
+        let known = |text: String| if is_known { text } else { String::new() };
         row([
-            &bytes(torrent.size),
-            &percent(torrent.have, torrent.size),
+            &known(bytes(torrent.size)),
+            &known(percent(torrent.have, torrent.size)),
             &torrent.eta.map_or(String::new(), clock),
             &torrent.peers.to_string(),
             &rate(torrent.down_rate),
@@ -290,8 +293,10 @@ fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
         "state",
         torrent.reason.as_ref().map_or(state.clone(), |reason| format!("{state}: {}", escaped(reason))),
     );
-    field("size", format!("{} ({} bytes)", bytes(torrent.size), torrent.size));
-    field("have", format!("{} ({})", bytes(torrent.have), percent(torrent.have, torrent.size)));
+    if torrent.state != State::FetchingMetadata {
+        field("size", format!("{} ({} bytes)", bytes(torrent.size), torrent.size));
+        field("have", format!("{} ({})", bytes(torrent.have), percent(torrent.have, torrent.size)));
+    }
     field("up", format!("{} ({} in all)", rate(torrent.up_rate), bytes(torrent.up_total)));
     field("down", format!("{} ({} in all)", rate(torrent.down_rate), bytes(torrent.down_total)));
     if !torrent.trackers.is_empty() {

@@ -25,7 +25,7 @@ pub use entry::Error;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Every key, in the order of `config/meshseed.toml`.
-const KEYS: [&str; 38] = [
+const KEYS: [&str; 40] = [
     "torrents",
     "data",
     "layout",
@@ -36,6 +36,7 @@ const KEYS: [&str; 38] = [
     "peers",
     "listen.port",
     "listen.addresses",
+    "listen.interfaces",
     "limits.upload",
     "limits.download",
     "limits.local-upload",
@@ -61,13 +62,15 @@ const KEYS: [&str; 38] = [
     "lpd.interfaces",
     "lpd.hops",
     "seed.superseed",
+    "pex.enabled",
     "webseeds.enabled",
     "log.to",
     "log.level",
 ];
 
 /// The sections among them.
-const SECTIONS: [&str; 9] = ["listen", "limits", "disk", "trackers", "dht", "lpd", "seed", "webseeds", "log"];
+const SECTIONS: [&str; 10] =
+    ["listen", "limits", "disk", "trackers", "dht", "lpd", "seed", "pex", "webseeds", "log"];
 
 /// The configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +105,8 @@ pub struct Config {
     pub lpd: Lpd,
     /// `[seed]`
     pub seed: Seed,
+    /// `[pex]`
+    pub pex: Pex,
     /// `[webseeds]`
     pub webseeds: WebSeeds,
     /// `[log]`
@@ -126,8 +131,10 @@ pub enum SaveAs {
 pub struct Listen {
     /// The ports that are tried, in this order; `0..=0`: whatever the system gives.
     pub port: RangeInclusive<u16>,
-    /// Empty: every address of both families.
+    /// Those of them that are ours at the time. Empty, and no interfaces: every address of both families.
     pub addresses: Vec<IpAddr>,
+    /// By name: all addresses that they have at the time.
+    pub interfaces: Vec<String>,
 }
 
 /// What is refused rather than exceeded. A rate of 0 is no limit.
@@ -221,6 +228,13 @@ pub struct Seed {
     pub superseed: bool,
 }
 
+/// Peer exchange (BEP 11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pex {
+    /// Whether peers tell each other of peers.
+    pub enabled: bool,
+}
+
 /// Web servers that have a torrent's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WebSeeds {
@@ -257,7 +271,7 @@ impl Default for Config {
             control: PathBuf::from("/var/run/meshseed/control.sock"),
             user: None,
             peers: Vec::new(),
-            listen: Listen { port: 6881..=6889, addresses: Vec::new() },
+            listen: Listen { port: 6881..=6889, addresses: Vec::new(), interfaces: Vec::new() },
             limits: Limits {
                 upload: 0,
                 download: 0,
@@ -284,6 +298,7 @@ impl Default for Config {
             },
             lpd: Lpd { enabled: true, interfaces: Vec::new(), hops: 1 },
             seed: Seed { superseed: false },
+            pex: Pex { enabled: true },
             webseeds: WebSeeds { enabled: true },
             log: Log { to: LogTo::Syslog, level: LevelFilter::Info },
         }
@@ -381,11 +396,14 @@ impl Config {
         );
         line(
             "listen.addresses",
-            if self.listen.addresses.is_empty() {
-                "all".to_owned()
-            } else {
-                list(self.listen.addresses.iter())
+            match &self.listen {
+                listen if listen.is_everywhere() => "all".to_owned(),
+                listen => or_none(&listen.addresses),
             },
+        );
+        line(
+            "listen.interfaces",
+            if self.listen.is_everywhere() { "all".to_owned() } else { or_none(&self.listen.interfaces) },
         );
         let limits = &self.limits;
         line("limits.upload", rate_text(limits.upload));
@@ -420,6 +438,7 @@ impl Config {
         );
         line("lpd.hops", self.lpd.hops.to_string());
         line("seed.superseed", yes_or_no(self.seed.superseed));
+        line("pex.enabled", yes_or_no(self.pex.enabled));
         line("webseeds.enabled", yes_or_no(self.webseeds.enabled));
         line("log.to", if self.log.to == LogTo::Syslog { "syslog" } else { "stderr" }.to_owned());
         line("log.level", self.log.level.as_str().to_ascii_lowercase());
@@ -468,6 +487,7 @@ impl Config {
                 })?;
                 self.listen.addresses = texts.iter().filter_map(|text| text.parse().ok()).collect();
             }
+            "listen.interfaces" => self.listen.interfaces = entry.list(interface)?,
             "limits.upload" => self.limits.upload = entry.rate()?,
             "limits.download" => self.limits.download = entry.rate()?,
             "limits.local-upload" => self.limits.local_upload = entry.rate()?,
@@ -503,6 +523,7 @@ impl Config {
             "lpd.interfaces" => self.lpd.interfaces = entry.list(interface)?,
             "lpd.hops" => self.lpd.hops = u8::try_from(entry.count(1..=255)?).unwrap_or(u8::MAX),
             "seed.superseed" => self.seed.superseed = entry.flag()?,
+            "pex.enabled" => self.pex.enabled = entry.flag()?,
             "webseeds.enabled" => self.webseeds.enabled = entry.flag()?,
             "log.to" => {
                 self.log.to = entry.choice(&[("syslog", LogTo::Syslog), ("stderr", LogTo::Stderr)])?
@@ -560,6 +581,13 @@ impl RequireMount {
     }
 }
 
+impl Listen {
+    /// On every address of both families.
+    pub fn is_everywhere(&self) -> bool {
+        self.addresses.is_empty() && self.interfaces.is_empty()
+    }
+}
+
 impl FromStr for Listen {
     type Err = String;
 
@@ -569,10 +597,10 @@ impl FromStr for Listen {
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = ports(port).ok_or_else(wrong)?;
         if host.is_empty() {
-            return Ok(Listen { port, addresses: Vec::new() });
+            return Ok(Listen { port, addresses: Vec::new(), interfaces: Vec::new() });
         }
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        Ok(Listen { port, addresses: vec![bare.parse().map_err(|_| wrong())?] })
+        Ok(Listen { port, addresses: vec![bare.parse().map_err(|_| wrong())?], interfaces: Vec::new() })
     }
 }
 
@@ -580,8 +608,8 @@ fn list(items: impl Iterator<Item = impl Display>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn or_none(items: &[String]) -> String {
-    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+fn or_none(items: &[impl Display]) -> String {
+    if items.is_empty() { "none".to_owned() } else { list(items.iter()) }
 }
 
 fn rate_text(rate: u64) -> String {
@@ -687,6 +715,7 @@ mod tests {
             peers = ["10.0.0.1:6881", "[fe80::1%br-lan]:1", "node.mesh:80"]
             listen.port = 7000
             listen.addresses = ["127.0.0.1", "::1"]
+            listen.interfaces = ["br-lan"]
             limits = { upload = "1.5M", download = "2M", local-upload = "50k", local-download = 7, local = ["on-link", "10.0.0.0/8", "fd00::1"], peers = 1,
               peers-per-torrent = 2, uploads = 3, uploads-per-torrent = 4, open-files = 5, dials-per-second = 6,
               memory = "2.5M" }
@@ -696,6 +725,7 @@ mod tests {
             dht = { enabled = false, bootstrap = ["10.0.0.1:6881", "dht.mesh:1"], read-only = true, router = true }
             lpd = { enabled = false, interfaces = ["br-lan", "wg0"], hops = 3 }
             seed.superseed = true
+            pex.enabled = false
             webseeds.enabled = false
             log.to = "stderr"
             log.level = "debug"
@@ -714,6 +744,7 @@ mod tests {
             listen: Listen {
                 port: 7000..=7000,
                 addresses: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
+                interfaces: vec!["br-lan".into()],
             },
             limits: Limits {
                 upload: 1_500_000,
@@ -742,6 +773,7 @@ mod tests {
             },
             lpd: Lpd { enabled: false, interfaces: vec!["br-lan".into(), "wg0".into()], hops: 3 },
             seed: Seed { superseed: true },
+            pex: Pex { enabled: false },
             webseeds: WebSeeds { enabled: false },
             log: Log { to: LogTo::Stderr, level: LevelFilter::Debug },
         };
@@ -807,6 +839,7 @@ mod tests {
             ),
             ("listen.port", &["\"\"", "70000", "\"9-8\"", "\"0-9\"", "\"+5\"", "-1", "\"1-2-3\"", "true"]),
             ("listen.addresses", &["[\"localhost\"]", "[\"10.0.0.0/8\"]"]),
+            ("listen.interfaces", &["[\"br lan\"]", "\"lan\""]),
             (
                 "limits.upload",
                 &[

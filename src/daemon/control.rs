@@ -64,7 +64,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed().as_secs(),
             watched: self.config.borrow().torrents.iter().map(|path| path.display().to_string()).collect(),
-            listen: self.listening.borrow().addresses.iter().map(SocketAddr::to_string).collect(),
+            listen: self.listeners.addresses().iter().map(SocketAddr::to_string).collect(),
             lpd_interfaces: self.links.names(),
             dht: session.dht_counts().map(|counts| DhtStatus {
                 nodes: counts.nodes,
@@ -164,7 +164,7 @@ impl Daemon {
             file: torrent.file().display().to_string(),
             data: torrent.place.data.display().to_string(),
             state: torrent.state,
-            reason: Some(torrent.reason.to_string()).filter(|reason| !reason.is_empty()),
+            reason: reason(torrent),
             size,
             have,
             checked: torrent.checking.as_ref().map(|checking| checking.hashed),
@@ -186,12 +186,13 @@ impl Daemon {
         let status = self.status();
         let counts = &status.torrents;
         log::info!(
-            "status: up {} s, {} seeding, {} downloading, {} checking, {} queued, {} incomplete, {} waiting, {} paused, {} \
+            "status: up {} s, {} seeding, {} downloading, {} fetching metadata, {} checking, {} queued, {} incomplete, {} waiting, {} paused, {} \
              in error, {} files refused, {} peers, {} bytes/s up, {} bytes sent, {} bytes/s down, {} bytes received, {} \
              KiB of memory",
             status.uptime,
             counts.seeding,
             counts.downloading,
+            counts.fetching_metadata,
             counts.checking,
             counts.queued,
             counts.incomplete,
@@ -221,6 +222,17 @@ impl Daemon {
                 crate::log::escaped(&torrent.reason),
             );
         }
+    }
+}
+
+/// Why a torrent does no more, or how far its metadata has come.
+fn reason(torrent: &Torrent) -> Option<String> {
+    let missing = torrent.metadata.as_ref().filter(|_| torrent.state == State::FetchingMetadata);
+    let progress = missing.map(|missing| missing.gathering.progress());
+    match progress {
+        _ if !torrent.reason.is_empty() => Some(torrent.reason.to_string()),
+        Some((came, all)) if all > 0 => Some(format!("{came} of {all} pieces of its metadata are here")),
+        _ => None,
     }
 }
 

@@ -10,7 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::{Daemon, host_and_port};
+use super::Daemon;
+use super::links::host_and_port;
 use crate::net::Family;
 use crate::session::Session;
 
@@ -54,19 +55,20 @@ impl Daemon {
         if self.begin.resolving.replace(true) {
             return;
         }
-        let mut nodes: Vec<String> = self.config.borrow().dht.bootstrap.clone();
-        nodes.extend(self.begin.nodes.borrow().iter().map(|(host, port)| format!("[{host}]:{port}")));
+        let mut nodes: Vec<(String, u16)> =
+            self.config.borrow().dht.bootstrap.iter().map(|node| host_and_port(node)).collect();
+        nodes.extend(self.begin.nodes.borrow().iter().cloned());
         // A name may take its time.
-        nodes.sort_by_key(|node| host_and_port(node).0.parse::<IpAddr>().is_err());
-        for node in nodes {
-            match self.resolve(&node).await {
+        nodes.sort_by_key(|(host, _)| host.parse::<IpAddr>().is_err());
+        for (host, port) in nodes {
+            match self.resolve(&host, port).await {
                 Ok(addresses) => {
                     let mut session = self.house.session.borrow_mut();
                     addresses.into_iter().for_each(|addr| session.dht_contact(addr, Instant::now()));
                     drop(session);
                     self.house.kick();
                 }
-                Err(error) => log::debug!("DHT node {node}: {error}"),
+                Err(error) => log::debug!("DHT node {host}: {error}"),
             }
         }
         self.begin.resolving.set(false);

@@ -7,14 +7,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Daemon;
-use super::start::local_prefixes;
 use crate::clock::time_of_day;
 use crate::config::{Config, SaveAs};
 use crate::ident::Ident;
+use crate::metainfo::InfoHash;
+use crate::metainfo::Summary;
+use crate::metainfo::magnet::ranges;
 use crate::session::Session;
-use crate::storage::io::{Job, Loaded, Place};
-use crate::watch::{Change, Watch};
-use std::net::SocketAddr;
+use crate::storage::io::{Job, Kept, Linked, Loaded, Place};
+use crate::torrent::TorrentKey;
+use crate::watch::{Change, Watch, is_magnet};
+
+/// What a file of a watched directory says.
+pub(super) enum Read {
+    /// A .torrent.
+    Torrent(Box<Loaded>),
+    /// A .magnet.
+    Link(Box<Linked>),
+}
 
 /// A file that was half-written is looked at again after this long.
 const HALF_WRITTEN: Duration = Duration::from_secs(2);
@@ -28,26 +38,10 @@ impl Daemon {
         }
         let roots: Arc<[_]> = self.config.borrow().torrents.clone().into();
         let known = self.watch.borrow().fingerprint();
-        self.refresh_links();
+        self.look_at_network();
         let mut session = self.house.session.borrow_mut();
         session.submit(Job::Scan { roots, known });
         session.set_clock(time_of_day(SystemTime::now()), Instant::now());
-    }
-
-    /// Which prefixes are on our links changes as interfaces come and go.
-    pub(super) fn refresh_links(&self) {
-        let interfaces = crate::net::io::interfaces().unwrap_or_default();
-        let local = local_prefixes(&self.config.borrow(), &interfaces);
-        let port = self.listening.borrow().addresses.first().map_or(0, SocketAddr::port);
-        let elsewhere = interfaces.iter().filter(|interface| !interface.loopback);
-        let own = elsewhere.map(|interface| SocketAddr::new(interface.address, port)).collect();
-        self.house.session.borrow_mut().set_local(local, own);
-        let lpd = &self.config.borrow().lpd;
-        let listening = self.listening.borrow();
-        // Whom nobody reaches calls nobody.
-        let listen = if lpd.enabled { &listening.addresses[..] } else { &[] };
-        let wanted = crate::lpd::io::wanted(&interfaces, &lpd.interfaces, listen, lpd.hops);
-        self.links.update(&self.house, &wanted);
     }
 
     /// Files of a scan to be read, lowest path first; with none to read the round is over.
@@ -55,46 +49,55 @@ impl Daemon {
         let mut session = self.house.session.borrow_mut();
         self.loading.set(self.loading.get() + paths.len());
         for path in paths {
-            session.submit(Job::Load { path });
+            session.submit(read(path));
         }
         if self.loading.get() == 0 {
             self.settle(&mut session, now);
         }
     }
 
-    /// A .torrent has been read.
+    /// A .torrent or .magnet has been read.
     pub(super) fn loaded(
-        &self,
+        self: &Rc<Daemon>,
         session: &mut Session,
         path: Arc<Path>,
         ident: Ident,
-        result: Result<Box<Loaded>, String>,
+        result: Result<Read, String>,
         now: Instant,
     ) {
         self.loading.set(self.loading.get().saturating_sub(1));
-        let named = result.as_ref().map(|loaded| loaded.summary.info_hash).map_err(String::clone);
+        let named = result.as_ref().map(Read::info_hash).map_err(String::clone);
         let changes = self.watch.borrow_mut().loaded(&path, ident, named);
         let mut loaded = result.ok();
+        let peers = loaded.as_mut().and_then(Read::take_peers);
         for change in changes {
             match &change {
                 Change::Added { .. } => {
                     if let Some(loaded) = loaded.take() {
-                        self.insert(session, *loaded, path.clone(), ident, now);
+                        self.insert(session, loaded, path.clone(), ident, now);
                     }
                 }
                 Change::Restarted { info_hash, .. } => {
                     session.remove(*info_hash, now);
                     if let Some(loaded) = loaded.take() {
-                        self.insert(session, *loaded, path.clone(), ident, now);
+                        self.insert(session, loaded, path.clone(), ident, now);
                     }
                 }
-                Change::Moved { info_hash, .. } => {
-                    let tiers = loaded.take().map(|loaded| loaded.summary.trackers).unwrap_or_default();
-                    session.moved(*info_hash, path.clone(), ident, tiers, now);
+                Change::Moved { info_hash, from, .. } => {
+                    if let Some(loaded) = loaded.take() {
+                        self.moved(session, loaded, path.clone(), ident, now);
+                    }
+                    if is_magnet(from) && !is_magnet(&path) {
+                        // What is kept of the link is of no more use.
+                        session.submit(Job::Discard { info_hash: *info_hash, beside: None });
+                    }
                 }
                 _ => {}
             }
             report(&change);
+        }
+        if let Some((info_hash, peers)) = peers {
+            self.house.spawn(self.clone().find_named_peers(info_hash, peers));
         }
         if self.loading.get() == 0 {
             self.settle(session, now);
@@ -105,14 +108,25 @@ impl Daemon {
     fn settle(&self, session: &mut Session, now: Instant) {
         let (changes, again) = self.watch.borrow_mut().settle();
         for change in &changes {
-            if let Change::Removed { info_hash, .. } = change {
-                session.remove(*info_hash, now);
+            match change {
+                Change::Removed { info_hash, path } => {
+                    session.remove(*info_hash, now);
+                    if is_magnet(path) {
+                        session.submit(Job::Discard { info_hash: *info_hash, beside: None });
+                    }
+                }
+                Change::Spent { info_hash, torrent } => {
+                    session.submit(Job::Discard { info_hash: *info_hash, beside: Some(torrent.clone()) });
+                    // Without inotify the regular scan would be what sees it gone.
+                    session.rescan_by(now + HALF_WRITTEN);
+                }
+                _ => {}
             }
             report(change);
         }
         if !again.is_empty() {
             self.loading.set(again.len());
-            again.into_iter().for_each(|path| session.submit(Job::Load { path }));
+            again.into_iter().for_each(|path| session.submit(read(path)));
             return;
         }
         self.scanning.set(false);
@@ -124,17 +138,120 @@ impl Daemon {
         }
     }
 
-    fn insert(&self, session: &mut Session, loaded: Loaded, torrent: Arc<Path>, ident: Ident, now: Instant) {
-        let mut place = place(&self.config.borrow(), &loaded, torrent, ident);
-        // Most torrents have one root: it is kept once.
+    fn insert(&self, session: &mut Session, read: Read, path: Arc<Path>, ident: Ident, now: Instant) {
+        match read {
+            Read::Torrent(loaded) => {
+                let (summary, place) = self.known(session, *loaded, &path, path.clone(), ident, now);
+                session.insert(summary, place, now);
+            }
+            Read::Link(linked) => {
+                let Linked { link, kept, record } = *linked;
+                if !link.select.is_empty() {
+                    let files = ranges(&link.select);
+                    log::info!("{}: the link selects the files {files}: all are fetched", path.display());
+                }
+                match kept {
+                    Some(Kept { path: torrent, ident, loaded }) => {
+                        let named = path.with_extension("torrent");
+                        let (summary, place) = self.known(session, loaded, &named, torrent, ident, now);
+                        session.insert(summary, place, now);
+                    }
+                    None => {
+                        let place = self.place_of_link(path, ident);
+                        session.insert_magnet(link, place, record.as_deref(), now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A torrent has another file now.
+    fn moved(&self, session: &mut Session, read: Read, path: Arc<Path>, ident: Ident, now: Instant) {
+        let info_hash = read.info_hash();
+        match read {
+            Read::Torrent(loaded) => {
+                let (summary, place) = self.known(session, *loaded, &path, path.clone(), ident, now);
+                let tiers = summary.trackers.clone();
+                if !session.learn(summary, place, now) {
+                    session.moved(info_hash, path, ident, tiers, now);
+                }
+            }
+            Read::Link(linked) => {
+                let unknown = session.key(info_hash).and_then(|key| session.torrent(key)?.metadata.as_ref());
+                match linked.kept {
+                    Some(kept) => {
+                        let tiers = kept.loaded.summary.trackers;
+                        session.moved(info_hash, kept.path, kept.ident, tiers, now);
+                    }
+                    None if unknown.is_some() => {
+                        let tiers = linked.link.trackers.into_iter().map(|url| vec![url]).collect();
+                        session.moved(info_hash, path, ident, tiers, now);
+                    }
+                    None => {
+                        // Its .torrent is gone: it begins again with the link.
+                        session.remove(info_hash, now);
+                        self.insert(session, Read::Link(linked), path, ident, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The metadata of a link has become a .torrent.
+    pub(super) fn kept(&self, session: &mut Session, key: u32, kept: Kept, now: Instant) {
+        let Kept { path, ident, loaded } = kept;
+        let info_hash = loaded.summary.info_hash;
+        match session.torrent(TorrentKey(key)).map(|torrent| torrent.place.torrent.clone()) {
+            Some(link) if is_magnet(&link) => {
+                let named = link.with_extension("torrent");
+                let (summary, place) = self.known(session, loaded, &named, path, ident, now);
+                session.learn(summary, place, now);
+            }
+            // It came by another way meanwhile.
+            Some(_) => {}
+            None => session.submit(Job::Discard { info_hash, beside: None }),
+        }
+    }
+
+    /// What the session hears of a .torrent, and where that and its data lie. The nodes that it names are known from now on.
+    fn known(
+        &self,
+        session: &mut Session,
+        mut loaded: Loaded,
+        named: &Path,
+        torrent: Arc<Path>,
+        ident: Ident,
+        now: Instant,
+    ) -> (Summary, Place) {
+        let place = self.place(&loaded, named, torrent, ident);
+        self.nodes_named(session, std::mem::take(&mut loaded.summary.nodes), now);
+        (loaded.summary, place)
+    }
+
+    /// Where a torrent and its data lie; `named` is the path by whose name the layout goes.
+    fn place(&self, loaded: &Loaded, named: &Path, torrent: Arc<Path>, ident: Ident) -> Place {
+        let mut place = place(&self.config.borrow(), loaded, named, torrent, ident);
+        self.share_root(&mut place);
+        place
+    }
+
+    /// Where the data of a link lies is not known: below the data root.
+    fn place_of_link(&self, torrent: Arc<Path>, ident: Ident) -> Place {
+        let beside = torrent.parent().unwrap_or(Path::new("/"));
+        let root: Arc<Path> = self.config.borrow().data.as_deref().unwrap_or(beside).into();
+        let mut place =
+            Place { torrent, ident, data: root.clone(), other: None, root, kept: false, sidecar: false };
+        self.share_root(&mut place);
+        place
+    }
+
+    /// Most torrents have one root: it is kept once.
+    fn share_root(&self, place: &mut Place) {
         let mut last = self.last_root.borrow_mut();
         match &*last {
             Some(root) if *root == place.root => place.root = root.clone(),
             _ => *last = Some(place.root.clone()),
         }
-        let mut summary = loaded.summary;
-        self.nodes_named(session, std::mem::take(&mut summary.nodes), now);
-        session.insert(summary, place, now);
     }
 
     /// Drops all torrents; the next scan takes them as new.
@@ -162,17 +279,38 @@ fn report(change: &Change) {
     log::log!(change.level(), "{change}");
 }
 
+impl Read {
+    fn info_hash(&self) -> InfoHash {
+        match self {
+            Read::Torrent(loaded) => loaded.summary.info_hash,
+            Read::Link(linked) => linked.link.info_hash,
+        }
+    }
+
+    /// The peers that a link names.
+    fn take_peers(&mut self) -> Option<(InfoHash, Vec<(String, u16)>)> {
+        let Read::Link(linked) = self else { return None };
+        let peers = std::mem::take(&mut linked.link.peers);
+        (!peers.is_empty()).then_some((linked.link.info_hash, peers))
+    }
+}
+
+/// How a file is read.
+fn read(path: Arc<Path>) -> Job {
+    if is_magnet(&path) { Job::Link { path } } else { Job::Load { path } }
+}
+
 /// Where a torrent and its data lie, by the layout of the configuration or the sidecar beside it.
-fn place(config: &Config, loaded: &Loaded, torrent: Arc<Path>, ident: Ident) -> Place {
+fn place(config: &Config, loaded: &Loaded, named: &Path, torrent: Arc<Path>, ident: Ident) -> Place {
     let summary = &loaded.summary;
-    let beside = torrent.parent().unwrap_or(Path::new("/"));
+    let beside = named.parent().unwrap_or(Path::new("/"));
     if let Some(data) = &loaded.sidecar {
         let root = data.parent().unwrap_or(Path::new("/")).into();
         let data = data.as_path().into();
         return Place { torrent, ident, data, other: None, root, kept: false, sidecar: true };
     }
     let root = config.data.as_deref().unwrap_or(beside);
-    let data = config.layout.data_path(&torrent, &summary.name, summary.multi_file, config.data.as_deref());
+    let data = config.layout.data_path(named, &summary.name, summary.multi_file, config.data.as_deref());
     // Data that other programs left lies under the torrent's own name: it is taken where it is.
     let other =
         Some(root.join(&*summary.name)).filter(|other| config.layout == SaveAs::Auto && *other != data);

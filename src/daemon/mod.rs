@@ -5,13 +5,15 @@ mod control;
 mod dht;
 mod directories;
 pub mod house;
+mod links;
+mod listeners;
 mod start;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -26,8 +28,9 @@ use smol::Task;
 
 use crate::config::Config;
 use crate::lpd::io::Links;
+use crate::net::Family;
+use crate::net::io::Resolver;
 use crate::net::io::udp::Udp;
-use crate::net::io::{ResolveError, Resolver};
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
@@ -37,10 +40,10 @@ use crate::tracker::host::HostId;
 use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
 use crate::watch::Watch;
 use crate::watch::io::Hints;
+use directories::Read;
 pub use house::House;
-use start::{
-    StartError, drop_privileges, listen, low_bits, peer_id, raise_file_limit, random, settings, signals,
-};
+use listeners::Listeners;
+use start::{StartError, drop_privileges, low_bits, peer_id, raise_file_limit, random, settings, signals};
 
 /// After being told to stop we are gone by then, whatever a tracker does.
 const STOP_TIME: Duration = Duration::from_millis(4500);
@@ -70,7 +73,7 @@ pub struct Daemon {
     key: u32,
     reload: Reload,
     started: Instant,
-    listening: RefCell<Listening>,
+    listeners: Listeners,
     /// The last thing that went wrong, for the status.
     last_error: RefCell<String>,
     stopping: Cell<bool>,
@@ -82,6 +85,8 @@ pub struct Daemon {
     hints: Option<Hints>,
     /// Where neighbours are told and heard.
     links: Links,
+    /// Resolves the static peers.
+    finding: RefCell<Option<Task<()>>>,
     /// What the DHT begins with.
     begin: dht::Begin,
     /// Torrents were read or checked since memory was last given back.
@@ -98,20 +103,12 @@ pub struct Report {
     pub again: bool,
 }
 
-/// Where peers reach us.
-#[derive(Default)]
-struct Listening {
-    addresses: Vec<SocketAddr>,
-    /// One a socket, which is closed when it ends.
-    tasks: Vec<Task<()>>,
-}
-
 /// Runs until told to stop.
 pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(), StartError> {
     crate::sys::keep_little_memory();
     let signals = signals().map_err(|error| StartError(format!("signals: {error}")))?;
     raise_file_limit(&config);
-    let listeners = listen(&config)?;
+    let bound = listeners::bind(&config.listen, &crate::net::io::interfaces().unwrap_or_default())?;
     let control = match Control::bind(&config.control) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let path = config.control.display();
@@ -123,12 +120,14 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     };
     // Now, for a port below 1024 too.
     let udp = Rc::new(Udp::new());
-    udp.open(&addresses_of(&listeners));
+    udp.open(&listeners::addresses_of(&bound));
     drop_privileges(config.user.as_deref())?;
     let now = Instant::now();
-    let port = port_of(&listeners);
+    let port = listeners::addresses_of(&bound).first().map_or(0, SocketAddr::port);
     let seed = random();
-    let session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
+    let mut session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
+    // Our id tells most of the seed.
+    session.set_secret(random());
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
@@ -146,7 +145,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         key: low_bits(seed.rotate_right(17)),
         reload,
         started: now,
-        listening: RefCell::default(),
+        listeners: Listeners::default(),
         last_error: RefCell::default(),
         stopping: Cell::new(false),
         scanning: Cell::new(false),
@@ -154,13 +153,14 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         loading: Cell::new(0),
         hints: hints.ok(),
         links: Links::default(),
+        finding: RefCell::default(),
         begin: dht::Begin::default(),
         churned: Cell::new(false),
         last_root: RefCell::default(),
         config: RefCell::new(config),
     });
     daemon.set_disk();
-    daemon.listen(listeners);
+    daemon.listen(bound);
     match control {
         Ok(control) => {
             let daemon = daemon.clone();
@@ -177,8 +177,8 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.spawn(daemon.clone().heed(signals));
     house.spawn(daemon.clone().follow_storage());
     house.spawn(daemon.clone().follow_directories());
-    let static_peers = daemon.config.borrow().peers.clone();
-    house.spawn(daemon.clone().find_static_peers(static_peers));
+    house.spawn(daemon.clone().follow_network());
+    daemon.find_static_peers();
     house.session.borrow_mut().rescan_now(now);
     async_io::block_on(house.executor().run(daemon.clone().work()));
     // Tasks hold what they use, and some delete files when they end.
@@ -269,6 +269,7 @@ impl Daemon {
                 self.house.spawn(crate::webseed::io::fetch(self.house.clone(), self.resolver.clone(), fetch));
             }
             Job::Rescan => self.scan(),
+            Job::Reconnect => self.reconnect(),
             Job::Event(event) => tell(&event),
         }
     }
@@ -346,7 +347,6 @@ impl Daemon {
     fn announce_params(&self, totals: Totals) -> Params {
         let session = self.house.session.borrow();
         let settings = session.settings();
-        let listening = &self.listening.borrow().addresses;
         Params {
             peer_id: settings.peer_id,
             port: settings.port,
@@ -355,8 +355,8 @@ impl Daemon {
             downloaded: totals.downloaded,
             left: totals.left,
             partial: totals.partial,
-            v4: listening.iter().any(|addr| addr.is_ipv4() || addr.ip().is_unspecified()),
-            v6: listening.iter().any(SocketAddr::is_ipv6),
+            v4: self.listeners.has(Family::V4),
+            v6: self.listeners.has(Family::V6),
             patience: if self.stopping.get() { STOP_PATIENCE } else { PATIENCE },
         }
     }
@@ -379,7 +379,15 @@ impl Daemon {
                 Done::Loaded { path, ident, result } => {
                     self.churned.set(true);
                     let mut session = self.house.session.borrow_mut();
-                    self.loaded(&mut session, path, ident, result, now);
+                    self.loaded(&mut session, path, ident, result.map(Read::Torrent), now);
+                }
+                Done::Linked { path, ident, result } => {
+                    let mut session = self.house.session.borrow_mut();
+                    self.loaded(&mut session, path, ident, result.map(Read::Link), now);
+                }
+                Done::Kept { key, result: Ok(kept) } => {
+                    self.churned.set(true);
+                    self.kept(&mut self.house.session.borrow_mut(), key, *kept, now);
                 }
                 Done::Read { key, peer, file, result } => {
                     let result = result.map(|opened| {
@@ -416,77 +424,6 @@ impl Daemon {
 }
 
 impl Daemon {
-    fn listen(&self, listeners: Vec<Async<TcpListener>>) {
-        let mut listening = self.listening.borrow_mut();
-        listening.addresses = addresses_of(&listeners);
-        listening.addresses.iter().for_each(|address| log::info!("listening on {address}"));
-        self.house.udp.listen(&self.house, &listening.addresses);
-        self.set_dht_families(&mut self.house.session.borrow_mut());
-        for listener in listeners {
-            listening.tasks.push(self.house.task(crate::peer::io::listen(self.house.clone(), listener)));
-        }
-    }
-
-    /// Listens where the configuration says now; where that cannot be, as before.
-    async fn listen_elsewhere(self: Rc<Daemon>, old: Config) {
-        // Old and new may share a port, so the old sockets are closed first.
-        let before = self.listening.take();
-        for task in before.tasks {
-            task.cancel().await;
-        }
-        let wanted = listen(&self.config.borrow());
-        let listeners = wanted.or_else(|error| {
-            self.trouble(format!("{error}; listening as before"));
-            listen(&old)
-        });
-        match listeners {
-            Ok(listeners) => {
-                let mut session = self.house.session.borrow_mut();
-                let settings = Settings { port: port_of(&listeners), ..session.settings().clone() };
-                session.apply(settings, self.config.borrow().rescan, Instant::now());
-                drop(session);
-                self.listen(listeners);
-                self.refresh_links();
-            }
-            Err(error) => self.trouble(format!("{error}; no peer can reach us")),
-        }
-        self.house.kick();
-    }
-
-    /// Resolves the static peers of the configuration; names that fail are tried again until they are known, or the
-    /// configuration names others.
-    async fn find_static_peers(self: Rc<Daemon>, peers: Vec<String>) {
-        loop {
-            let mut found = Vec::new();
-            let mut missing = false;
-            for peer in &peers {
-                match self.resolve(peer).await {
-                    Ok(addresses) => found.extend(addresses),
-                    Err(error) => {
-                        missing = true;
-                        log::debug!("static peer {peer}: {error}");
-                    }
-                }
-            }
-            if self.config.borrow().peers != peers {
-                return;
-            }
-            self.house.session.borrow_mut().set_static_peers(found, Instant::now());
-            self.house.kick();
-            if !missing {
-                return;
-            }
-            Timer::after(RESOLVE_AGAIN).await;
-        }
-    }
-
-    /// The addresses of a `host:port` of the configuration.
-    async fn resolve(&self, peer: &str) -> Result<Vec<SocketAddr>, ResolveError> {
-        let (host, port) = host_and_port(peer);
-        let found = self.resolver.resolve(host).await?;
-        Ok(found.iter().map(|&ip| SocketAddr::new(ip, port)).collect())
-    }
-
     /// Tells a user at a terminal how it goes.
     async fn report(self: Rc<Daemon>, mut report: Report) {
         (report.tell)(&self.status());
@@ -542,7 +479,7 @@ impl Daemon {
             self.forget_all(&mut session, now);
         }
         session.apply(Settings { static_peers, ..settings(&config, port, id) }, config.rescan, now);
-        self.house.spawn(self.clone().find_static_peers(config.peers.clone()));
+        self.find_static_peers();
         if old.listen != config.listen {
             self.house.spawn(self.clone().listen_elsewhere(old));
         }
@@ -562,20 +499,6 @@ impl Daemon {
         log::warn!("{what}");
         *self.last_error.borrow_mut() = what;
     }
-}
-
-fn addresses_of(listeners: &[Async<TcpListener>]) -> Vec<SocketAddr> {
-    listeners.iter().filter_map(|listener| listener.get_ref().local_addr().ok()).collect()
-}
-
-/// A `host:port` of the configuration, which has been checked.
-fn host_and_port(peer: &str) -> (&str, u16) {
-    let (host, port) = peer.rsplit_once(':').unwrap_or((peer, ""));
-    (host.trim_start_matches('[').trim_end_matches(']'), port.parse().unwrap_or(0))
-}
-
-fn port_of(listeners: &[Async<TcpListener>]) -> u16 {
-    listeners.iter().find_map(|listener| Some(listener.get_ref().local_addr().ok()?.port())).unwrap_or(0)
 }
 
 /// The log line of an event.

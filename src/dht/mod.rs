@@ -187,6 +187,13 @@ struct Torrent {
     vain: u8,
 }
 
+impl Torrent {
+    /// The least goes first: the urgent ones for a while, not for ever.
+    fn turn(&self) -> u32 {
+        if self.urgent { self.due } else { self.due.saturating_add(INTERVAL_RARE / 4) }
+    }
+}
+
 /// A query on its way.
 #[derive(Debug)]
 struct Pending {
@@ -221,7 +228,7 @@ impl Side {
     }
 
     fn is_alive(&self) -> bool {
-        self.enabled && !self.table.contacts().is_empty()
+        self.enabled && self.table.good() > 0
     }
 
     /// What we send is our own business until a table is complete; from then on it is upkeep.
@@ -465,10 +472,10 @@ impl Node {
         }
     }
 
-    /// Nobody who is known, waits to be asked, or was asked just now.
+    /// Nobody who answers, waits to be asked, or was asked just now.
     fn is_news(&self, addr: SocketAddr, now: Instant) -> bool {
         dialable(addr, class(addr.ip()) == Class::Loopback)
-            && !self.side(addr).table.contains(addr)
+            && !self.side(addr).table.has_good(addr)
             && !self.contacts.iter().any(|candidate| candidate.addr == addr)
             && !self.rumours.contains(&addr)
             && !self.pending.iter().any(|pending| pending.to == addr)
@@ -511,3 +518,6 @@ impl Node {
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

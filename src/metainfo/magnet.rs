@@ -1,4 +1,4 @@
-//! Magnet links, both ways.
+//! Magnet links, both ways, and the .torrent that is made of one.
 //!
 //! Read first: BEP 9 ("magnet URI format"), 53 (`so`), 19 (`ws`); BEP 52 for `btmh`. Omits: links of other networks
 //! and links that name a v2 hash alone. Holds what the link says, each list bounded.
@@ -7,12 +7,16 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{InfoHash, Metainfo, hex, is_host, unhex, url};
+use crate::bencode::{Value, Writer};
 
 /// Bytes of a link: far more than a browser hands on.
-const MAX_LINK: usize = 64 * 1024;
+pub const MAX_LINK: usize = 64 * 1024;
 
 /// Trackers, web seeds, peers and file ranges, of each kind.
 const MAX_LIST: usize = 256;
+
+/// The key outside `info` by which a .torrent is known that was made of a magnet link.
+const MADE: &[u8] = b"meshseed-magnet";
 
 /// What a magnet link says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +48,58 @@ pub enum Error {
     BadHash,
     /// A v2 hash alone.
     V2Only,
+    /// A file with more than one link, or that is no text.
+    NotOne,
+}
+
+impl Magnet {
+    /// Of a file that holds a link, and maybe blank lines.
+    pub fn of_file(bytes: &[u8]) -> Result<Magnet, Error> {
+        let text = std::str::from_utf8(bytes).map_err(|_| Error::NotOne)?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
+        if text.contains(['\n', '\r']) { Err(Error::NotOne) } else { text.parse() }
+    }
+
+    /// The .torrent of a link and the pieces of the info dictionary that it names, each let go as it is copied.
+    pub fn torrent(&self, pieces: Vec<Box<[u8]>>) -> Vec<u8> {
+        let info: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let urls = self.trackers.iter().chain(&self.web_seeds).map(|url| url.len() + 16);
+        let mut out = Vec::with_capacity(info + urls.sum::<usize>() + 4096);
+        let mut pieces = Some(pieces);
+        Writer::new(&mut out).dict(|dict| {
+            if let [first, others @ ..] = &self.trackers[..] {
+                dict.bytes("announce", first);
+                if !others.is_empty() {
+                    dict.list("announce-list", |tiers| {
+                        self.trackers.iter().for_each(|url| tiers.list(|tier| tier.bytes(url)));
+                    });
+                }
+            }
+            dict.bytes("created by", concat!("meshseed/", env!("CARGO_PKG_VERSION")));
+            dict.entry("info", |value| {
+                pieces.take().into_iter().flatten().for_each(|piece| value.raw(&piece));
+            });
+            dict.int(MADE, 1);
+            if !self.web_seeds.is_empty() {
+                dict.list("url-list", |urls| self.web_seeds.iter().for_each(|url| urls.bytes(url)));
+            }
+        });
+        out
+    }
+}
+
+/// Ranges of files as `so` has them.
+pub fn ranges(ranges: &[(u32, u32)]) -> String {
+    let range = |(first, last): &(u32, u32)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    ranges.iter().map(range).collect::<Vec<_>>().join(",")
+}
+
+/// Whether a .torrent was made of a magnet link: then it goes with that.
+pub fn is_made(torrent: &[u8]) -> bool {
+    Value::parse_prefix(torrent).is_ok_and(|(value, _)| value.find(MADE).is_some())
 }
 
 impl From<&Metainfo> for Magnet {
@@ -140,11 +196,7 @@ impl fmt::Display for Magnet {
                 write!(f, "&x.pe={host}:{port}")?;
             }
         }
-        for (i, (first, last)) in self.select.iter().enumerate() {
-            f.write_str(if i == 0 { "&so=" } else { "," })?;
-            if first == last { write!(f, "{first}")? } else { write!(f, "{first}-{last}")? }
-        }
-        Ok(())
+        if self.select.is_empty() { Ok(()) } else { write!(f, "&so={}", ranges(&self.select)) }
     }
 }
 
@@ -157,6 +209,7 @@ impl fmt::Display for Error {
                 "`xt` holds no info-hash (40 hexadecimal or 32 base32 digits, or 1220 and 64 hexadecimal)"
             }
             Error::V2Only => "`xt` names a v2 info-hash alone: v2-only torrents are not supported yet",
+            Error::NotOne => "it does not hold one magnet link",
         })
     }
 }
@@ -321,6 +374,36 @@ mod tests {
         ] {
             assert_eq!(link.parse::<Magnet>(), Err(error), "{link}");
         }
+    }
+
+    #[test]
+    fn a_file_holds_one_link_and_no_more() {
+        let link = format!("magnet:?xt=urn:btih:{HEX}");
+        for text in [link.clone(), format!("\u{feff}\n {link}\r\n\r\n")] {
+            assert_eq!(Magnet::of_file(text.as_bytes()).unwrap().info_hash.to_string(), HEX);
+        }
+        assert_eq!(Magnet::of_file(format!("{link}\n{link}").as_bytes()), Err(Error::NotOne));
+        assert_eq!(Magnet::of_file(b"\xff"), Err(Error::NotOne));
+        assert_eq!(Magnet::of_file(b""), Err(Error::NoMagnet));
+    }
+
+    #[test]
+    fn a_torrent_made_of_a_link_has_its_trackers_and_web_seeds_and_says_what_it_is_made_of() {
+        let info = b"d6:lengthi3e4:name1:n12:piece lengthi16384e6:pieces20:aaaaaaaaaaaaaaaaaaaae";
+        let link = format!("magnet:?xt=urn:btih:{}", InfoHash::of(info));
+        for (query, tiers, seeds) in
+            [("", 0, 0), ("&tr=http://a/", 1, 0), ("&tr=http://a/&tr=udp://b/&ws=http://c/", 2, 1)]
+        {
+            let magnet: Magnet = format!("{link}{query}").parse().unwrap();
+            let pieces = info.chunks(16).map(Box::from).collect();
+            let bytes = magnet.torrent(pieces);
+            assert!(is_made(&bytes));
+            let torrent = super::super::parse(&bytes).unwrap();
+            assert_eq!(torrent.info_hash, magnet.info_hash);
+            assert_eq!((torrent.trackers.len(), torrent.trackers.concat()), (tiers, magnet.trackers));
+            assert_eq!((torrent.web_seeds.len(), torrent.warnings.len()), (seeds, 0));
+        }
+        assert!(!is_made(b"d4:infodee") && !is_made(b"nonsense"));
     }
 
     #[test]

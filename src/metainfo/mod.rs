@@ -115,6 +115,8 @@ pub struct Summary {
     pub lengths: Lengths,
     /// Offset of the piece hashes in the .torrent.
     pub hashes_at: u32,
+    /// Where the info dictionary lies in the .torrent.
+    pub info_at: Range<u32>,
     /// Peers from trackers alone.
     pub private: bool,
     /// A folder of files.
@@ -195,6 +197,7 @@ impl Metainfo {
             name: self.name.as_str().into(),
             lengths: self.lengths,
             hashes_at: self.hashes_at,
+            info_at: self.info_at.clone(),
             private: self.private,
             multi_file: self.multi_file,
             trackers: self.trackers.clone(),

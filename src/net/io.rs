@@ -1,7 +1,9 @@
 //! The network as the system tells it: names to addresses, and the addresses of our own interfaces.
 //!
-//! Omits: changes as they happen (netlink). Holds at most 256 names with their addresses.
-#![expect(clippy::disallowed_methods, reason = "I/O shell")]
+//! Changes as they happen are told by [`changes`]. Holds at most 256 names with their addresses.
+#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
+
+pub mod changes;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -116,6 +118,11 @@ impl Resolver {
     #[cfg(test)]
     pub(crate) fn teach(&self, host: &str, addresses: &[IpAddr]) {
         self.remember(host, Ok(addresses.into()));
+    }
+
+    /// The network is another: what did not resolve is asked for again, whatever was said of it.
+    pub fn forget_failures(&self) {
+        self.known.borrow_mut().retain(|_, known| known.addresses.is_ok());
     }
 
     fn recall(&self, host: &str) -> Option<Result<Box<[IpAddr]>, ResolveError>> {
@@ -271,6 +278,12 @@ mod tests {
             assert!(!error.to_string().contains("failed to lookup"), "{error}");
             let until = resolver.known.borrow()["no-such-name.invalid"].until;
             assert!(until <= Instant::now() + ABSENT);
+            resolver.teach("router.mesh", &["10.0.0.1".parse().unwrap()]);
+            resolver.forget_failures();
+            assert_eq!(
+                resolver.known.borrow().keys().map(|name| &**name).collect::<Vec<_>>(),
+                ["router.mesh"]
+            );
         });
     }
 

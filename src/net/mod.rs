@@ -8,8 +8,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+pub mod compact;
 pub mod datagram;
 pub mod io;
+pub mod ours;
 
 /// A range of addresses as `10.0.0.0/8` names it. IPv4 addresses in IPv6 clothes (`::ffff:0:0/96`) count as IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

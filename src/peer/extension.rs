@@ -1,7 +1,6 @@
 //! The handshake of the extension protocol: what a peer is, where it listens, and which extensions it speaks.
 //!
-//! Read first: BEP 10, then 21 (`upload_only`). Omits the extensions' own messages, and `metadata_size`, which a peer
-//! without the metadata would have to believe. A key whose value makes no sense counts as absent: clients have sent
+//! Read first: BEP 10, then 21 (`upload_only`). Omits the extensions' own messages. A key whose value makes no sense counts as absent: clients have sent
 //! odd ones for twenty years. Borrows from the message; holds nothing.
 
 use std::borrow::Cow;
@@ -11,6 +10,11 @@ use crate::bencode::{self, Value, Writer};
 
 /// The message id, below [`super::wire::Message::Extended`], of the handshake itself.
 pub const HANDSHAKE: u8 = 0;
+
+/// The ids by which we want to be sent the messages of extensions.
+pub const UT_PEX: u8 = 1;
+/// The same of BEP 54.
+pub const LT_DONTHAVE: u8 = 3;
 
 /// Bytes of a client's name that are kept: honest ones have less than half of that, and it is shown to people.
 pub const MAX_CLIENT: usize = 64;
@@ -36,6 +40,8 @@ pub struct Handshake<'a> {
     pub ipv6: Option<Ipv6Addr>,
     /// `reqq`: requests that the sender queues before it drops some.
     pub reqq: Option<u32>,
+    /// BEP 9: bytes of the metadata, where the sender has it.
+    pub metadata_size: Option<u32>,
     /// BEP 21: the sender will not download. Absent in most clients' handshakes.
     pub upload_only: bool,
 }
@@ -48,6 +54,8 @@ pub struct Ids {
     pub ut_metadata: Option<u8>,
     /// BEP 11
     pub ut_pex: Option<u8>,
+    /// BEP 54
+    pub lt_donthave: Option<u8>,
 }
 
 impl<'a> Handshake<'a> {
@@ -70,6 +78,7 @@ impl<'a> Handshake<'a> {
                     handshake.ipv6 =
                         value.as_bytes().and_then(|b| <[u8; 16]>::try_from(b).ok()).map(Ipv6Addr::from)
                 }
+                b"metadata_size" => handshake.metadata_size = number(value).filter(|size| *size > 0),
                 b"reqq" => handshake.reqq = number(value).filter(|requests| *requests > 0),
                 b"upload_only" => handshake.upload_only = value.as_int().is_some_and(|n| n != 0),
                 _ => {}
@@ -88,12 +97,18 @@ impl<'a> Handshake<'a> {
                 dict.bytes("ipv6", ipv6.octets());
             }
             dict.dict("m", |m| {
-                for (key, id) in [("ut_metadata", self.ids.ut_metadata), ("ut_pex", self.ids.ut_pex)] {
+                let Ids { ut_metadata, ut_pex, lt_donthave } = self.ids;
+                for (key, id) in
+                    [("lt_donthave", lt_donthave), ("ut_metadata", ut_metadata), ("ut_pex", ut_pex)]
+                {
                     if let Some(id) = id {
                         m.int(key, id.into());
                     }
                 }
             });
+            if let Some(size) = self.metadata_size {
+                dict.int("metadata_size", size.into());
+            }
             if let Some(port) = self.port {
                 dict.int("p", port.into());
             }
@@ -122,6 +137,7 @@ impl Ids {
             match key {
                 b"ut_metadata" => ids.ut_metadata = number(value),
                 b"ut_pex" => ids.ut_pex = number(value),
+                b"lt_donthave" => ids.lt_donthave = number(value),
                 _ => {}
             }
         }
@@ -132,6 +148,7 @@ impl Ids {
     pub fn update(&mut self, later: Ids) {
         self.ut_metadata = later.ut_metadata.or(self.ut_metadata);
         self.ut_pex = later.ut_pex.or(self.ut_pex);
+        self.lt_donthave = later.lt_donthave.or(self.lt_donthave);
     }
 }
 
@@ -163,13 +180,14 @@ mod tests {
 
     fn full() -> Handshake<'static> {
         Handshake {
-            ids: Ids { ut_metadata: Some(3), ut_pex: Some(1) },
+            ids: Ids { ut_metadata: Some(3), ut_pex: Some(1), lt_donthave: Some(7) },
             port: Some(6881),
             client: Some("meshseed 0.1".into()),
             your_ip: Some(IpAddr::from([10, 1, 2, 3])),
             ipv4: Some(Ipv4Addr::new(10, 0, 0, 1)),
             ipv6: Some(Ipv6Addr::LOCALHOST),
             reqq: Some(500),
+            metadata_size: Some(31_235),
             upload_only: true,
         }
     }
@@ -198,9 +216,10 @@ mod tests {
             11:ut_metadatai2e6:ut_pexi1ee13:metadata_sizei31235e4:reqqi2000e11:upload_onlyi1e\
             1:v16:libtorrent/2.0.96:yourip4:\x0a\x00\x00\x01e";
         let handshake = Handshake::decode(bytes).unwrap();
-        assert_eq!(handshake.ids, Ids { ut_metadata: Some(2), ut_pex: Some(1) });
+        assert_eq!(handshake.ids, Ids { ut_metadata: Some(2), ut_pex: Some(1), lt_donthave: Some(7) });
         assert_eq!(handshake.client.as_deref(), Some("libtorrent/2.0.9"));
         assert_eq!((handshake.reqq, handshake.upload_only), (Some(2000), true));
+        assert_eq!(handshake.metadata_size, Some(31_235));
         assert_eq!(handshake.your_ip, Some(IpAddr::from([10, 0, 0, 1])));
     }
 
@@ -213,6 +232,7 @@ mod tests {
             b"d1:md11:ut_metadatai256e6:ut_pexi-1eee",
             b"d1:pi65536e4:reqqi-5e11:upload_onlyi0e6:yourip3:abce",
             b"d4:ipv45:abcde4:ipv64:abcd13:metadata_sizei-1e1:p4:6881e",
+            b"d13:metadata_sizei2147483648000ee",
             b"d4:reqqi4294967296e1:vi7e6:youripi5ee",
         ] {
             assert_eq!(Handshake::decode(bytes), Ok(Handshake::default()), "{}", bytes.escape_ascii());
@@ -243,8 +263,8 @@ mod tests {
 
     #[test]
     fn a_later_handshake_changes_what_it_mentions() {
-        let mut ids = Ids { ut_metadata: Some(1), ut_pex: Some(2) };
-        ids.update(Ids { ut_metadata: None, ut_pex: Some(0) });
-        assert_eq!(ids, Ids { ut_metadata: Some(1), ut_pex: Some(0) });
+        let mut ids = Ids { ut_metadata: Some(1), ut_pex: Some(2), lt_donthave: None };
+        ids.update(Ids { ut_metadata: None, ut_pex: Some(0), lt_donthave: Some(3) });
+        assert_eq!(ids, Ids { ut_metadata: Some(1), ut_pex: Some(0), lt_donthave: Some(3) });
     }
 }

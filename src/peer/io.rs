@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use async_io::{Async, Timer};
 
 use super::outbox::{HEADER, Part};
-use super::wire::{Decoder, Handshaking, Limits, Message, Stage};
+use super::wire::{self, Decoder, Handshaking, Limits, Message, Stage};
 use super::{Close, PeerKey};
 use crate::daemon::house::House;
 use crate::metainfo::InfoHash;
@@ -295,6 +295,10 @@ impl Connection {
             }
         }
         if let Input::Messages(decoder, limits) = &mut self.input {
+            if limits.pieces == wire::UNKNOWN {
+                // Its metadata may have come meanwhile.
+                *limits = session.wire_limits(self.key).ok_or(Close::TorrentStopped)?;
+            }
             while let Some(message) =
                 decoder.decode(&mut input, limits).map_err(|_| Close::Protocol("malformed message"))?
             {

@@ -1,12 +1,15 @@
 //! One peer of one torrent: what it said, what it is owed, and what each of its messages leads to.
 //!
-//! Read first: BEP 3, BEP 6 (fast extension), BEP 10 (extensions), BEP 21 (`upload_only`). Omitted: encryption, uTP, and the
+//! Read first: BEP 3, BEP 6 (fast extension), BEP 10 (extensions), BEP 21 (`upload_only`), BEP 54 (`lt_donthave`). Omitted:
+//! what peers tell of others (`pex` reads it, the session takes it), encryption, uTP, and the
 //! allowed fast set. Holds no buffer of blocks: an idle peer is some 300 bytes here and its task. While its torrent is
 //! fetched there are its bitfield, and 16 bytes for each block that it was asked for lately.
 
 pub mod extension;
 pub mod io;
+pub mod metadata;
 pub mod outbox;
+pub mod pex;
 pub mod requests;
 pub mod wire;
 
@@ -17,7 +20,9 @@ use std::task::Waker;
 use crate::have::Have;
 use crate::key::TorrentKey;
 use crate::piece::{Block, Lengths, PieceIndex};
+use extension::Ids;
 use outbox::Outbox;
+use pex::Exchange;
 use requests::{Received, Requests};
 use wire::Message;
 
@@ -102,8 +107,12 @@ pub enum Action {
     Interest,
     /// It has another piece.
     Gained(PieceIndex),
+    /// It has a piece no more (BEP 54).
+    Lost(PieceIndex),
     /// It has said what it has.
     Pieces,
+    /// It has told what it is (BEP 10).
+    Introduced,
     /// It chokes us: these blocks do not come.
     Choked(Vec<Block>),
     /// It refuses a block.
@@ -123,6 +132,17 @@ pub enum Waiting {
     Tokens,
 }
 
+/// How far a piece of metadata has come on its way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// There is none.
+    Nothing,
+    /// The storage thread reads it.
+    Asked,
+    /// It is among the control messages.
+    Written,
+}
+
 /// A connected peer. Times are seconds since the daemon started.
 pub struct Peer {
     /// Its torrent, once a handshake has named one.
@@ -133,6 +153,12 @@ pub struct Peer {
     pub id: [u8; 20],
     /// What it calls itself (BEP 10 `v`).
     pub client: Box<str>,
+    /// By which ids it takes the messages of extensions.
+    pub ids: Ids,
+    /// Where it says that it listens, if it came to us; 0 while it has not.
+    port: u16,
+    /// Whom it was told of.
+    pub exchange: Exchange,
     /// We dialled it.
     pub outgoing: bool,
     /// On one of our own links, or in a prefix of the configuration.
@@ -163,6 +189,12 @@ pub struct Peer {
     pub counted: Option<bool>,
     /// Requests that it takes at a time (`reqq`), 0 where it has not said.
     reqq: u32,
+    /// Bytes of the metadata that it says it has, 0 where it has none.
+    pub metadata_size: u32,
+    /// What becomes of the piece of metadata that it waits for.
+    pub sending: Sending,
+    /// What it said of its pieces before we knew how many there are.
+    early: Option<Box<Early>>,
     /// How many pieces it has.
     has: u32,
     /// Which: kept while we lack some ourselves.
@@ -201,6 +233,15 @@ pub struct Peer {
     pub waker: Option<Waker>,
 }
 
+/// What a peer said of its pieces before they were known.
+#[derive(Default)]
+struct Early {
+    /// As it came.
+    bytes: Vec<u8>,
+    /// It was too much to be kept.
+    is_lost: bool,
+}
+
 /// What a peer's messages are judged against.
 pub struct View<'a> {
     /// The cut of the torrent.
@@ -217,6 +258,9 @@ impl Peer {
             addr,
             id: [0; 20],
             client: "".into(),
+            ids: Ids::default(),
+            port: 0,
+            exchange: Exchange::default(),
             outgoing,
             local,
             fast: false,
@@ -233,6 +277,9 @@ impl Peer {
             interesting: false,
             counted: None,
             reqq: 0,
+            metadata_size: 0,
+            sending: Sending::Nothing,
+            early: None,
             has: 0,
             pieces: Have::None,
             requests: None,
@@ -276,7 +323,8 @@ impl Peer {
 
     /// Bytes that are kept of it for the sake of fetching.
     pub fn memory(&self) -> usize {
-        self.pieces.memory() + self.requests.as_ref().map_or(0, |requests| requests.memory())
+        let early = self.early.as_ref().map_or(0, |early| early.bytes.capacity());
+        early + self.pieces.memory() + self.requests.as_ref().map_or(0, |requests| requests.memory())
     }
 
     /// Pieces it has said it has.
@@ -284,9 +332,31 @@ impl Peer {
         self.has
     }
 
-    /// What follows the handshake: our pieces first (BEP 6 wants them first), then the extension handshake. `fetching`: we
-    /// want some of its pieces ourselves; otherwise it hears that we only give (BEP 21).
-    pub fn greet(&mut self, view: &View<'_>, extended: bool, listen_port: u16, fetching: bool) {
+    /// Where others reach it, as far as that is known.
+    pub fn listens(&self) -> Option<SocketAddr> {
+        let mut addr = self.addr;
+        if !self.outgoing {
+            addr.set_port(self.port);
+        }
+        (addr.port() != 0).then_some(addr)
+    }
+
+    /// By which id it wants to be told of peers, if it does.
+    pub fn exchanges(&self) -> Option<u8> {
+        self.ids.ut_pex.filter(|&id| id != 0)
+    }
+
+    /// What follows the handshake: our pieces first (BEP 6 wants them first), then the extension handshake, if it knows
+    /// those, with the ids that it `may_send`. `fetching`: we want some of its pieces ourselves; otherwise it hears that we
+    /// only give (BEP 21). `metadata`: its size, 0 while we have none or it is not exchanged.
+    pub fn greet(
+        &mut self,
+        view: &View<'_>,
+        may_send: Option<Ids>,
+        listen_port: u16,
+        fetching: bool,
+        metadata: u32,
+    ) {
         let count = view.lengths.piece_count();
         match view.have {
             Have::All if self.fast => wire::encode(&Message::HaveAll, &mut self.control),
@@ -294,22 +364,74 @@ impl Peer {
             Have::None => {}
             have => wire::encode(&Message::Bitfield(&have.encode_bitfield(count)), &mut self.control),
         }
-        if extended {
+        if let Some(ids) = may_send {
             let handshake = extension::Handshake {
+                metadata_size: Some(metadata).filter(|&size| size > 0),
                 port: Some(listen_port).filter(|&port| self.outgoing && port != 0),
                 client: Some(concat!("meshseed ", env!("CARGO_PKG_VERSION")).into()),
                 your_ip: Some(self.addr.ip()),
                 reqq: u32::try_from(outbox::MAX_REQUESTS).ok(),
                 upload_only: !fetching,
+                ids,
                 ..extension::Handshake::default()
             };
-            let mut payload = Vec::new();
-            handshake.encode(&mut payload);
-            wire::encode(
-                &Message::Extended { id: extension::HANDSHAKE, payload: &payload },
-                &mut self.control,
-            );
+            self.introduce(&handshake);
         }
+    }
+
+    /// Sends it the message of an extension, when it is awake.
+    pub fn send_extended(&mut self, id: u8, payload: &[u8]) {
+        wire::encode(&Message::Extended { id, payload }, &mut self.control);
+    }
+
+    fn introduce(&mut self, handshake: &extension::Handshake<'_>) {
+        let mut payload = Vec::new();
+        handshake.encode(&mut payload);
+        self.send_extended(extension::HANDSHAKE, &payload);
+    }
+
+    /// Tells one that speaks of metadata that we have it now.
+    pub fn offer_metadata(&mut self, size: u32) {
+        if self.ids.ut_metadata.is_some_and(|id| id > 0) {
+            let ids = Ids { ut_metadata: Some(metadata::ID), ..<_>::default() };
+            self.introduce(&extension::Handshake { ids, metadata_size: Some(size), ..<_>::default() });
+            self.wake();
+        }
+    }
+
+    /// Sends a message about metadata, if it takes such.
+    pub fn tell_metadata(&mut self, message: &metadata::Message<'_>) -> Result<(), Close> {
+        if let Some(id) = self.ids.ut_metadata.filter(|&id| id > 0) {
+            let mut payload = Vec::new();
+            message.encode(&mut payload);
+            self.send_extended(id, &payload);
+            self.wake();
+        }
+        self.part_if_flooded()
+    }
+
+    /// Keeps what it says of its pieces before it can be judged; `true` for such a message.
+    pub fn keep_early(&mut self, message: &Message<'_>) -> bool {
+        let is_skipped = *message == Message::Unknown(wire::BITFIELD);
+        let is_kept =
+            matches!(message, Message::Bitfield(_) | Message::Have(_) | Message::HaveAll | Message::HaveNone);
+        if !is_kept && !is_skipped {
+            return false;
+        }
+        let early = self.early.get_or_insert_default();
+        early.is_lost |= is_skipped || early.bytes.len() >= wire::MAX_EARLY as usize;
+        if early.is_lost {
+            early.bytes = Vec::new();
+        } else {
+            wire::encode(message, &mut early.bytes);
+        }
+        true
+    }
+
+    /// What was kept of that: it is to be handled now. `None` where it was too much.
+    pub fn take_early(&mut self) -> Option<Vec<u8>> {
+        let early = self.early.take().map(|early| *early).unwrap_or_default();
+        (!early.is_lost).then_some(early.bytes)
     }
 
     /// Takes one message of the peer.
@@ -368,8 +490,15 @@ impl Peer {
             Message::Extended { id: extension::HANDSHAKE, payload } => {
                 // A handshake that cannot be read costs its sender the extensions, not the connection.
                 if let Ok(theirs) = extension::Handshake::decode(payload) {
-                    self.client = theirs.client.unwrap_or_default().into();
+                    self.ids.update(theirs.ids);
+                    if theirs.client.is_some() || self.client.is_empty() {
+                        self.client = theirs.client.unwrap_or_default().into();
+                    }
                     self.upload_only = theirs.upload_only;
+                    if self.port == 0 {
+                        self.port = theirs.port.unwrap_or(0);
+                    }
+                    self.metadata_size = theirs.metadata_size.unwrap_or(self.metadata_size);
                     if let Some(reqq) = theirs.reqq {
                         self.reqq = reqq;
                         if let Some(requests) = &mut self.requests {
@@ -377,6 +506,19 @@ impl Peer {
                         }
                     }
                     self.part_if_both_seed(view)?;
+                    return Ok(Action::Introduced);
+                }
+            }
+            Message::Extended { id: extension::LT_DONTHAVE, payload } => {
+                let count = view.lengths.piece_count();
+                let piece = payload.first_chunk().map(|index| u32::from_be_bytes(*index));
+                let piece = piece.and_then(|index| view.lengths.piece(index));
+                let piece = piece.ok_or(Close::Protocol("has lost a piece that does not exist"))?;
+                if view.have.is_all() {
+                    self.has = self.has.saturating_sub(1);
+                } else if self.pieces.remove(piece.index(), count) {
+                    self.has -= 1;
+                    return Ok(Action::Lost(piece));
                 }
             }
             Message::Port(port) if port != 0 && !self.told_node => {
@@ -406,7 +548,7 @@ impl Peer {
     }
 
     /// A block came that it was not asked for, or not any more.
-    fn sent_unasked(&mut self) -> Result<(), Close> {
+    pub fn sent_unasked(&mut self) -> Result<(), Close> {
         self.unasked = self.unasked.saturating_add(1);
         if self.unasked > MAX_UNASKED { Err(UNASKED) } else { Ok(()) }
     }
@@ -504,6 +646,10 @@ impl Peer {
 
     fn reject(&mut self, block: Block) -> Result<(), Close> {
         wire::encode(&reject(block), &mut self.control);
+        self.part_if_flooded()
+    }
+
+    fn part_if_flooded(&self) -> Result<(), Close> {
         if self.control.len() > MAX_CONTROL {
             return Err(Close::Protocol("floods us with requests and reads no answer"));
         }
@@ -523,11 +669,14 @@ impl Peer {
         if choke {
             wire::encode(&Message::Choke, &mut self.control);
             let (fast, control) = (self.fast, &mut self.control);
-            self.outbox.clear(|block| {
-                if fast {
-                    wire::encode(&reject(block), control);
-                }
-            });
+            self.outbox.retain(
+                |_| false,
+                |block| {
+                    if fast {
+                        wire::encode(&reject(block), control);
+                    }
+                },
+            );
         } else {
             wire::encode(&Message::Unchoke, &mut self.control);
         }
@@ -548,7 +697,7 @@ impl Peer {
     /// The same of a piece that we have fetched. One that has it itself has no use for it now: it is told with what is sent
     /// to it next. To be woken for each piece costs more than all else that is sent to a seed.
     pub fn announce_fetched(&mut self, piece: u32) {
-        if self.pieces.contains(piece) && self.control.len() < MAX_LATER && self.closing.is_none() {
+        if self.pieces.contains(piece) && !self.is_behind() && self.closing.is_none() {
             let may_wait = !self.speaks();
             wire::encode(&Message::Have(piece), &mut self.control);
             if may_wait {
@@ -557,6 +706,35 @@ impl Peer {
         } else {
             self.announce_piece(piece);
         }
+    }
+
+    /// Tells it of pieces that we have no more (BEP 54): it is not given what it asked for of them. `false`: it can not be
+    /// told, or half of such a block is sent.
+    pub fn announce_lost(&mut self, pieces: &[u32]) -> bool {
+        let Some(id) = self.ids.lt_donthave.filter(|&id| id != 0) else { return false };
+        let is_lost = |block: Block| pieces.contains(&block.piece.index());
+        if self.outbox.begun().is_some_and(is_lost) {
+            return false;
+        }
+        for piece in pieces {
+            wire::encode(&Message::Extended { id, payload: &piece.to_be_bytes() }, &mut self.control);
+        }
+        let (fast, control) = (self.fast, &mut self.control);
+        self.outbox.retain(
+            |block| !is_lost(block),
+            |block| {
+                if fast {
+                    wire::encode(&reject(block), control);
+                }
+            },
+        );
+        self.wake();
+        true
+    }
+
+    /// Whether it lets messages pile up: what can wait waits until it has read some.
+    pub fn is_behind(&self) -> bool {
+        self.control.len() >= MAX_LATER
     }
 
     /// Whether it is to be told anything that does not wait.
@@ -713,6 +891,62 @@ mod tests {
         assert_eq!(peer.control[4], 16);
     }
 
+    /// What it says of itself by BEP 10.
+    fn introduces(peer: &mut Peer, payload: &[u8]) -> Result<Action, Close> {
+        let view = View { lengths: lengths(), have: &Have::None };
+        peer.handle(&Message::Extended { id: extension::HANDSHAKE, payload }, &view)
+    }
+
+    #[test]
+    fn a_piece_that_it_has_lost_is_none_of_its_pieces_and_one_it_never_had_is_no_news() {
+        let view = View { lengths: lengths(), have: &Have::None };
+        let mut peer = peer(true);
+        peer.handle(&Message::HaveAll, &view).unwrap();
+        fn message(payload: &[u8]) -> Message<'_> {
+            Message::Extended { id: extension::LT_DONTHAVE, payload }
+        }
+        let piece = lengths().piece(2).unwrap();
+        assert_eq!(peer.handle(&message(&[0, 0, 0, 2]), &view), Ok(Action::Lost(piece)));
+        assert_eq!(peer.handle(&message(&[0, 0, 0, 2]), &view), Ok(Action::None));
+        assert_eq!((peer.has(), peer.pieces.missing(4).collect::<Vec<_>>()), (3, vec![2]));
+        assert_eq!(peer.handle(&Message::Have(2), &view), Ok(Action::Gained(piece)));
+        assert!(peer.is_seed(lengths()));
+        for payload in [&[0, 0, 0, 4][..], &[0, 0, 0]] {
+            assert!(matches!(peer.handle(&message(payload), &view), Err(Close::Protocol(_))));
+        }
+    }
+
+    #[test]
+    fn of_pieces_that_are_gone_it_hears_by_the_id_it_gave_and_what_it_asked_for_of_them_is_refused() {
+        let mut peer = peer(true);
+        assert!(!peer.announce_lost(&[1]), "it does not know the message");
+        introduces(&mut peer, b"d1:md11:lt_donthavei77eee").unwrap();
+        peer.choke(false, 0);
+        let other = Message::Request { piece: 0, begin: 0, len: 16_384 };
+        [REQUEST, other].iter().for_each(|request| drop(peer.handle(request, &seeding())));
+        peer.control.clear();
+        assert!(peer.announce_lost(&[1, 3]));
+        assert_eq!(peer.control[..20], [0, 0, 0, 6, 20, 77, 0, 0, 0, 1, 0, 0, 0, 6, 20, 77, 0, 0, 0, 3]);
+        assert_eq!((peer.control.len(), peer.control[24], peer.outbox.len()), (20 + 17, 16, 1));
+        peer.outbox.sent(100);
+        assert!(!peer.announce_lost(&[0]), "half of it is on its way");
+        introduces(&mut peer, b"d1:md11:lt_donthavei0eee").unwrap();
+        assert!(!peer.announce_lost(&[2]), "it knows the message no more");
+    }
+
+    #[test]
+    fn others_reach_it_where_we_did_or_where_it_first_said_that_it_listens() {
+        let mut came = peer(true);
+        assert_eq!((came.listens(), came.exchanges()), (None, None));
+        assert_eq!(introduces(&mut came, b"d1:md6:ut_pexi5ee1:pi99ee"), Ok(Action::Introduced));
+        assert_eq!(introduces(&mut came, b"d1:md6:ut_pexi5ee1:pi1000ee"), Ok(Action::Introduced));
+        assert_eq!((came.listens(), came.exchanges()), (Some("10.0.0.1:99".parse().unwrap()), Some(5)));
+        let mut called = peer(true);
+        called.outgoing = true;
+        introduces(&mut called, b"d1:md6:ut_pexi0ee1:pi99ee").unwrap();
+        assert_eq!((called.listens(), called.exchanges()), (Some(called.addr), None));
+    }
+
     #[test]
     fn a_seed_parts_from_a_seed_however_it_says_so() {
         let full = [0xf0];
@@ -750,6 +984,57 @@ mod tests {
         let closed = (0..100_000).find_map(|_| peer.handle(&REQUEST, &seeding()).err());
         assert!(matches!(closed, Some(Close::Protocol(_))));
         assert!(peer.control.len() <= MAX_CONTROL + 17);
+    }
+
+    #[test]
+    fn what_it_says_too_early_is_kept_as_it_came_unless_it_is_too_much() {
+        let mut peer = peer(true);
+        let messages = [Message::HaveNone, Message::Bitfield(&[0xf0]), Message::Have(7)];
+        assert!(messages.iter().all(|message| peer.keep_early(message)));
+        assert!(!peer.keep_early(&Message::Interested) && peer.memory() >= 5 + 6 + 9);
+        let mut bytes = Vec::new();
+        messages.iter().for_each(|message| wire::encode(message, &mut bytes));
+        assert_eq!(peer.take_early(), Some(bytes));
+        assert_eq!(peer.take_early(), Some(Vec::new()));
+        for _ in 0..wire::MAX_EARLY {
+            peer.keep_early(&Message::Have(1));
+        }
+        assert!(peer.memory() <= wire::MAX_EARLY as usize && peer.take_early().is_none());
+        assert!(peer.keep_early(&Message::Unknown(wire::BITFIELD)) && peer.take_early().is_none());
+    }
+
+    #[test]
+    fn metadata_is_spoken_of_with_those_who_know_how() {
+        let mut peer = peer(true);
+        let request = metadata::Message::Request(1);
+        peer.tell_metadata(&request).unwrap();
+        peer.offer_metadata(5);
+        assert!(peer.control.is_empty());
+        let said = |payload: &'static [u8]| Message::Extended { id: extension::HANDSHAKE, payload };
+        peer.handle(&said(b"d1:md11:ut_metadatai9ee13:metadata_sizei77e1:v1:xe"), &seeding()).unwrap();
+        assert_eq!((peer.metadata_size, &*peer.client), (77, "x"));
+        // What a later one does not mention stays.
+        peer.handle(&said(b"d1:mdee"), &seeding()).unwrap();
+        assert_eq!((peer.metadata_size, &*peer.client), (77, "x"));
+        peer.tell_metadata(&request).unwrap();
+        assert_eq!(peer.control[4..6], [20, 9]);
+        peer.handle(&said(b"d1:md11:ut_metadatai0eee"), &seeding()).unwrap();
+        peer.control.clear();
+        peer.tell_metadata(&request).unwrap();
+        assert!(peer.control.is_empty());
+    }
+
+    #[test]
+    fn metadata_is_offered_with_its_size_where_it_is_exchanged() {
+        let view = View { lengths: lengths(), have: &Have::None };
+        let greeting = |size| {
+            let mut peer = peer(true);
+            let ids = Ids { ut_metadata: Some(metadata::ID), ..<_>::default() };
+            peer.greet(&view, Some(ids), 1, true, size);
+            String::from_utf8_lossy(&peer.control).into_owned()
+        };
+        assert!(greeting(77).contains("13:metadata_sizei77e"));
+        assert!(greeting(0).contains("11:ut_metadatai2e") && !greeting(0).contains("metadata_size"));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use std::fmt;
 
 use crate::have::bitfield_len;
+use crate::metainfo::MAX_PIECES;
 use crate::piece::MAX_BLOCK;
 
 /// Bytes of a handshake.
@@ -17,6 +18,12 @@ pub const HANDSHAKE_LEN: usize = 68;
 /// The longest message of any kind that is read over but not kept: what we do not know, and extension messages longer
 /// than we care for. BEP 3 has no such bound; a block of the largest size and its header is what clients agree on.
 pub const MAX_MESSAGE: u32 = MAX_BLOCK + 9;
+
+/// [`Limits::pieces`] of a torrent whose metadata is not there yet.
+pub const UNKNOWN: u32 = 0;
+
+/// Bytes of a bitfield that is kept until it can be judged: half a million pieces.
+pub const MAX_EARLY: u32 = 64 * 1024;
 
 /// A handshake's first 20 bytes.
 const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
@@ -32,7 +39,8 @@ const UNCHOKE: u8 = 1;
 const INTERESTED: u8 = 2;
 const NOT_INTERESTED: u8 = 3;
 const HAVE: u8 = 4;
-const BITFIELD: u8 = 5;
+/// The number of [`Message::Bitfield`].
+pub const BITFIELD: u8 = 5;
 const REQUEST: u8 = 6;
 const PIECE: u8 = 7;
 const CANCEL: u8 = 8;
@@ -181,7 +189,8 @@ pub enum Message<'a> {
 /// What a message may be at most. Differs between torrents, so it is no part of the decoder.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Pieces of the torrent: a bitfield has exactly their bytes.
+    /// Pieces of the torrent: a bitfield has exactly their bytes. While it is [`UNKNOWN`] it may be any, and one above
+    /// [`MAX_EARLY`] is skipped.
     pub pieces: u32,
     /// Bytes of an extension message, its two ids not counted, that are kept. Longer ones up to [`MAX_MESSAGE`] are
     /// skipped as [`Message::Unknown`]. This, a peer, is what a thousand hostile ones can make us hold.
@@ -498,7 +507,8 @@ impl Head {
     }
 
     fn parse(bytes: &[u8], limits: &Limits) -> Result<Head, Error> {
-        let bitfield = length(bitfield_len(limits.pieces)).saturating_add(1);
+        let pieces = if limits.pieces == UNKNOWN { MAX_PIECES } else { limits.pieces };
+        let bitfield = length(bitfield_len(pieces)).saturating_add(1);
         let mut prefix = [0; 4];
         let known = bytes.len().min(4);
         prefix[..known].copy_from_slice(&bytes[..known]);
@@ -518,6 +528,7 @@ impl Head {
             HAVE | SUGGEST | ALLOWED_FAST => len == 5,
             REQUEST | CANCEL | REJECT => len == 13,
             PORT => len == 3,
+            BITFIELD if limits.pieces == UNKNOWN => (2..=bitfield).contains(&len),
             BITFIELD => len == bitfield,
             PIECE => (10..=MAX_MESSAGE).contains(&len),
             EXTENDED => (2..=MAX_MESSAGE).contains(&len),
@@ -528,6 +539,9 @@ impl Head {
         }
         let total = 4 + len as usize;
         let wanted = match id {
+            BITFIELD if limits.pieces == UNKNOWN && len - 1 > MAX_EARLY => {
+                return Ok(Head::Skip { id, len: len - 1 });
+            }
             BITFIELD => return Ok(Head::Body { kind: Body::Bitfield, len: len - 1, head: 5 }),
             EXTENDED if len - 2 > limits.max_extended => return Ok(Head::Skip { id, len: len - 1 }),
             EXTENDED => 6,
@@ -816,6 +830,27 @@ mod tests {
         let bytes = bytes_of(&[Message::Bitfield(&bits)]);
         let mut input = &bytes[..];
         assert_eq!(Decoder::new().decode(&mut input, &limits), Ok(Some(Message::Bitfield(&bits))));
+    }
+
+    #[test]
+    fn before_the_metadata_is_known_a_bitfield_may_have_any_length_and_a_huge_one_is_skipped() {
+        let limits = Limits { pieces: UNKNOWN, max_extended: 0 };
+        let through = |len: usize| {
+            let mut bytes = bytes_of(&[Message::Bitfield(&vec![0x80; len])]);
+            bytes.extend(bytes_of(&[Message::HaveAll]));
+            let (mut decoder, mut input) = (Decoder::new(), &bytes[..]);
+            let first = decoder.decode(&mut input, &limits)?.map(|message| match message {
+                Message::Bitfield(bits) => bits.len(),
+                _ => 0,
+            });
+            assert_eq!(decoder.decode(&mut input, &limits), Ok(Some(Message::HaveAll)));
+            Ok(first)
+        };
+        assert_eq!((through(1), through(MAX_EARLY as usize)), (Ok(Some(1)), Ok(Some(MAX_EARLY as usize))));
+        assert_eq!(through(MAX_EARLY as usize + 1), Ok(Some(0)));
+        let len = MAX_PIECES / 8 + 2;
+        assert_eq!(through(len as usize - 1), Err(Error::TooLong(len)));
+        assert_eq!(through(0), Err(Error::Length { id: BITFIELD, len: 1 }));
     }
 
     #[test]

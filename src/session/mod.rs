@@ -3,14 +3,17 @@
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
 //! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), the DHT (`dht`), its
-//! connections (`peers`), what they send a second (`rates`), how the only seed gives it (`superseeding`), its web seeds (`webseeds`). Holds one
+//! connections (`peers`), what they tell each other of others (`pex`), what they send a second (`rates`), how the only seed
+//! gives it (`superseeding`), its web seeds (`webseeds`), what a magnet link does not say of it (`metadata`). Holds one
 //! box a torrent, one a peer, and one table of deadlines for all of them.
 
 mod announces;
 mod checks;
 mod dht;
 mod fetching;
+mod metadata;
 mod peers;
+mod pex;
 mod rates;
 mod settings;
 mod superseeding;
@@ -18,7 +21,7 @@ mod torrents;
 mod webseeds;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +31,7 @@ use dht::Dht;
 use crate::lpd::{Link, Lpd};
 use crate::metainfo::InfoHash;
 use crate::net::Prefix;
+use crate::net::ours::Ours;
 use crate::peer::{Close, Peer, PeerKey, Waiting};
 use crate::piece::{Block, Lengths};
 use crate::random::Random;
@@ -102,6 +106,8 @@ pub enum Job {
     WebFetch(Box<WebFetch>),
     /// Look at the watched directories.
     Rescan,
+    /// The network is another: forget what could not be reached.
+    Reconnect,
     /// Something the user may want to know of.
     Event(Event),
 }
@@ -191,11 +197,17 @@ enum Timer {
     Fetch,
     /// When web seeds may be asked.
     Web,
+    /// When peers are told of others.
+    Pex,
+    /// When slow peers of magnet links are looked at, and those that wait for metadata of ours.
+    Metadata,
+    /// When neighbours are asked once more for what nobody gives.
+    Seek,
     /// When the node of the DHT is looked after.
     Dht,
 }
 
-const TIMERS: usize = 11;
+const TIMERS: usize = 14;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -242,10 +254,16 @@ pub struct Session {
     /// Kept for their room: what is asked of one peer, and who is told that a block has come.
     picked: Vec<Block>,
     others: Vec<PeerKey>,
+    /// Pieces of metadata that peers wait for.
+    metadata_wanted: VecDeque<(PeerKey, u32)>,
+    /// Bytes of them that may be read.
+    metadata_rate: Bucket,
     /// What is being fetched from web seeds.
     web: Vec<WebRun>,
     /// Torrents whose peers are given a little time before that.
     web_grace: BTreeMap<TorrentKey, Instant>,
+    /// Peers are told of others no sooner.
+    pex_after: Instant,
     random: Random,
     half_open: usize,
     stopping: bool,
@@ -253,6 +271,8 @@ pub struct Session {
     tiers: Vec<Rc<Tiers>>,
     /// Where we listen, as far as that is known.
     own: Vec<SocketAddr>,
+    /// When it is news that our addresses have changed.
+    ours: Ours,
     /// Unix seconds at the start, as far as they are known.
     clock_at_start: Option<u64>,
     /// Bytes of content sent since the start, those before the last choke round, and the rate in that.
@@ -303,12 +323,16 @@ impl Session {
             piece_arrived: false,
             picked: Vec::new(),
             others: Vec::new(),
+            metadata_wanted: VecDeque::new(),
+            metadata_rate: Bucket::new(metadata::RATE, metadata::BURST, now),
             web: Vec::new(),
             web_grace: BTreeMap::new(),
+            pex_after: now,
             half_open: 0,
             stopping: false,
             tiers: Vec::new(),
             own: Vec::new(),
+            ours: Ours::new(seed.rotate_left(41)),
             clock_at_start: None,
             uploaded: 0,
             rated: 0,
@@ -401,6 +425,11 @@ impl Session {
         }
     }
 
+    /// The addresses of ours that carry packets, as they are now.
+    pub fn set_addresses(&mut self, addresses: impl Iterator<Item = IpAddr>, now: Instant) {
+        self.ours.handle(addresses, now);
+    }
+
     /// The number of a torrent.
     pub fn key(&self, info_hash: InfoHash) -> Option<TorrentKey> {
         self.by_hash.get(&info_hash).copied()
@@ -483,11 +512,17 @@ impl Session {
         if self.expired(Timer::Fetch, now) {
             self.look_at_fetches(now);
         }
+        if self.expired(Timer::Metadata, now) {
+            self.look_at_metadata(now);
+        }
         if self.expired(Timer::Growing, now) {
             self.look_at_growing();
         }
         if self.expired(Timer::Rest, now) {
             self.rested(now);
+        }
+        if self.expired(Timer::Pex, now) {
+            self.exchange_peers(now);
         }
         if self.expired(Timer::Dht, now) {
             self.look_at_dht(now);
@@ -508,9 +543,16 @@ impl Session {
         if let Some(job) = self.next_storage_job(now) {
             return Some(job);
         }
+        if let Some(news) = self.ours.poll(now).filter(|_| !self.stopping) {
+            self.network_changed(news, now);
+            return Some(Job::Reconnect);
+        }
         if let Some(request) = self.trackers.poll(now) {
             let totals = self.totals(TorrentKey(request.key));
             return Some(Job::Announce(request, totals));
+        }
+        if self.expired(Timer::Seek, now) {
+            self.seek(now);
         }
         if let Some(job) = self.next_search(now) {
             return Some(job);
@@ -548,6 +590,7 @@ impl Session {
             .filter_map(|(_, timer)| *timer)
             .chain(self.trackers.deadline())
             .chain(self.lpd.deadline())
+            .chain(self.ours.deadline())
             .chain(self.dht.deadline())
             .min()
     }

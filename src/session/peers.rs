@@ -11,7 +11,8 @@ use super::{
     WRITES_PER_SECOND, is_local,
 };
 use crate::metainfo::InfoHash;
-use crate::peer::extension::MAX_PAYLOAD;
+use crate::peer::extension::{self, MAX_PAYLOAD};
+use crate::peer::metadata;
 use crate::peer::outbox::Part;
 use crate::peer::wire::{self, Handshake, Limits, Message, Reserved};
 use crate::peer::{Action, Close, Peer, PeerKey, Waiting};
@@ -71,11 +72,14 @@ impl Session {
     pub fn memory(&self) -> u64 {
         let fetches = self.torrents.values().filter_map(|torrent| torrent.fetch.as_ref());
         let pickers: u64 = fetches.map(|fetch| fetch.picker.memory() as u64).sum();
+        let metadata = self.torrents.values().filter_map(|torrent| torrent.metadata.as_ref());
+        let metadata: u64 = metadata.map(|missing| missing.gathering.memory() as u64).sum();
         let superseeds = self.torrents.values().filter_map(|torrent| torrent.superseed());
         let superseeds: u64 = superseeds.map(|superseed| superseed.memory() as u64).sum();
         let inflows: u64 = self.peers.values().map(|peer| peer.memory() as u64).sum();
         let (torrents, peers) = (self.torrents.len() as u64, self.peers.len() as u64);
-        torrents * TORRENT_COST + peers * PEER_COST + pickers + superseeds + inflows + self.dht.memory()
+        let peers_and_all = pickers + superseeds + metadata + inflows;
+        torrents * TORRENT_COST + peers * PEER_COST + peers_and_all + self.dht.memory()
     }
 
     /// We are connected to a peer that we dialled: our handshake goes first.
@@ -119,11 +123,19 @@ impl Session {
         peer.torrent = Some(torrent_key);
         peer.fast = theirs.has_fast_extension();
         peer.heard = at;
+        let may_send = extension::Ids {
+            ut_pex: (self.settings.pex && !torrent.private).then_some(extension::UT_PEX),
+            lt_donthave: Some(extension::LT_DONTHAVE),
+            // Of a private torrent nobody is told more than its trackers told him (BEP 27).
+            ut_metadata: (!torrent.private).then_some(metadata::ID),
+        };
+        let metadata_size = if torrent.private { 0 } else { torrent.metadata_size() };
         peer.greet(
             &torrent.view(),
-            theirs.has_extension_protocol(),
+            theirs.has_extension_protocol().then_some(may_send),
             self.settings.port,
-            torrent.state == State::Downloading || torrent.is_hidden(),
+            matches!(torrent.state, State::Downloading | State::FetchingMetadata) || torrent.is_hidden(),
+            metadata_size,
         );
         if theirs.has_dht()
             && !torrent.private
@@ -181,6 +193,7 @@ impl Session {
             {
                 self.candidates.connected(torrent.0, peer.addr);
                 self.dial_again(now);
+                self.introduced(key, now);
             }
         }
         Ok(())
@@ -199,12 +212,28 @@ impl Session {
         let Some(peer) = self.peers.get_mut(&key) else { return Err(Close::Gone) };
         let torrent_key = peer.torrent.ok_or(Close::UnknownTorrent)?;
         let Some(torrent) = self.torrents.get(&torrent_key) else { return Err(Close::TorrentStopped) };
+        if let Message::Extended { id: extension::UT_PEX, payload } = message {
+            return self.hears_of_others(key, payload, now);
+        }
+        let is_unknown = torrent.metadata.is_some();
+        if is_unknown && peer.keep_early(message) {
+            return Ok(());
+        }
+        if let Message::Extended { id: metadata::ID, payload } = *message {
+            return self.metadata_message(key, payload, now);
+        }
         let action = peer.handle(message, &view(torrent, key, message))?;
+        if is_unknown {
+            // It may have said that it has the metadata.
+            self.ask_for_metadata(torrent_key, now);
+        }
         self.superseed(key, &action, now);
         match action {
             Action::None => {}
             Action::Interest => self.interest_changed(key, now),
             Action::Gained(piece) => self.gained(key, piece, now),
+            Action::Lost(piece) => self.lacks(key, piece, now),
+            Action::Introduced => self.introduced(key, now),
             Action::Pieces => self.consider(key, now),
             Action::Choked(blocks) => self.refused(torrent_key, key, &blocks, now),
             Action::Rejected(block) => self.refused(torrent_key, key, &[block], now),
@@ -244,6 +273,8 @@ impl Session {
             self.left(torrent_key, key, &peer.pieces, local, now);
         }
         self.left_superseed(torrent_key, key, &peer.pieces, now);
+        self.has_left(torrent_key, &peer);
+        self.left_metadata(torrent_key, key, now);
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
         torrent.uploaded += peer.uploaded;
         torrent.downloaded += peer.downloaded;
@@ -314,9 +345,15 @@ impl Session {
         let torrents = &self.torrents;
         // Some clients (Transmission 3) turn away who calls twice at a time, though it be for another torrent.
         let called: Vec<SocketAddr> = dialling().map(|peer| peer.addr).collect();
+        // Who came to us is not called in return.
+        let came = self.peers.values().filter(|peer| !peer.outgoing);
+        let came: Vec<_> = came.filter_map(|peer| Some((peer.torrent?, peer.listens()?))).collect();
         let next = self.candidates.next(now, |torrent, address| {
-            let torrent = torrents.get(&TorrentKey(torrent));
-            torrent.is_some_and(|t| t.serves() && t.peers().len() < room) && !called.contains(&address)
+            let key = TorrentKey(torrent);
+            let torrent = torrents.get(&key);
+            torrent.is_some_and(|t| t.serves() && t.peers().len() < room)
+                && !called.contains(&address)
+                && !came.contains(&(key, address))
         });
         let job = next.map(|(torrent, addr)| {
             self.dials.take(1, now);
@@ -497,7 +534,10 @@ impl Session {
     /// What its messages may be at most.
     pub fn wire_limits(&self, key: PeerKey) -> Option<Limits> {
         let torrent = self.torrents.get(&self.peers.get(&key)?.torrent?)?;
-        Some(Limits { pieces: torrent.lengths.piece_count(), max_extended: MAX_PAYLOAD })
+        Some(match torrent.metadata {
+            Some(_) => Limits { pieces: wire::UNKNOWN, max_extended: metadata::MAX_PAYLOAD },
+            None => Limits { pieces: torrent.lengths.piece_count(), max_extended: MAX_PAYLOAD },
+        })
     }
 
     /// Whether a peer's writer has blocks to send and need not wait.
@@ -517,6 +557,7 @@ impl Session {
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.spoke = at;
             peer.control_sent(bytes);
+            self.metadata_may_go(key, now);
         }
     }
 

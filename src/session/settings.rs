@@ -42,6 +42,8 @@ pub struct Settings {
     pub web_seeds: bool,
     /// Whether what is complete is given piece by piece (BEP 16).
     pub superseed: bool,
+    /// Whether peers are told of peers, and listened to (BEP 11).
+    pub pex: bool,
     /// Trackers added to every public torrent, a tier each.
     pub also: Vec<String>,
     /// Peers offered to every public torrent.

@@ -17,10 +17,14 @@ impl Session {
         if self.by_hash.contains_key(&summary.info_hash) {
             return None;
         }
-        let key = TorrentKey(self.next_torrent);
-        self.next_torrent += 1;
         let tiers = self.tiers(std::mem::take(&mut summary.trackers));
         let torrent = Torrent::new(summary, tiers, place, self.time_of_day(now));
+        Some(self.add(torrent, now))
+    }
+
+    pub(super) fn add(&mut self, torrent: Torrent, now: Instant) -> TorrentKey {
+        let key = TorrentKey(self.next_torrent);
+        self.next_torrent += 1;
         self.jobs.push_back(Job::Event(event(Happened::Added, &torrent, path_of(&torrent))));
         self.by_hash.insert(torrent.info_hash, key);
         self.torrents.insert(key, Box::new(torrent));
@@ -28,7 +32,7 @@ impl Session {
         if self.timers[Timer::Rescan as usize].is_none() {
             self.set(Timer::Rescan, now + self.rescan);
         }
-        Some(key)
+        key
     }
 
     /// Drops a torrent: its peers are closed and its trackers told. Data and record stay.
@@ -73,7 +77,8 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         torrent.place.torrent = file;
         torrent.place.ident = ident;
-        torrent.place.kept = true;
+        // Where its data is to lie is not known before its name.
+        torrent.place.kept = torrent.metadata.is_none();
         self.record(key, now);
     }
 

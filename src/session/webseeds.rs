@@ -68,6 +68,16 @@ impl Session {
         self.look_at_web(now + GRACE);
     }
 
+    /// The network is another: those that were not reached may be there.
+    pub(super) fn web_network_changed(&mut self, now: Instant) {
+        for torrent in self.torrents.values_mut() {
+            if let Some(web) = &mut torrent.web {
+                web.network_changed();
+            }
+        }
+        self.look_at_web(now);
+    }
+
     /// Web seeds may be asked at that time, if there is a torrent that has some.
     pub(super) fn look_at_web(&mut self, at: Instant) {
         if self.settings.web_seeds && self.web_seeded().next().is_some() {
@@ -339,7 +349,7 @@ impl Session {
         if let Some(news) = web.ended(key, how, got, now) {
             log::info!("{news}");
         }
-        let Some(host) = web.seed(key).map(|seed| seed.url.authority().to_owned()) else { return };
+        let Some(host) = web.seed(key).map(|seed| seed.url.origin().to_owned()) else { return };
         let rest = web.rest_of(&host);
         for web in self.torrents.values_mut().filter_map(|torrent| torrent.web.as_mut()) {
             match rest {
@@ -481,6 +491,7 @@ pub(super) mod tests {
                 trackers: true,
                 web_seeds: true,
                 superseed: false,
+                pex: true,
                 also: Vec::new(),
                 static_peers: Vec::new(),
                 dht: None,
@@ -512,6 +523,7 @@ pub(super) mod tests {
                 name: "name".into(),
                 lengths: Lengths::new(total, NonZeroU32::new(PIECE).unwrap()).unwrap(),
                 hashes_at: 0,
+                info_at: 0..0,
                 private: false,
                 multi_file: false,
                 trackers: trackers.iter().map(|url| vec![url.to_string()]).collect(),

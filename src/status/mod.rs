@@ -136,7 +136,7 @@ pub struct Status {
     pub dht: Option<DhtStatus>,
     /// Torrents by state.
     pub torrents: Counts,
-    /// .torrent files that are not taken.
+    /// .torrent and .magnet files that are not taken.
     pub refused: u32,
     /// Connections that passed the handshake.
     pub peers: u32,
@@ -176,6 +176,7 @@ pub struct DhtStatus {
 pub struct Counts {
     pub queued: u32,
     pub checking: u32,
+    pub fetching_metadata: u32,
     pub downloading: u32,
     pub seeding: u32,
     pub incomplete: u32,
@@ -204,7 +205,7 @@ pub struct TorrentStatus {
     pub info_hash: InfoHash,
     /// `info.name`.
     pub name: String,
-    /// Path of its .torrent.
+    /// Path of its .torrent, or of its .magnet while there is none.
     pub file: String,
     /// Path of its content.
     pub data: String,
@@ -303,7 +304,7 @@ pub struct PeerStatus {
     pub down_total: u64,
 }
 
-/// A .torrent file that is not taken.
+/// A .torrent or .magnet file that is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// Its path.
@@ -479,6 +480,7 @@ impl State {
         match self {
             State::Queued => "queued",
             State::Checking => "checking",
+            State::FetchingMetadata => "fetching metadata",
             State::Downloading => "downloading",
             State::Seeding => "seeding",
             State::Incomplete => "incomplete",
@@ -496,6 +498,7 @@ impl Counts {
         *match state {
             State::Queued => &mut self.queued,
             State::Checking => &mut self.checking,
+            State::FetchingMetadata => &mut self.fetching_metadata,
             State::Downloading => &mut self.downloading,
             State::Seeding => &mut self.seeding,
             State::Incomplete => &mut self.incomplete,
@@ -511,6 +514,7 @@ impl Counts {
         [
             (State::Seeding, self.seeding),
             (State::Downloading, self.downloading),
+            (State::FetchingMetadata, self.fetching_metadata),
             (State::Checking, self.checking),
             (State::Queued, self.queued),
             (State::Incomplete, self.incomplete),

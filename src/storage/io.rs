@@ -12,6 +12,7 @@ mod fault;
 mod files;
 mod hashing;
 mod jobs;
+mod links;
 mod nodes;
 mod output;
 mod prepare;
@@ -31,7 +32,8 @@ use std::time::{Duration, Instant};
 pub use files::{Files, OpenFile, ReadMode};
 pub use hashing::{Flaw, Verdict, check};
 pub use jobs::{
-    Batch, Checked, Done, Hashed, Job, LaidOut, Loaded, Outcome, Place, Prepared, Progress, Target,
+    Batch, Checked, Done, Hashed, Job, Kept, LaidOut, Linked, Loaded, Outcome, Place, Prepared, Progress,
+    Target, Unkept,
 };
 pub use tree::sidecar;
 
@@ -122,6 +124,8 @@ struct Worker {
 struct Desk {
     shared: Arc<Shared>,
     records: Records,
+    /// The state directory.
+    state: Option<PathBuf>,
     modes: files::Modes,
     /// Torrents whose files may be written to: they are not as their stamps say.
     written: BTreeSet<InfoHash>,
@@ -137,9 +141,9 @@ impl Storage {
         std::thread::Builder::new().name("storage".into()).stack_size(STACK).spawn(move || {
             // Of this thread alone, on Linux. Where it is refused everything works as well, only less politely.
             let _ = rustix::process::setpriority_process(None, NICE);
-            let records = Records::open(state);
+            let records = Records::open(state.clone());
             let (modes, written) = (files::Modes::default(), BTreeSet::new());
-            let desk = Desk { shared: theirs.clone(), records, modes, written, buffer: Vec::new() };
+            let desk = Desk { shared: theirs.clone(), records, state, modes, written, buffer: Vec::new() };
             let writer = Writer::default();
             Worker { shared: theirs, desk, hashing: None, writer, buffer: Vec::new() }.run();
         })?;
@@ -426,6 +430,20 @@ fn peers_first(shared: &Shared, desk: &mut Desk) {
     }
 }
 
+/// Why a file of a watched directory is refused that could not be read.
+fn read_error(why: Unread) -> String {
+    match why {
+        Unread::Io(error) => format!("it cannot be read: {}", std::io::Error::from(error)),
+        Unread::Unfit(why) => why.into(),
+        Unread::Changed => Trouble::TorrentChanged.to_string(),
+    }
+}
+
+/// Of a file that could not be looked at.
+fn no_ident() -> Ident {
+    Ident { inode: 0, size: 0, mtime_secs: 0, mtime_nanos: 0, ctime: 0 }
+}
+
 impl Desk {
     fn answer(&self, done: Done) {
         // To be woken for each batch costs the other thread more than what it then does: it hears of several together.
@@ -477,6 +495,20 @@ impl Desk {
                     .map_err(|trouble| tree::blame(trouble, &place));
                 Done::Read { key, peer, file, result }
             }
+            Job::Link { path } => {
+                let (ident, result) = self.link(&path);
+                Done::Linked { path, ident, result }
+            }
+            Job::Keep { key, pieces, link, path } => {
+                Done::Kept { key, result: self.keep(pieces, &link, &path) }
+            }
+            Job::Metadata { key, peer, place, piece, at } => {
+                Done::Metadata { key, peer, piece, result: links::read_metadata(&place, at) }
+            }
+            Job::Discard { info_hash, beside } => {
+                self.discard(&info_hash, beside.as_deref());
+                return self.trim();
+            }
             Job::Flush => Done::Flushed(self.records.flush()),
             Job::Record(record) => return self.records.insert(*record),
             Job::LoadNodes => Done::Nodes(nodes::load(self.records.directory())),
@@ -504,14 +536,9 @@ impl Desk {
     fn load(&mut self, path: Arc<Path>) -> Done {
         let (ident, result) = match read_torrent(&path, None, &mut self.buffer) {
             Ok((_, ident)) => (Some(ident), self.parse(&path)),
-            Err((ident, Unread::Io(error))) => {
-                (ident, Err(format!("it cannot be read: {}", std::io::Error::from(error))))
-            }
-            Err((ident, Unread::Unfit(why))) => (ident, Err(why.into())),
-            Err((ident, Unread::Changed)) => (ident, Err(Trouble::TorrentChanged.to_string())),
+            Err((ident, why)) => (ident, Err(read_error(why))),
         };
-        let none = Ident { inode: 0, size: 0, mtime_secs: 0, mtime_nanos: 0, ctime: 0 };
-        Done::Loaded { path, ident: ident.unwrap_or(none), result }
+        Done::Loaded { path, ident: ident.unwrap_or(no_ident()), result }
     }
 
     fn parse(&self, path: &Path) -> Result<Box<Loaded>, String> {

@@ -7,10 +7,12 @@
 pub mod candidates;
 pub mod choker;
 pub mod fetch;
+pub mod metadata;
 pub mod picker;
 pub mod superseed;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
@@ -19,15 +21,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::have::Have;
 pub use crate::key::TorrentKey;
+use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{InfoHash, Summary};
-use crate::peer::{PeerKey, View};
+use crate::peer::{PeerKey, View, pex};
 use crate::piece::Lengths;
 use crate::storage::io::Place;
 use crate::storage::resume::{Record, Stamp};
 use crate::storage::{Layout, Trouble};
 use crate::webseed::WebSeeds;
 use fetch::Fetch;
+use metadata::Missing;
 use superseed::Superseed;
+
+/// Bytes of a magnet link's name that are shown.
+const MAX_NAME: usize = 255;
 
 /// The reason of a pause.
 pub const PAUSED: &str = "paused by the user";
@@ -40,6 +47,8 @@ pub enum State {
     Queued,
     /// Its data is being hashed; what has passed is served.
     Checking,
+    /// A magnet link names it, and what it is peers are asked.
+    FetchingMetadata,
     /// What it lacks is fetched; what there is is served.
     Downloading,
     /// All of it is served.
@@ -58,9 +67,10 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of the status.
-    pub const ALL: [State; 9] = [
+    pub const ALL: [State; 10] = [
         State::Queued,
         State::Checking,
+        State::FetchingMetadata,
         State::Downloading,
         State::Seeding,
         State::Incomplete,
@@ -75,6 +85,7 @@ impl State {
         match self {
             State::Queued => "queued",
             State::Checking => "checking",
+            State::FetchingMetadata => "fetching-metadata",
             State::Downloading => "downloading",
             State::Seeding => "seeding",
             State::Incomplete => "incomplete",
@@ -87,7 +98,14 @@ impl State {
 
     /// Whether peers are served in this state.
     pub fn serves(self) -> bool {
-        matches!(self, State::Checking | State::Downloading | State::Seeding | State::Incomplete)
+        matches!(
+            self,
+            State::Checking
+                | State::FetchingMetadata
+                | State::Downloading
+                | State::Seeding
+                | State::Incomplete
+        )
     }
 
     /// Whether a later look at the disk may bring it back.
@@ -116,8 +134,14 @@ pub struct Torrent {
     pub state: State,
     /// Why it does no more, for the user; empty when nothing is amiss.
     pub reason: Box<str>,
-    /// Where its .torrent and its data are.
+    /// Where its .torrent (or .magnet, while there is none) and its data are.
     pub place: Place,
+    /// Where the info dictionary lies in the .torrent.
+    pub info_at: Range<u32>,
+    /// What a magnet link says of it, while there is no .torrent.
+    pub metadata: Option<Box<Missing>>,
+    /// Peers that a magnet link names.
+    pub named: Box<[SocketAddr]>,
     /// No source of peers but its trackers (BEP 27).
     pub private: bool,
     /// Its trackers, tier by tier (BEP 12).
@@ -205,6 +229,8 @@ pub struct Checking {
 pub struct Swarm {
     /// Those connected.
     pub peers: Vec<PeerKey>,
+    /// Who came and left, for those who want to hear of them.
+    pub log: pex::Log,
     /// Where the bytes lie, once a peer has asked for some.
     pub layout: Option<Rc<Layout>>,
     /// The layout is on its way.
@@ -230,6 +256,9 @@ impl Torrent {
             state: State::Queued,
             reason: "".into(),
             place,
+            info_at: summary.info_at,
+            metadata: None,
+            named: [].into(),
             private: summary.private,
             tiers,
             was_complete: false,
@@ -261,6 +290,32 @@ impl Torrent {
         }
     }
 
+    /// A torrent of which nothing is known but a magnet link.
+    pub fn of_link(link: Magnet, tiers: Rc<Tiers>, place: Place, added: Option<u64>) -> Torrent {
+        let info_hash = link.info_hash;
+        let mut name = link.name.clone().unwrap_or_else(|| info_hash.to_string());
+        name.truncate(name.floor_char_boundary(MAX_NAME));
+        let summary = Summary {
+            info_hash,
+            name: name.into(),
+            lengths: Lengths::NOTHING,
+            hashes_at: 0,
+            info_at: 0..0,
+            private: false,
+            multi_file: false,
+            trackers: Vec::new(),
+            web_seeded: false,
+            nodes: Vec::new(),
+        };
+        let metadata = Some(Box::new(Missing::new(link)));
+        Torrent { metadata, ..Torrent::new(summary, tiers, place, added) }
+    }
+
+    /// Bytes of the metadata that its peers may be given; 0 where we have none.
+    pub fn metadata_size(&self) -> u32 {
+        self.info_at.end - self.info_at.start
+    }
+
     /// What its peers are shown, and their messages are judged against.
     pub fn view(&self) -> View<'_> {
         let have = if self.is_hidden() { &Have::None } else { &self.have };
@@ -289,7 +344,8 @@ impl Torrent {
 
     /// Whether there is something of it that peers are given, or wanted from them.
     pub fn serves(&self) -> bool {
-        self.state.serves() && (!self.have.is_none() || self.state == State::Downloading)
+        let seeks = matches!(self.state, State::Downloading | State::FetchingMetadata);
+        self.state.serves() && (seeks || !self.have.is_none())
     }
 
     /// Whether it lacks pieces that are to be fetched.
@@ -440,6 +496,7 @@ mod tests {
             name: "one".into(),
             lengths,
             hashes_at: 0,
+            info_at: 0..0,
             private: false,
             multi_file: false,
             trackers: Vec::new(),
@@ -514,7 +571,8 @@ mod tests {
         for state in State::ALL {
             torrent.state = state;
             torrent.have = Have::None;
-            assert_eq!(torrent.serves(), state == State::Downloading, "{state}");
+            let seeks = matches!(state, State::Downloading | State::FetchingMetadata);
+            assert_eq!(torrent.serves(), seeks, "{state}");
             torrent.have = bits(&[3]);
             assert_eq!(torrent.serves(), state.serves(), "{state}");
         }

@@ -221,6 +221,24 @@ impl Client {
         }
     }
 
+    /// The network is another: hosts that could not be reached are tried again, each by one of those who wait for it.
+    pub fn network_changed(&mut self) {
+        self.hosts.forgive_unreached();
+    }
+
+    /// Our addresses are others: trackers that know us are told of each torrent as soon as they allow.
+    pub fn readdressed(&mut self, now: Instant) {
+        let now = self.floor(now);
+        for id in self.of.values().copied().collect::<Vec<_>>() {
+            let Some(line) = self.line_mut(id) else { continue };
+            let at = line.not_before.max(now);
+            if line.phase == Phase::Queued && line.due > at && line.slots.iter().any(|slot| slot.told) {
+                line.together = true;
+                self.hasten(id, at, now);
+            }
+        }
+    }
+
     /// Says `stopped` wherever a torrent is known, and nothing else any more.
     pub fn shutdown(&mut self, now: Instant) {
         self.closing = true;
@@ -336,9 +354,10 @@ impl Client {
                         .map(Rc::from),
                     counts: reply.counts(),
                 };
+                let many = self.hosts.is_asked_for_many(request.host);
                 if let Some(line) = self.lines.thing_mut(request.line) {
                     let tracker = line.slots.get(usize::from(request.slot)).map(|slot| slot.tracker);
-                    line.answered(request.slot, request.event, answer, last, &mut self.random);
+                    line.answered(request.slot, request.event, answer, many, last, &mut self.random);
                     let asked = tracker.filter(|tracker| self.names.can_scrape(*tracker, last));
                     if let Some(tracker) = asked.filter(|_| line.wants_scrape(reply.counts(), last)) {
                         self.to_scrape.insert((request.host, tracker, request.line));
@@ -803,6 +822,38 @@ mod tests {
         assert_eq!(world.log.iter().map(|(.., key)| *key).collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
         assert!(world.log[999].0 < 1.1, "{}", world.log[999].0);
         assert_eq!(world.client.status(5, world.now)[0].state, State::Working);
+    }
+
+    #[test]
+    fn a_thousand_torrents_are_spread_over_the_interval_in_bursts() {
+        for min_interval in [None, Some(600)] {
+            let mut world = World::new();
+            world.host("a.example", move |_| {
+                (MS, Ok(Reply { interval: 1800, min_interval, ..Reply::default() }))
+            });
+            for key in 0..1000 {
+                world.insert(key, &[&[A]]);
+            }
+            world.run(1900);
+            world.client.readdressed(world.now);
+            world.run(4000);
+            world.log.clear();
+            world.wakes.clear();
+            world.run(4000 + 18_000);
+            assert!((10_000..=10_500).contains(&world.log.len()), "{}", world.log.len());
+            // One burst for each window of 45 s at most.
+            assert!(world.wakes.len() <= 10 * 40, "{}", world.wakes.len());
+            for minute in world.times().chunk_by(|one, other| (one / 60.0).floor() == (other / 60.0).floor())
+            {
+                assert!(minute.len() < 300, "{} in a minute", minute.len());
+            }
+            let of_one: Vec<f64> =
+                world.log.iter().filter(|(.., key)| *key == 7).map(|(at, ..)| *at).collect();
+            assert!(
+                of_one.windows(2).all(|pair| (1500.0..=1802.0).contains(&(pair[1] - pair[0]))),
+                "{of_one:?}"
+            );
+        }
     }
 
     #[test]
@@ -1315,6 +1366,55 @@ mod tests {
         world.run(20_001);
         assert_eq!(world.log.len(), tried + 1);
         assert_eq!(world.states(1), [State::Working]);
+    }
+
+    #[test]
+    fn a_network_that_is_another_is_worth_a_try_at_hosts_that_were_not_reached() {
+        let mut world = World::new();
+        world.host("a.example", dead(1));
+        world.host("b.example", |_| (MS, Err(Failure::Busy(503, Some(3000)))));
+        for key in 0..100 {
+            world.insert(key, &[&[A]]);
+            world.insert(1000 + key, &[&[B]]);
+        }
+        world.run(10_000);
+        let tried = world.log.len();
+        world.client.network_changed();
+        world.run(10_002);
+        assert_eq!(world.urls()[tried..], [A], "one asks for all, and who is busy is left alone");
+        world.host("a.example", every(1800));
+        world.client.network_changed();
+        world.run(10_010);
+        assert_eq!(world.log.len(), tried + 101);
+    }
+
+    #[test]
+    fn addresses_that_are_others_are_told_once_and_not_before_the_min_interval() {
+        let mut world = World::new();
+        world.host("a.example", every(1800));
+        world.host("b.example", |_| {
+            (MS, Ok(Reply { interval: 1800, min_interval: Some(600), ..Reply::default() }))
+        });
+        world.host("c.example", refusing(Retry::Never));
+        for key in 0..100 {
+            world.insert(key, &[&[A]]);
+        }
+        world.insert(1000, &[&[B]]);
+        world.insert(2000, &[&[C]]);
+        world.run(100);
+        assert_eq!(world.log.len(), 102);
+        world.client.readdressed(world.now);
+        world.run(102);
+        assert_eq!(world.log.len(), 202);
+        assert!(world.log[102..].iter().all(|(_, url, event, _)| url == A && *event == Event::None));
+        world.run(700);
+        assert_eq!(world.log.len(), 203);
+        assert!((600.0..602.0).contains(&world.log[202].0) && world.log[202].3 == 1000);
+        assert_eq!(
+            world.client.hosts.deadline(),
+            world.client.hosts.deadline().max(Some(1700)),
+            "then as ever"
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Carries out what the tracker client decides, over HTTP or UDP: an announce to both address families of the host, or a
 //! scrape.
 //!
-//! Read first: BEP 7 (a client with two kinds of addresses tells both), 21 (`paused`), 48 (scrape). Omits: TLS. A
-//! [`Burst`] holds the connections of one burst to one host (one a family, one more where it redirects) and one reply at a
-//! time; what is remembered between bursts is which family leads nowhere, for at most 64 hosts.
+//! Read first: BEP 7 (a client with two kinds of addresses tells both), 21 (`paused`), 48 (scrape). A [`Burst`] holds the
+//! connections of one burst to one host (one a family, one more where it redirects) and one reply at a time; what is
+//! remembered between bursts is which family leads nowhere, for at most 64 hosts.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::borrow::Cow;
@@ -112,6 +112,13 @@ impl Announcer {
     async fn resolve(&self, url: &Url) -> Result<Box<[IpAddr]>, Failure> {
         let addresses = self.resolver.resolve(url.host()).await;
         addresses.map_err(|error| Failure::Resolve(Error::Resolve(error).to_string()))
+    }
+
+    /// The network is another: every family may lead somewhere, and who gave us a connection id may know us by another
+    /// address.
+    pub fn network_changed(&self) {
+        self.rests.borrow_mut().clear();
+        self.exchange.forget_connections();
     }
 
     fn rests(&self, host: &str, family: Family) -> bool {
@@ -344,7 +351,7 @@ fn failure(error: &Error) -> Failure {
     let text = error.to_string();
     match error {
         Error::Resolve(_) => Failure::Resolve(text),
-        Error::Url(_) | Error::Denied(_) | Error::Tls | Error::Redirects => Failure::Url(text),
+        Error::Url(_) | Error::Denied(_) | Error::NoTls | Error::Redirects => Failure::Url(text),
         Error::NoAddress(_) => Failure::Transport(text),
         _ if error.is_transport() => Failure::Transport(text),
         _ => Failure::Reply(text),
@@ -759,6 +766,8 @@ mod tests {
         assert!(announcer.rests("two.example", Family::V6));
         assert!(!announcer.rests("two.example", Family::V4));
         assert_eq!(announcer.rests.borrow()["two.example"][1].failures, 1);
+        announcer.network_changed();
+        assert!(!announcer.rests("two.example", Family::V6));
     }
 
     #[test]

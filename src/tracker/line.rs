@@ -55,6 +55,8 @@ pub(super) struct Line {
     pub whole: bool,
     /// Was removed: only `stopped` is still to be said.
     pub stopping: bool,
+    /// The next announce goes together with those of all torrents: at a start, or from another address.
+    pub together: bool,
 }
 
 /// Where a line is.
@@ -146,6 +148,7 @@ impl Line {
             completed: false,
             whole,
             stopping: false,
+            together: true,
         }
     }
 
@@ -159,8 +162,17 @@ impl Line {
         }
     }
 
-    /// The tracker of slot `at` answered: it is the first of its tier from now on, and the next announce is planned.
-    pub fn answered(&mut self, at: u8, event: Event, answer: Answer, last: u32, random: &mut Random) {
+    /// The tracker of slot `at` answered: it is the first of its tier from now on, and the next announce is planned; where
+    /// it is one of `many` that went together, early by chance, so that they are spread over the interval from then on.
+    pub fn answered(
+        &mut self,
+        at: u8,
+        event: Event,
+        answer: Answer,
+        many: bool,
+        last: u32,
+        random: &mut Random,
+    ) {
         let at = usize::from(at);
         let Some(slot) = self.slots.get_mut(at) else { return };
         (slot.told, slot.failures, slot.rest_until) = (true, 0, 0);
@@ -179,12 +191,14 @@ impl Line {
         let window = (interval / WINDOW.0).min(WINDOW.1);
         let jitter = random.up_to(window / 4);
         self.not_before = last.saturating_add(min);
-        if min <= interval - window / 2 {
-            self.due = last.saturating_add(interval - jitter);
-            self.earliest = last.saturating_add(min.max(interval - window));
+        let spread = std::mem::take(&mut self.together) && many;
+        let period = interval - if spread { random.up_to(interval / 2) } else { 0 };
+        if min <= period - window / 2 {
+            self.due = last.saturating_add(period - jitter);
+            self.earliest = last.saturating_add(min.max(period - window));
         } else {
             // Nothing may go early, so it is planned late enough for the others to have come of age.
-            let period = interval.max(min);
+            let period = period.max(min);
             self.due = last.saturating_add(period + window / 4 + jitter);
             self.earliest = last.saturating_add(period);
         }

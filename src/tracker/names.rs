@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::host::{HostId, Hosts, Pool};
 use super::http::scrape_url;
-use crate::http::{Scheme, Url};
+use crate::http::{NO_TLS, Scheme, TLS, Url};
 
 /// Bytes of trackers' texts that are kept for all torrents together.
 const MAX_TEXTS: usize = 64 * 1024;
@@ -55,7 +55,7 @@ impl Names {
         let id = known.unwrap_or_else(|| {
             let text: Rc<str> = url.into();
             let place = match Url::parse_tracker(url) {
-                Ok(url) if url.scheme() == Scheme::Https => Err("https:// is not supported yet".into()),
+                Ok(url) if url.scheme() == Scheme::Https && !TLS => Err(NO_TLS.into()),
                 Ok(url) => {
                     let host = hosts.intern(url.origin());
                     Ok((Rc::new(url), host))

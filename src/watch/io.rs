@@ -1,8 +1,9 @@
 //! Looking at the watched trees: the scan, which is the truth, and inotify, which only hastens the next one.
 //!
 //! The scan is mainline's: in a directory that holds a .torrent those are taken and nothing below is looked at; else
-//! every sub-directory is. Hidden names are skipped. It blocks, so it runs on the storage thread. While nothing changes
-//! a scan keeps nothing and hands nothing over: its fingerprint is computed from what passes by.
+//! every sub-directory is. A .magnet counts as the .torrent that it becomes. Hidden names are skipped. It blocks, so it
+//! runs on the storage thread. While nothing changes a scan keeps nothing and hands nothing over: its fingerprint is
+//! computed from what passes by.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 use std::cell::{Cell, RefCell};
@@ -40,7 +41,6 @@ pub fn scan(roots: &[PathBuf]) -> Listing {
             Seen::Root(path, device) => listing.roots.push((path.to_owned(), device)),
             Seen::Directory(path) => listing.directories.push(path.to_owned()),
             Seen::File(path, ident) => listing.files.push((path.into(), ident)),
-            Seen::Magnet => listing.magnets += 1,
             Seen::Unlisted(path, error) => listing.unlisted.push((path.to_owned(), error.to_string())),
             Seen::Cut(why) => listing.cut = Some(why),
         }
@@ -68,7 +68,6 @@ enum Seen<'a> {
     Root(&'a Path, u64),
     Directory(&'a Path),
     File(&'a Path, Ident),
-    Magnet,
     Unlisted(&'a Path, &'a io::Error),
     Cut(&'static str),
 }
@@ -84,7 +83,6 @@ impl Seen<'_> {
             Seen::File(path, i) => {
                 (2, bytes(path), i.size, i.mtime_secs, i.mtime_nanos, i.ctime).hash(&mut hasher);
             }
-            Seen::Magnet => 3.hash(&mut hasher),
             Seen::Unlisted(path, error) => (4, bytes(path), error.raw_os_error()).hash(&mut hasher),
             Seen::Cut(why) => (5, why).hash(&mut hasher),
         }
@@ -139,10 +137,8 @@ impl Walk<'_> {
                 continue;
             }
             let kind = entry.file_type()?;
-            if name.ends_with(b".torrent") && !kind.is_dir() {
+            if is_ours(name) && !kind.is_dir() {
                 holds_torrents |= self.file(&entry.path());
-            } else if name.ends_with(b".magnet") && !kind.is_dir() {
-                (self.visit)(Seen::Magnet);
             } else if (kind.is_dir() || kind.is_symlink()) && !holds_torrents {
                 below.push((kind.is_symlink(), entry.path()));
             }
@@ -154,7 +150,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Whether it is (or may be) a .torrent file, and so ends the descent.
+    /// Whether it is (or may be) a .torrent or .magnet file, and so ends the descent.
     fn file(&mut self, path: &Path) -> bool {
         match fs::metadata(path) {
             Ok(metadata) if !metadata.is_file() => return false,
@@ -291,11 +287,16 @@ impl Hints {
     }
 }
 
+/// Whether a file of that name may be a torrent.
+fn is_ours(name: &[u8]) -> bool {
+    name.ends_with(b".torrent") || name.ends_with(b".magnet")
+}
+
 fn matters(event: &InotifyEvent) -> bool {
     match event.name.as_deref().map(OsStr::as_bytes) {
         Some(name) => {
             let directory = event.mask.contains(AddWatchFlags::IN_ISDIR);
-            !name.starts_with(b".") && (directory || name.ends_with(b".torrent"))
+            !name.starts_with(b".") && (directory || is_ours(name))
         }
         // The directory itself, or lost events; the end of a watch that we removed is neither.
         None => !event.mask.contains(AddWatchFlags::IN_IGNORED),
@@ -355,10 +356,11 @@ mod tests {
         for name in ["c/.5.torrent", "c/6.torrent.part", "c/7.magnet", "c/8.TORRENT"] {
             tree.put(name);
         }
-        assert_eq!(tree.files(), ["a/x/y/3.torrent", "b/1.torrent"]);
-        assert_eq!(tree.scan().magnets, 1);
+        assert_eq!(tree.files(), ["a/x/y/3.torrent", "b/1.torrent", "c/7.magnet"]);
+        tree.put("0.magnet");
+        assert_eq!(tree.files(), ["0.magnet"]);
         tree.put("0.torrent");
-        assert_eq!(tree.files(), ["0.torrent"]);
+        assert_eq!(tree.files(), ["0.magnet", "0.torrent"]);
     }
 
     #[test]

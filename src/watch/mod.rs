@@ -11,11 +11,14 @@
 //!   it changes (or its permissions do).
 //! * Of several files with one info-hash the first seeds it, lowest path first; the others are warned about once and
 //!   take over when it goes.
+//! * A .magnet is a file like the others, until a .torrent of the same torrent is there, whoever put it there: that is
+//!   what seeds it then, and the .magnet is no duplicate. What we made of a .magnet goes when that goes, or names another
+//!   torrent: the link is the user's file, its .torrent is not. Without its .torrent a .magnet is fetched anew.
 //! * **A directory that cannot be listed keeps what was known of it**, and is reported once. So does a watched root that
 //!   is gone, or whose place another, empty file system has taken: a USB disk that went away should not make a router
 //!   tell every tracker good-bye. Below the root, what is gone is gone.
 //!
-//! Omitted: magnet links. Holds 76 bytes a file and its path, which the session shares.
+//! Holds 76 bytes a file and its path, which the session shares.
 
 use std::fmt::{self, Display};
 use std::os::unix::ffi::OsStrExt;
@@ -47,7 +50,7 @@ const MAX_REASON: usize = 256;
 pub struct Listing {
     /// Equal for equal listings; never 0.
     pub fingerprint: u64,
-    /// The .torrent files, sorted by the bytes of their paths, each once.
+    /// The .torrent and .magnet files, sorted by the bytes of their paths, each once.
     pub files: Vec<(Arc<Path>, Ident)>,
     /// The directories that were listed: what inotify should watch.
     pub directories: Vec<PathBuf>,
@@ -55,8 +58,6 @@ pub struct Listing {
     pub roots: Vec<(PathBuf, u64)>,
     /// What could not be looked at, and why: directories, or single files.
     pub unlisted: Vec<(PathBuf, String)>,
-    /// Number of .magnet files.
-    pub magnets: u32,
     /// Which bound ended the scan early.
     pub cut: Option<&'static str>,
 }
@@ -93,6 +94,14 @@ pub enum Change {
         info_hash: InfoHash,
         /// Where its file was.
         path: Arc<Path>,
+    },
+    /// A .magnet is gone whose torrent is seeded from a .torrent in the same directory: if that was made of it, it is to
+    /// be deleted.
+    Spent {
+        /// The torrent.
+        info_hash: InfoHash,
+        /// Its .torrent.
+        torrent: Arc<Path>,
     },
     /// The file is not taken until it changes.
     Refused {
@@ -135,6 +144,8 @@ pub struct Watch {
     by_hash: Vec<u32>,
     /// Torrents whose file went or changed in this round.
     orphans: Vec<Orphan>,
+    /// The same for links, whether or not their torrent is seeded from a .torrent.
+    unlinked: Vec<Orphan>,
     /// Files that were handed out and not answered.
     loading: usize,
     /// Of the last listing.
@@ -145,7 +156,6 @@ pub struct Watch {
     unlisted: Vec<PathBuf>,
     /// To come out at the next settle.
     notices: Vec<Change>,
-    told_of_magnets: bool,
     told_of_cut: bool,
 }
 
@@ -187,7 +197,7 @@ impl Watch {
         Watch::default()
     }
 
-    /// Compares a listing with what is known; returns the files to load, lowest path first.
+    /// Compares a listing with what is known; returns the files to load, lowest path first and links last.
     pub fn scanned(&mut self, listing: Listing) -> Vec<Arc<Path>> {
         let unlisted = self.note_unlisted(&listing);
         self.remark(&listing);
@@ -212,6 +222,8 @@ impl Watch {
         for gone in known {
             files.extend(self.gone(gone, &unlisted));
         }
+        // What has a .torrent need not begin as a link.
+        to_load.sort_by_key(|path| is_magnet(path));
         self.files = files;
         self.sort_by_hash();
         self.unlisted = unlisted;
@@ -239,9 +251,15 @@ impl Watch {
                 return vec![Change::Refused { path, reason }];
             }
         };
-        if let Some(of) = self.seeding(info_hash).map(|file| file.path.clone()) {
+        if let Some((at, of)) = self.seeding(info_hash).map(|(at, file)| (at, file.path.clone())) {
+            if is_magnet(&of) && !is_magnet(&path) {
+                self.files[at].state = State::Duplicate(info_hash);
+                self.set_hash(index, State::Seeded(info_hash));
+                return vec![Change::Moved { info_hash, from: of, to: path }];
+            }
             self.set_hash(index, State::Duplicate(info_hash));
-            return vec![Change::Duplicate { info_hash, path, of }];
+            let is_news = is_magnet(&of) || !is_magnet(&path);
+            return if is_news { vec![Change::Duplicate { info_hash, path, of }] } else { Vec::new() };
         }
         self.set_hash(index, State::Seeded(info_hash));
         let orphan = self.orphans.iter().position(|orphan| orphan.info_hash == info_hash);
@@ -261,7 +279,7 @@ impl Watch {
             return (changes, again);
         }
         for orphan in std::mem::take(&mut self.orphans) {
-            if let Some(at) = self.lowest(orphan.info_hash) {
+            if let Some(at) = self.heir(orphan.info_hash) {
                 let file = &mut self.files[self.by_hash[at] as usize];
                 file.state = State::Loading { failures: 0, again: false };
                 again.push(file.path.clone());
@@ -276,12 +294,18 @@ impl Watch {
             }
         }
         again.sort_by(|one, other| bytes(one).cmp(bytes(other)));
+        if again.is_empty() {
+            changes.extend(self.spent());
+        }
         (changes, again)
     }
 
     /// For [`io::rescan`]: the last listing's fingerprint, or 0 while another look at the same files is due.
     pub fn fingerprint(&self) -> u64 {
-        let due = self.loading > 0 || !self.orphans.is_empty() || self.suspects().next().is_some();
+        let due = self.loading > 0
+            || !self.orphans.is_empty()
+            || !self.unlinked.is_empty()
+            || self.suspects().next().is_some();
         if due { 0 } else { self.fingerprint }
     }
 
@@ -295,9 +319,10 @@ impl Watch {
         self.files.iter().filter_map(|file| match &file.state {
             State::Refused(reason) => Some((&*file.path, reason.to_string())),
             State::Duplicate(info_hash) => {
-                let of =
-                    self.seeding(*info_hash).map_or(String::new(), |file| file.path.display().to_string());
-                Some((&*file.path, format!("duplicate of {of}")))
+                let of = self.seeding(*info_hash).map(|(_, file)| &*file.path);
+                let is_link_of = |of: &Path| is_magnet(&file.path) && !is_magnet(of);
+                let of = of.filter(|of| !is_link_of(of))?;
+                Some((&*file.path, format!("duplicate of {}", of.display())))
             }
             _ => None,
         })
@@ -325,6 +350,7 @@ impl Watch {
             }
             return Some(file);
         }
+        self.unlink(&file);
         match file.state {
             State::Seeded(info_hash) => self.orphans.push(Orphan { info_hash, path: file.path }),
             State::Loading { .. } => self.loading -= 1,
@@ -351,6 +377,7 @@ impl Watch {
         };
         file.ident = ident;
         if let Some(state) = state {
+            self.unlink(&file);
             file.state = state;
             self.loading += 1;
             to_load.push(file.path.clone());
@@ -389,12 +416,6 @@ impl Watch {
     }
 
     fn remark(&mut self, listing: &Listing) {
-        if listing.magnets > 0 && !self.told_of_magnets {
-            self.told_of_magnets = true;
-            let count = listing.magnets;
-            self.notices
-                .push(Change::Remark(format!("magnet links are not supported yet: {count} .magnet ignored")));
-        }
         match listing.cut {
             Some(cut) if !self.told_of_cut => {
                 self.notices.push(Change::Remark(format!("not all was scanned: {cut}")))
@@ -416,13 +437,49 @@ impl Watch {
         at.is_ok_and(|at| matches!(self.files[at].state, State::Suspect { .. }))
     }
 
-    /// The file that a torrent is seeded from.
-    fn seeding(&self, info_hash: InfoHash) -> Option<&File> {
+    /// A link that named a torrent is gone, or may name another one now.
+    fn unlink(&mut self, file: &File) {
+        if let Some(info_hash) = file.info_hash().filter(|_| is_magnet(&file.path)) {
+            self.unlinked.push(Orphan { info_hash, path: file.path.clone() });
+        }
+    }
+
+    /// The torrents that go on with a .torrent beside where their last link was.
+    fn spent(&mut self) -> Vec<Change> {
+        let mut spent = Vec::new();
+        for link in std::mem::take(&mut self.unlinked) {
+            // It is being rewritten: the next look tells.
+            if self.is_suspect(&link.path) {
+                self.unlinked.push(link);
+                continue;
+            }
+            let Some((_, file)) = self.seeding(link.info_hash) else { continue };
+            let is_linked = self.of(link.info_hash).any(|(_, file)| is_magnet(&file.path));
+            if !is_linked && file.path.parent() == link.path.parent() {
+                spent.push(Change::Spent { info_hash: link.info_hash, torrent: file.path.clone() });
+            }
+        }
+        spent
+    }
+
+    /// The file that a torrent is seeded from, and its index.
+    fn seeding(&self, info_hash: InfoHash) -> Option<(usize, &File)> {
+        self.of(info_hash).find(|(_, file)| matches!(file.state, State::Seeded(_)))
+    }
+
+    /// The files that name a torrent for certain, lowest path first.
+    fn of(&self, info_hash: InfoHash) -> impl Iterator<Item = (usize, &File)> {
+        let from = self.lowest(info_hash).unwrap_or(self.by_hash.len());
+        let indices = self.by_hash[from..].iter().map(|index| *index as usize);
+        let files = indices.map(|index| (index, &self.files[index]));
+        files.take_while(move |(_, file)| file.info_hash() == Some(info_hash))
+    }
+
+    /// Where in `by_hash` the file stands that a torrent whose own is gone is seeded from: a .torrent, if there is one.
+    fn heir(&self, info_hash: InfoHash) -> Option<usize> {
         let from = self.lowest(info_hash)?;
-        let files = self.by_hash[from..].iter().map(|index| &self.files[*index as usize]);
-        files
-            .take_while(|file| file.info_hash() == Some(info_hash))
-            .find(|file| matches!(file.state, State::Seeded(_)))
+        let torrent = self.of(info_hash).position(|(_, file)| !is_magnet(&file.path));
+        Some(from + torrent.unwrap_or(0))
     }
 
     /// Where in `by_hash` the files of a torrent begin.
@@ -482,6 +539,7 @@ impl Display for Change {
                 write!(f, "moved {} to {} ({info_hash})", from.display(), to.display())
             }
             Change::Removed { info_hash, path } => write!(f, "dropped {} ({info_hash})", path.display()),
+            Change::Spent { torrent, .. } => write!(f, "{} has no magnet link any more", torrent.display()),
             Change::Refused { path, reason } => write!(f, "{} has errors: {reason}", path.display()),
             Change::Duplicate { path, of, .. } => {
                 write!(f, "{} is a duplicate torrent for {}", path.display(), of.display())
@@ -493,6 +551,11 @@ impl Display for Change {
             Change::Remark(text) => f.write_str(text),
         }
     }
+}
+
+/// Whether a file holds a magnet link, by its name.
+pub fn is_magnet(path: &Path) -> bool {
+    bytes(path).ends_with(b".magnet")
 }
 
 /// Mainline sorts paths as strings; a `Path` compares by components, slower and otherwise ordered.
@@ -591,6 +654,7 @@ mod tests {
                 format!("{} {}>{}", of(info_hash), from.display(), to.display())
             }
             Change::Removed { info_hash, path } => format!("-{} {}", of(info_hash), path.display()),
+            Change::Spent { info_hash, torrent } => format!("spent {} {}", of(info_hash), torrent.display()),
             Change::Refused { path, .. } => format!("bad {}", path.display()),
             Change::Duplicate { path, of, .. } => format!("{}={}", path.display(), of.display()),
             Change::Unlisted { path, .. } => format!("blind {}", path.display()),
@@ -836,10 +900,95 @@ mod tests {
     }
 
     #[test]
-    fn magnets_and_bounds_are_remarked_upon_once() {
+    fn a_link_hands_on_to_its_torrent_and_takes_it_back_when_that_goes() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        assert_eq!(world.round(), ["+1 /t/a.magnet"]);
+        world.put("/t/a.torrent", 1);
+        assert_eq!(world.round(), ["1 /t/a.magnet>/t/a.torrent"]);
+        assert_eq!((world.round(), world.watch.refused().count()), (vec![], 0));
+        world.files.remove("/t/a.torrent");
+        assert_eq!(world.round(), ["1 /t/a.torrent>/t/a.magnet"]);
+        world.files.clear();
+        assert_eq!(world.round(), ["-1 /t/a.magnet"]);
+    }
+
+    #[test]
+    fn a_link_beside_its_torrent_is_read_after_it_and_no_duplicate() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        world.put("/t/b.torrent", 1);
+        world.put("/u/z.magnet", 1);
+        assert_eq!(world.round(), ["+1 /t/b.torrent"]);
+        assert_eq!(world.reads, ["/t/b.torrent", "/t/a.magnet", "/u/z.magnet"]);
+        assert_eq!(world.watch.refused().count(), 0);
+        // Of several .torrents the next one takes over, before any link.
+        world.put("/t/c.torrent", 1);
+        assert_eq!(world.round(), ["/t/c.torrent=/t/b.torrent"]);
+        world.files.remove("/t/b.torrent");
+        assert_eq!(world.round(), ["1 /t/b.torrent>/t/c.torrent"]);
+    }
+
+    #[test]
+    fn of_two_links_the_second_is_a_duplicate_as_long_as_there_is_no_torrent() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        world.put("/t/b.magnet", 1);
+        assert_eq!(world.round(), ["+1 /t/a.magnet", "/t/b.magnet=/t/a.magnet"]);
+        assert_eq!(world.watch.refused().count(), 1);
+        world.put("/t/a.torrent", 1);
+        assert_eq!(world.round(), ["1 /t/a.magnet>/t/a.torrent"]);
+        assert_eq!(world.watch.refused().count(), 0);
+        // What was made of a link goes with the last that names it.
+        world.files.remove("/t/a.magnet");
+        assert_eq!(world.round(), [""; 0]);
+        world.files.remove("/t/b.magnet");
+        assert_eq!(world.round(), ["spent 1 /t/a.torrent"]);
+        assert_eq!(world.round(), [""; 0]);
+    }
+
+    #[test]
+    fn a_link_that_goes_or_names_another_torrent_leaves_its_torrent_to_be_deleted() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        world.put("/t/a.torrent", 1);
+        world.put("/u/b.torrent", 2);
+        world.put("/t/b.magnet", 2);
+        world.round();
+        world.rename("/t/a.magnet", "/t/c.magnet");
+        assert_eq!(world.round(), [""; 0]);
+        // Half-written, it may name the same as before.
+        world.put("/t/c.magnet", None);
+        assert_eq!(world.round(), [""; 0]);
+        world.put("/t/c.magnet", 1);
+        assert_eq!(world.round(), [""; 0]);
+        world.put("/t/c.magnet", 3);
+        assert_eq!(world.round(), ["+3 /t/c.magnet", "spent 1 /t/a.torrent"]);
+        // One elsewhere is the user's own.
+        world.files.remove("/t/b.magnet");
+        assert_eq!(world.round(), [""; 0]);
+        // Where the directory cannot be looked at nothing has gone.
+        world.put("/t/a.magnet", 1);
+        world.round();
+        world.unlisted.push("/t");
+        assert_eq!(world.round(), ["blind /t"]);
+    }
+
+    #[test]
+    fn a_link_that_goes_as_its_torrent_comes_leaves_that_to_be_deleted() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        world.round();
+        world.files.remove("/t/a.magnet");
+        world.put("/t/a.torrent", 1);
+        assert_eq!(world.round(), ["1 /t/a.magnet>/t/a.torrent", "spent 1 /t/a.torrent"]);
+    }
+
+    #[test]
+    fn bounds_are_remarked_upon_once() {
         let mut watch = Watch::new();
-        for expected in [2, 0] {
-            watch.scanned(Listing { magnets: 3, cut: Some("too deep"), ..Listing::default() });
+        for expected in [1, 0] {
+            watch.scanned(Listing { cut: Some("too deep"), ..Listing::default() });
             assert_eq!(watch.settle().0.len(), expected);
         }
     }
@@ -859,7 +1008,7 @@ mod tests {
     /// Any sequence of events, and the tables agree with the tree at its end.
     #[test]
     fn after_any_sequence_of_events_each_torrent_is_seeded_from_one_of_its_files() {
-        const PATHS: [&str; 5] = ["/t/a", "/t/b", "/t/c", "/t/d", "/t/e"];
+        const PATHS: [&str; 5] = ["/t/a", "/t/b.magnet", "/t/c", "/t/d.magnet", "/t/e"];
         let mut world = World::default();
         let mut seeded: BTreeMap<u8, String> = BTreeMap::new();
         let mut random = 1_u32;

@@ -5,9 +5,12 @@
 //! bound that only a broken program reaches.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub mod authority;
 pub mod daemon;
 pub mod disk;
 pub mod machine;
+pub mod metadata;
+pub mod nginx;
 pub mod peer;
 pub mod seed;
 pub mod torrent;

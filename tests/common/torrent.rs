@@ -212,6 +212,31 @@ impl Torrent {
         self
     }
 
+    /// The same content as a private torrent (BEP 27).
+    pub fn private(mut self) -> Self {
+        self.info.truncate(self.info.len() - 1);
+        self.info.extend(b"7:privatei1ee");
+        self.info_hash = Sha1::digest(&self.info).into();
+        self
+    }
+
+    /// The bytes of the info dictionary: the metadata of BEP 9.
+    pub fn metadata(&self) -> &[u8] {
+        &self.info
+    }
+
+    /// Its magnet link, with what else is to stand in it.
+    pub fn magnet(&self, rest: &str) -> String {
+        format!("magnet:?xt=urn:btih:{}{rest}", self.hex())
+    }
+
+    /// Drops a magnet link into a watched folder, as a browser or a user does.
+    pub fn drop_link_into(&self, folder: &Path, rest: &str) {
+        let unseen = folder.join(format!(".{}.part", self.name));
+        std::fs::write(&unseen, self.magnet(rest) + "\n").expect("the folder is ours");
+        std::fs::rename(unseen, folder.join(format!("{}.magnet", self.name))).expect("one file system");
+    }
+
     /// The bytes of the .torrent file.
     pub fn metainfo(&self) -> Vec<u8> {
         let mut keys = Vec::new();

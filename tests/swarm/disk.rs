@@ -15,7 +15,8 @@ use meshseed::metainfo::{self, InfoHash, Metainfo, maker};
 use meshseed::piece::{BLOCK, Lengths};
 use meshseed::storage::intake::Filled;
 use meshseed::storage::io::{
-    Batch, Checked, Done, Hashed, Job, LaidOut, Loaded, Outcome, Place, Prepared, Progress, Target,
+    Batch, Checked, Done, Hashed, Job, Kept, LaidOut, Loaded, Outcome, Place, Prepared, Progress, Target,
+    Unkept,
 };
 use meshseed::storage::resume::{Record, Stamp, Verified};
 use meshseed::storage::{Layout, Room, Trouble};
@@ -39,6 +40,8 @@ const ROOT: &str = "/mnt/disk";
 /// A torrent and its data.
 pub struct Torrent {
     pub metainfo: Metainfo,
+    /// Its .torrent.
+    pub bytes: Vec<u8>,
     pub place: Place,
     pub content: Content,
     /// What of it was ever written, and what of that is out of the page cache.
@@ -91,6 +94,8 @@ pub struct Disk {
     opened: HashSet<(usize, u32)>,
     hot: VecDeque<(usize, u32, u64)>,
     pub reads: u64,
+    /// Pieces of metadata read for peers.
+    pub metadata_reads: u64,
     pub flushes: u64,
     pub records_taken: u64,
     /// Bytes hashed of each torrent.
@@ -173,6 +178,17 @@ impl Torrent {
         right
     }
 
+    /// The files that have some of a piece.
+    fn files_of(&self, piece: u32) -> impl Iterator<Item = usize> {
+        let (range, mut start) = (self.range(piece), 0);
+        let files = self.metainfo.files.iter().enumerate().filter(move |(_, file)| {
+            let of = start..start + file.length;
+            start = of.end;
+            of.start < range.end && range.start < of.end
+        });
+        files.map(|(at, _)| at)
+    }
+
     fn stamps(&self) -> Box<[Stamp]> {
         let mut start = 0;
         let stamps = self.metainfo.files.iter().map(|file| {
@@ -209,6 +225,7 @@ impl Disk {
             opened: HashSet::new(),
             hot: VecDeque::new(),
             reads: 0,
+            metadata_reads: 0,
             flushes: 0,
             records_taken: 0,
             hashed: HashMap::new(),
@@ -251,6 +268,7 @@ impl Disk {
             fault: None,
             hashing: BTreeMap::new(),
             metainfo,
+            bytes,
             place,
             there: true,
             mtime: 1_000_000,
@@ -376,6 +394,24 @@ impl Disk {
                 let loaded = Loaded { summary, sidecar: None };
                 Done::Loaded { path, ident: torrent.place.ident, result: Ok(Box::new(loaded)) }
             }
+            Job::Keep { key, pieces, link, path } => {
+                let at = self.torrents.iter().position(|torrent| torrent.info_hash() == link.info_hash);
+                let torrent = &self.torrents[at.expect("a torrent of this disk")];
+                let loaded = Loaded { summary: torrent.metainfo.summary(), sidecar: None };
+                let kept = Kept { path, ident: torrent.place.ident, loaded };
+                let result = match InfoHash::of(&pieces.concat()) == link.info_hash {
+                    _ if self.read_only => Err(Unkept::Unwritten("read-only".into())),
+                    true => Ok(Box::new(kept)),
+                    false => Err(Unkept::Wrong),
+                };
+                Done::Kept { key, result }
+            }
+            Job::Metadata { key, peer, place, piece, at } => {
+                self.metadata_reads += 1;
+                let range = at.start as usize..at.end as usize;
+                let result = self.at(&place).map(|of| self.torrents[of].bytes[range].into());
+                Done::Metadata { key, peer, piece, result }
+            }
             Job::Check { key, info_hash, place } => {
                 self.checks.extend(self.at(&place));
                 let mut known = self.records.get(&info_hash).cloned().map(Box::new);
@@ -432,7 +468,7 @@ impl Disk {
                 self.records.remove(&info_hash);
                 return None;
             }
-            Job::Stop => return None,
+            Job::Link { .. } | Job::Discard { .. } | Job::Stop => return None,
         };
         let queue = match done {
             Done::Read { .. } | Done::LaidOut { .. } => 0,
@@ -644,7 +680,16 @@ impl Disk {
                 });
                 (have, todo)
             }
-            _ => (Have::None, all.clone()),
+            // Of files that are as they were nothing is hashed.
+            Some(Verified { have, todo, stamps: old, .. }) => {
+                let is_known = |piece: u32| torrent.files_of(piece).all(|file| old[file] == stamps[file]);
+                let count = torrent.lengths().piece_count();
+                let known = Have::from_fn(count, |piece| is_known(piece) && have.contains(piece));
+                let is_due =
+                    |piece: u32| if is_known(piece) { todo.contains(piece) } else { is_there(piece) };
+                (known, Have::from_fn(count, is_due))
+            }
+            None => (Have::None, all.clone()),
         };
         let len = torrent.extents.end_in(0..torrent.lengths().total());
         let fingerprint = len.wrapping_mul(31).wrapping_add(torrent.mtime.unsigned_abs());
@@ -697,7 +742,8 @@ impl Disk {
         let recorded = self.records.get(&torrent.info_hash()).and_then(|record| record.verified.as_ref());
         if self.opened.insert((at, file))
             && !torrent.open
-            && recorded.is_some_and(|verified| verified.stamps != torrent.stamps())
+            && recorded
+                .is_some_and(|verified| verified.stamps[file as usize] != torrent.stamps()[file as usize])
         {
             return Err(Trouble::Changed(path));
         }

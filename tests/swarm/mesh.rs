@@ -15,7 +15,7 @@ use super::world::{World, settings};
 use crate::KIB;
 
 /// The torrent of a swarm, on each disk.
-const IT: usize = 0;
+pub const IT: usize = 0;
 
 pub struct Swarm {
     world: World,
@@ -84,6 +84,18 @@ impl Swarm {
         has: impl FnMut(&u32) -> bool,
         with: impl FnOnce(&mut Settings),
     ) -> usize {
+        let node = self.arrive(line, has, with);
+        self.with(node, |node, now| node.insert(IT, now));
+        node
+    }
+
+    /// The same of one that was not told of the torrent yet.
+    pub fn arrive(
+        &mut self,
+        line: Line,
+        has: impl FnMut(&u32) -> bool,
+        with: impl FnOnce(&mut Settings),
+    ) -> usize {
         let number = self.nodes.len();
         let mut settings = settings();
         settings.peer_id[16..].copy_from_slice(&u32::try_from(number).expect("few").to_be_bytes());
@@ -95,8 +107,13 @@ impl Swarm {
         let it = disk.add("swarm", &[self.size], self.piece, &options);
         assert_eq!(it, IT);
         disk.torrents[IT].hold_pieces(has);
-        let node = self.node(settings, disk, line);
-        self.with(node, |node, now| node.insert(IT, now));
+        self.node(settings, disk, line)
+    }
+
+    /// A node that has but a magnet link.
+    pub fn linked(&mut self, line: Line) -> usize {
+        let node = self.arrive(line, |_| false, |_| {});
+        self.with(node, |node, now| node.insert_link(IT, now));
         node
     }
 

@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use meshseed::metainfo::InfoHash;
+use meshseed::metainfo::magnet::Magnet;
 use meshseed::peer::outbox::{HEADER, Part};
-use meshseed::peer::wire::{Decoder, Handshaking, Limits, Message, Stage};
+use meshseed::peer::wire::{self, Decoder, Handshaking, Limits, Message, Stage};
 use meshseed::peer::{Close, PeerKey};
 use meshseed::random::Random;
 use meshseed::session::{BATCH, Event as News, Happened, Job, Miss, Session, Settings, Totals, Upload};
@@ -128,6 +129,9 @@ impl Task {
             }
         }
         let Input::Messages(decoder, limits) = &mut self.input else { return Ok(()) };
+        if limits.pieces == wire::UNKNOWN {
+            *limits = session.wire_limits(key).ok_or(Close::TorrentStopped)?;
+        }
         while let Some(message) =
             decoder.decode(&mut input, limits).map_err(|_| Close::Protocol("malformed message"))?
         {
@@ -200,6 +204,15 @@ impl Node {
     pub fn insert(&mut self, torrent: usize, now: Instant) {
         let of = &self.disk.torrents[torrent];
         let key = self.session.insert(of.metainfo.summary(), of.place.clone(), now);
+        self.keys.insert(torrent, key.expect("a new torrent"));
+        self.kick();
+    }
+
+    /// The torrent is named by a magnet link alone.
+    pub fn insert_link(&mut self, torrent: usize, now: Instant) {
+        let of = &self.disk.torrents[torrent];
+        let link = Magnet { name: None, ..Magnet::from(&of.metainfo) };
+        let key = self.session.insert_magnet(link, of.place.clone(), None, now);
         self.keys.insert(torrent, key.expect("a new torrent"));
         self.kick();
     }
@@ -323,6 +336,7 @@ impl Node {
             Job::Event(news) => self.news.push((at, news)),
             Job::Search(..) => panic!("no node of this world has a link"),
             Job::Datagram(..) | Job::Bootstrap => panic!("no node of this world is one of the DHT"),
+            Job::Reconnect => panic!("no node of this world changes its address"),
             Job::WebFetch(_) => panic!("no torrent of this world names a web seed"),
         }
     }
@@ -373,6 +387,12 @@ impl Node {
                     self.intake.give_back(bytes);
                     self.write_out(net);
                     std::mem::take(&mut self.waiters).into_iter().for_each(|half| net.ring(half));
+                }
+                Done::Kept { result: Ok(kept), .. } => {
+                    let of = self.disk.torrents.iter();
+                    let mut of = of.filter(|torrent| torrent.info_hash() == kept.loaded.summary.info_hash);
+                    let place = of.next().expect("a torrent of this disk").place.clone();
+                    self.session.learn(kept.loaded.summary, place, net.now);
                 }
                 done => self.session.stored(done, net.now),
             }
@@ -564,6 +584,7 @@ fn name(job: &Job) -> String {
         Job::Datagram(to, _) => format!("a datagram to {to}"),
         Job::Bootstrap => "a bootstrap".into(),
         Job::Rescan => "a rescan".into(),
+        Job::Reconnect => "another network".into(),
         Job::Event(news) => format!("{news:?}"),
         Job::WebFetch(_) => "a web seed".into(),
     }

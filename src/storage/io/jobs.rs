@@ -10,6 +10,7 @@ use super::files::OpenFile;
 use crate::config::Disk;
 use crate::have::Have;
 use crate::ident::Ident;
+use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{InfoHash, Summary};
 use crate::storage::intake::Filled;
 use crate::storage::resume::{Record, Stamp};
@@ -108,6 +109,35 @@ pub enum Job {
         /// Its path.
         path: Arc<Path>,
     },
+    /// Read a .magnet.
+    Link {
+        /// Its path.
+        path: Arc<Path>,
+    },
+    /// Verify the metadata that a link names, and write it as a .torrent.
+    Keep {
+        /// The torrent's key in the session.
+        key: u32,
+        /// The info dictionary.
+        pieces: Vec<Box<[u8]>>,
+        /// What the .magnet holds.
+        link: Box<Magnet>,
+        /// The .magnet.
+        path: Arc<Path>,
+    },
+    /// Read a piece of metadata.
+    Metadata {
+        /// The torrent's key in the session.
+        key: u32,
+        /// Key of the peer that waits.
+        peer: u32,
+        /// Where it lies.
+        place: Place,
+        /// Which piece.
+        piece: u32,
+        /// Its bytes in the .torrent.
+        at: Range<u32>,
+    },
     /// Compare a torrent's files with its record.
     Check {
         /// The torrent's key in the session.
@@ -195,6 +225,13 @@ pub enum Job {
     Record(Box<Record>),
     /// Forget a torrent, at the next flush. Always taken.
     Forget(InfoHash),
+    /// Delete what was made of a magnet link that is gone. Always taken.
+    Discard {
+        /// Which torrent.
+        info_hash: InfoHash,
+        /// The .torrent that may have been made of it.
+        beside: Option<Arc<Path>>,
+    },
     /// End, once what was given before is done but for hashing and reading. Always taken.
     Stop,
 }
@@ -212,6 +249,33 @@ pub enum Done {
         ident: Ident,
         /// The torrent, or why it is refused.
         result: Result<Box<Loaded>, String>,
+    },
+    /// A magnet link.
+    Linked {
+        /// Path of the .magnet.
+        path: Arc<Path>,
+        /// Which file it was; all zeros where it could not be looked at.
+        ident: Ident,
+        /// The link, or why it is refused.
+        result: Result<Box<Linked>, String>,
+    },
+    /// Metadata was verified and written.
+    Kept {
+        /// The torrent's key.
+        key: u32,
+        /// The .torrent, or why there is none.
+        result: Result<Box<Kept>, Unkept>,
+    },
+    /// A piece of metadata.
+    Metadata {
+        /// The torrent's key.
+        key: u32,
+        /// Key of the peer that waits.
+        peer: u32,
+        /// Which piece.
+        piece: u32,
+        /// Its bytes.
+        result: Result<Box<[u8]>, Trouble>,
     },
     /// Files compared with the record.
     Checked {
@@ -308,6 +372,39 @@ pub struct Loaded {
     pub sidecar: Option<PathBuf>,
 }
 
+/// A magnet link as it was read.
+#[derive(Debug)]
+pub struct Linked {
+    /// What it says.
+    pub link: Magnet,
+    /// The .torrent, where it was made before and kept in the state directory.
+    pub kept: Option<Kept>,
+    /// What is on record of the torrent.
+    pub record: Option<Box<Record>>,
+}
+
+/// A .torrent that was made of a magnet link.
+#[derive(Debug)]
+pub struct Kept {
+    /// Its path.
+    pub path: Arc<Path>,
+    /// Which file that is.
+    pub ident: Ident,
+    /// What it says.
+    pub loaded: Loaded,
+}
+
+/// Why metadata became no .torrent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unkept {
+    /// It is not what the link names.
+    Wrong,
+    /// It is, and we take no such torrent.
+    Unfit(String),
+    /// The system refused.
+    Unwritten(String),
+}
+
 /// What comparing a torrent's files with its record has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
@@ -329,6 +426,14 @@ pub struct Checked {
 
 impl Job {
     pub(super) fn is_answered(&self) -> bool {
-        !matches!(self, Job::Disk(_) | Job::SaveNodes(_) | Job::Record(_) | Job::Forget(_) | Job::Stop)
+        !matches!(
+            self,
+            Job::Disk(_)
+                | Job::Record(_)
+                | Job::SaveNodes(_)
+                | Job::Forget(_)
+                | Job::Discard { .. }
+                | Job::Stop
+        )
     }
 }

@@ -55,6 +55,11 @@ impl Exchange {
         }
     }
 
+    /// Our address may be another: the ids are good for those to whom they were given.
+    pub fn forget_connections(&self) {
+        self.connections.borrow_mut().clear();
+    }
+
     /// Asks the host with these addresses of one family. `encode` writes the question, given a connection id and the number
     /// of the transaction. `patience` is how long one answer is waited for at most.
     pub async fn ask(
@@ -465,6 +470,8 @@ mod tests {
             exchange.keep(SocketAddr::new("10.0.0.1".parse().unwrap(), port), 1);
         }
         assert!(exchange.connections.borrow().len() <= MAX_CONNECTIONS);
+        exchange.forget_connections();
+        assert!(exchange.connections.borrow().is_empty());
     }
 
     #[test]
