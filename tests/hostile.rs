@@ -783,7 +783,7 @@ fn searches_of_neighbours() {
 
 /// Messages of each kind, as nodes send them.
 fn messages() -> Vec<Vec<u8>> {
-    let [v4, v6] = ["10.1.1.1:6881", "[fd00::1]:6881"].map(|addr| addr.parse().unwrap());
+    let [v4, v6] = ["10.1.1.1:6881", "[fd00::1]:6881"].map(|addr| addr.parse().expect("an address"));
     let (id, info_hash) = (Id([1; 20]), InfoHash::from_bytes([2; 20]));
     let want = Want { v4: true, v6: true };
     let reply =
