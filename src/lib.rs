@@ -19,12 +19,13 @@
 //! | [`random`] | numbers that need not be secret |
 //! | [`clock`] | the time of day, where the clock has one |
 //! | [`http`] | heads, bodies and redirects; one client |
-//! | [`net`] | addresses, prefixes, names |
+//! | [`net`] | addresses, prefixes, names; the UDP port |
 //! | [`storage`] | where bytes lie on disk, what is known of them; the storage thread |
 //! | [`peer`] | the peer protocol: wire, extensions, one peer, its task |
 //! | [`tracker`] | announces: what is asked of whom and when |
 //! | [`webseed`] | web servers that have a torrent: which of them is asked for what |
 //! | [`lpd`] | neighbours on our own links: what we tell them, and they us |
+//! | [`dht`] | peers without a tracker, through nodes that each know a few others |
 //! | [`torrent`] | one torrent: its record, what is asked of whom, its choker, whom it might dial |
 //! | [`session`] | all torrents, all peers and one set of clocks |
 //! | [`watch`] | the watched directories: the database |
@@ -49,6 +50,15 @@
 //! 2. Peers say that they have the metadata; [`torrent::metadata::Gathering::next`] says whom to ask for which piece.
 //! 3. All of it is here: the storage thread verifies it and writes the .torrent (`Job::Keep`);
 //!    [`session::Session::learn`] takes it, with the peers that are connected. From there it goes as above.
+//!
+//! # A cable is plugged in
+//!
+//! 1. [`net::io::changes::Changes`] hears of it from the kernel and gathers what comes with it; the daemon looks at
+//!    [`net::io::interfaces`].
+//! 2. Listening sockets, TCP and UDP, follow the addresses of the configuration; [`lpd::io::Links`] opens a socket on the
+//!    link, and neighbours are told.
+//! 3. [`net::ours::Ours`] decides whether it is news: what could not be reached is tried again, and trackers are told
+//!    if we are elsewhere now.
 //!
 //! # A block is fetched
 //!
@@ -119,6 +129,8 @@ pub mod tracker;
 pub mod webseed;
 
 pub mod lpd;
+
+pub mod dht;
 
 pub mod torrent;
 

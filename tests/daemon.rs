@@ -11,7 +11,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use common::daemon::Home;
 use common::disk::{Mount, overwrite, tamper};
 use common::peer::{BLOCK, RawPeer};
 use common::torrent::Torrent;
-use common::tracker::{Answer, Tracker};
+use common::tracker::{Answer, COUNTS, Tracker};
 use common::{PATIENCE, able, run, wait, wait_value};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -391,6 +391,18 @@ fn a_thousand_torrents_start_and_end_in_good_time() {
     assert_eq!(announces.len(), 1000, "each is announced once");
     // The one before may not have closed yet when the next opens.
     assert!(tracker.most_open() <= 2, "one connection serves a tracker's queue, not {}", tracker.most_open());
+    // The announces told of no leechers.
+    let counted = |said: &Value| said["trackers"][0]["leechers"] == COUNTS[2];
+    torrents.iter().for_each(|torrent| {
+        let said = wait_value("its peers are counted", PATIENCE, || daemon.torrent(torrent), counted);
+        let tracker = &said["trackers"][0];
+        assert_eq!([&tracker["seeds"], &tracker["downloads"]], [&json!(COUNTS[0]), &json!(COUNTS[1])]);
+    });
+    let scrapes = tracker.scrapes();
+    let announced: Vec<u32> = announces.iter().map(|announce| announce.connection).collect();
+    assert!(scrapes.iter().all(|(connection, _)| announced.contains(connection)), "they share connections");
+    assert!(scrapes.len() < 200, "{} scrapes", scrapes.len());
+    assert_eq!(scrapes.iter().map(|(_, torrents)| torrents.len()).sum::<usize>(), 1000, "each once");
     let (status, took) = daemon.terminate();
     assert!(status.success(), "{status}");
     assert!(took < Duration::from_secs(5), "{took:?}");
@@ -472,6 +484,8 @@ fn sighup_moves_to_another_port_and_another_data_root() {
     assert!((30_011..=30_019).contains(&after.port()), "{after}");
     assert!(TcpStream::connect(before).is_err(), "the old socket is closed");
     TcpStream::connect(after).unwrap();
+    let bound = |address: SocketAddr| UdpSocket::bind(address).is_err();
+    assert!(bound(after) && !bound(before), "and so does the UDP socket");
 }
 
 #[test]

@@ -16,9 +16,10 @@ use meshseed::have::Have;
 use meshseed::http::{Receiver, Url, decode_request_head};
 use meshseed::lpd::{self, Search};
 use meshseed::metainfo::{self, InfoHash, magnet::Magnet};
+use meshseed::net::datagram::{Datagram, UTP_HEADER, tell_apart};
 use meshseed::net::{Family, Prefix};
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
-use meshseed::peer::{PeerKey, extension, metadata};
+use meshseed::peer::{PeerKey, extension, metadata, pex};
 use meshseed::random::Random;
 use meshseed::storage::resume::{self, Record, Stamp, Verified};
 use meshseed::torrent::metadata::{Came, Gathering, MAX_METADATA, Offer};
@@ -356,7 +357,7 @@ fn peer_handshakes() {
 #[test]
 fn extension_handshakes() {
     let samples = [
-        b"d4:ipv44:\x01\x02\x03\x044:ipv616:0123456789abcdef1:md11:ut_metadatai2e6:ut_pexi1ee13:metadata_sizei31235e\
+        b"d4:ipv44:\x01\x02\x03\x044:ipv616:0123456789abcdef1:md11:lt_donthavei3e11:ut_metadatai2e6:ut_pexi1ee13:metadata_sizei31235e\
           1:pi6881e4:reqqi500e11:upload_onlyi1e1:v12:meshseed 0.16:yourip4:\x0a\x00\x00\x01e"
             .to_vec(),
         b"de".to_vec(),
@@ -382,6 +383,30 @@ fn messages_about_metadata() {
         let mut again = Vec::new();
         message.encode(&mut again);
         assert_eq!(metadata::Message::decode(&again), Some(message));
+        true
+    });
+}
+
+#[test]
+fn lists_of_peers() {
+    let mut samples =
+        vec![b"d5:added12:\x0a\0\0\x01\x1a\xe1\x0a\0\0\x02\x1a\xe17:added.f2:\x02\x107:dropped0:e".to_vec()];
+    let addresses = ["10.0.0.1:1", "[fd00::1]:2", "[fe80::1]:3", "[::ffff:10.0.0.2]:4"];
+    let addresses = addresses.map(|addr| addr.parse().unwrap());
+    let contacts = addresses.map(|addr| pex::Contact { addr, flags: pex::SEED });
+    samples.push(Vec::new());
+    pex::encode(&contacts, &addresses, &mut samples[1]);
+    samples.push([&b"d6:added63600:"[..], &[0xfd; 3600], b"e"].concat());
+    torture(&samples, times(60), |bytes| {
+        let Ok(contacts) = pex::decode(bytes) else { return false };
+        assert!(contacts.len() <= pex::MAX_CONTACTS);
+        let mut again = Vec::new();
+        pex::encode(&contacts, &[], &mut again);
+        let mut read = pex::decode(&again).unwrap();
+        let mut contacts = contacts;
+        contacts.sort_by_key(|contact| contact.addr);
+        read.sort_by_key(|contact| contact.addr);
+        assert_eq!(read, contacts);
         true
     });
 }
@@ -594,6 +619,21 @@ fn http_heads_and_bodies() {
 }
 
 #[test]
+fn scrape_replies() {
+    let torrents = [b'a', b'b'].map(|byte| InfoHash::from_bytes([byte; 20]));
+    let file =
+        |byte: u8| [b"20:", &[byte; 20][..], b"d8:completei1e10:downloadedi2e10:incompletei3ee"].concat();
+    let samples = [[&b"d5:filesd"[..], &file(b'a'), &file(b'x'), &file(b'b'), b"ee"].concat()];
+    torture(&samples, times(60), |bytes| match tracker::http::decode_scrape(bytes, &torrents) {
+        Ok(counts) => counts.len() == torrents.len(),
+        Err(error) => {
+            assert!(error.to_string().len() <= 2 * MAX_TEXT);
+            false
+        }
+    });
+}
+
+#[test]
 fn tracker_replies() {
     let mut samples = vec![Vec::new()];
     let reply = Reply {
@@ -603,6 +643,7 @@ fn tracker_replies() {
         warning: Some("slow".into()),
         complete: Some(3),
         incomplete: Some(4),
+        downloaded: Some(3),
         external_ip: Some([10, 0, 0, 1].into()),
         peers: vec!["10.1.1.1:6881".parse().unwrap(), "[fd00::1]:6881".parse().unwrap()],
     };
@@ -638,6 +679,86 @@ fn announces() {
         let mut again = Vec::new();
         tracker::http::encode_announce(&announce, &mut again);
         assert_eq!(text(&again).and_then(tracker::http::decode_announce).as_ref(), Some(&announce));
+        true
+    });
+}
+
+#[test]
+fn datagrams_of_the_port() {
+    let syn = [&[0x41, 0, 0x12, 0x34][..], &[7; 16]].concat();
+    let samples = [b"d1:q4:ping1:y1:qe".to_vec(), syn, [&[0, 0, 0, 1, 9, 9, 9, 9][..], &[1; 30]].concat()];
+    torture(
+        &samples,
+        |_| 0,
+        |bytes| match tell_apart(bytes) {
+            Datagram::Dht => bytes.starts_with(b"d"),
+            Datagram::Connect(reset) => {
+                assert!(bytes.len() >= UTP_HEADER, "what is answered is no smaller than the answer");
+                assert!(tell_apart(&reset) == Datagram::Other && reset[2..4] == bytes[2..4]);
+                true
+            }
+            Datagram::Tracker(transaction) => transaction.to_be_bytes() == bytes[4..8],
+            Datagram::Other => false,
+        },
+    );
+}
+
+#[test]
+fn answers_of_udp_trackers() {
+    let announced =
+        [&[0, 0, 0, 1, 9, 9, 9, 9, 0, 0, 7, 8, 0, 0, 0, 2, 0, 0, 0, 5][..], &[10; 6 * 210]].concat();
+    let counted = [&[0, 0, 0, 2, 9, 9, 9, 9][..], &[1; 12 * 10]].concat();
+    let refused = [&[0, 0, 0, 3, 9, 9, 9, 9][..], &b"no\x1b[2J such torrent".repeat(20)].concat();
+    let samples = [vec![0, 0, 0, 0, 9, 9, 9, 9, 1, 2, 3, 4, 5, 6, 7, 8], announced, counted, refused];
+    let mut random = Random::new(1);
+    for family in [Family::V4, Family::V6] {
+        torture(&samples, times(40), |bytes| {
+            let (answer, bytes) = match tracker::udp::decode_answer(bytes, family, false, &mut random) {
+                Ok(answer) => (answer, bytes),
+                Err(failure) => {
+                    assert!(failure.to_string().len() <= 2 * MAX_TEXT);
+                    return matches!(failure, tracker::Failure::Refused(..));
+                }
+            };
+            if let tracker::udp::Answer::Announced(reply) = &answer {
+                assert!(reply.peers.len() <= MAX_PEERS && reply.peers.iter().all(|peer| peer.port() != 0));
+            }
+            let mut again = Vec::new();
+            tracker::udp::encode_answer(1, &answer, family, &mut again);
+            assert!(again.len() <= bytes.len());
+            true
+        });
+    }
+}
+
+#[test]
+fn questions_to_udp_trackers() {
+    let head = |action: u8| [&[1; 8][..], &[0, 0, 0, action, 9, 9, 9, 9]].concat();
+    let options = b"\x02\x06/k?a=b\x01\x07\x01x\x02\x02cd\x00";
+    let samples = [
+        vec![0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 9, 9, 9, 9],
+        [&head(1), &[3; 82][..], options].concat(),
+        [&head(2), &[4; 20 * 76][..]].concat(),
+    ];
+    torture(&samples, times(40), |bytes| {
+        use tracker::udp::{
+            MAX_SCRAPE, Question, decode_question, encode_announce, encode_connect, encode_scrape,
+        };
+        let Some((transaction, question)) = decode_question(bytes) else { return false };
+        let mut again = Vec::new();
+        match &question {
+            Question::Connect => encode_connect(transaction, &mut again),
+            Question::Announce(connection, announce, target) => {
+                // A tracker takes any bytes for a path; we send those of a URL.
+                let target = text(target).unwrap_or_default();
+                encode_announce(*connection, transaction, announce, target, &mut again);
+            }
+            Question::Scrape(connection, torrents) => {
+                assert!(torrents.len() <= MAX_SCRAPE);
+                encode_scrape(*connection, transaction, torrents, &mut again);
+            }
+        }
+        assert!(decode_question(&again).is_some_and(|(number, _)| number == transaction));
         true
     });
 }

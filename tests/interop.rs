@@ -20,7 +20,7 @@ use common::torrent::{Torrent, with_tracker};
 use common::tracker::{Opentracker, Tracker};
 use common::world::{Namespace, World};
 use common::{Folder, Running, able, python, run, sha256, shared, wait, wait_value};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What a client may take for a few megabytes: some try uTP, encryption or other addresses first, and their own
 /// rounds of choking and announcing pass meanwhile.
@@ -28,6 +28,9 @@ const DOWNLOAD: Duration = Duration::from_secs(150);
 
 /// How a client is told to download every .torrent of the folder `torrents` into `out`, and to seed what is there.
 type Client = fn(&Namespace, &Path, &Path) -> Running;
+
+/// How a torrent names the tracker.
+type Url = fn(&Opentracker) -> String;
 
 /// Who is in the swarm when the other comes.
 #[derive(PartialEq, Eq)]
@@ -39,65 +42,136 @@ enum Order {
 #[test]
 fn transmission_downloads_from_us() {
     if able(&[Root, Program("transmission-daemon"), Program("opentracker")]) {
-        // It comes first and we dial it: version 3.00 tries uTP before TCP, and where that is not answered it drops the
-        // TCP connection that follows and comes back after a quarter of an hour only.
-        downloads(transmission, Order::ClientFirst);
+        // It comes first and we dial it: version 3.00 tries uTP before TCP, and where that fails, by our reset or by
+        // silence, it drops the TCP connection that it makes at once and comes back after a quarter of an hour only.
+        downloads(transmission, Order::ClientFirst, Opentracker::url);
     }
 }
 
 #[test]
 fn aria2_downloads_from_us() {
     if able(&[Root, Program("aria2c"), Program("opentracker")]) {
-        downloads(aria2, Order::SeedFirst);
+        downloads(aria2, Order::SeedFirst, Opentracker::url);
     }
 }
 
 #[test]
 fn libtorrent_downloads_from_us() {
     if able(&[Root, Python("libtorrent"), Program("opentracker")]) {
-        downloads(libtorrent, Order::SeedFirst);
+        downloads(libtorrent, Order::SeedFirst, Opentracker::url);
     }
 }
 
 #[test]
 fn rtorrent_downloads_from_us() {
     if able(&[Root, Program("rtorrent"), Program("opentracker")]) {
-        downloads(rtorrent, Order::SeedFirst);
+        downloads(rtorrent, Order::SeedFirst, Opentracker::url);
     }
 }
 
 #[test]
 fn ctorrent_downloads_from_us() {
     if able(&[Root, Program("ctorrent"), Program("opentracker")]) {
-        downloads(ctorrent, Order::SeedFirst);
+        downloads(ctorrent, Order::SeedFirst, Opentracker::url);
     }
 }
 
 #[test]
 fn we_download_from_transmission() {
     if able(&[Root, Program("transmission-daemon"), Program("aria2c"), Program("opentracker")]) {
-        mirrors(transmission);
+        mirrors(transmission, Opentracker::url);
     }
 }
 
 #[test]
 fn we_download_from_aria2() {
     if able(&[Root, Program("aria2c"), Program("opentracker")]) {
-        mirrors(aria2);
+        mirrors(aria2, Opentracker::url);
     }
 }
 
 #[test]
 fn we_download_from_libtorrent() {
     if able(&[Root, Python("libtorrent"), Program("aria2c"), Program("opentracker")]) {
-        mirrors(libtorrent);
+        mirrors(libtorrent, Opentracker::url);
     }
 }
 
 #[test]
 fn we_download_from_rtorrent() {
     if able(&[Root, Program("rtorrent"), Program("aria2c"), Program("opentracker")]) {
-        mirrors(rtorrent);
+        mirrors(rtorrent, Opentracker::url);
+    }
+}
+
+#[test]
+fn libtorrent_downloads_from_us_over_a_udp_tracker() {
+    if able(&[Root, Python("libtorrent"), Program("opentracker")]) {
+        downloads(libtorrent, Order::SeedFirst, Opentracker::udp_url);
+    }
+}
+
+#[test]
+fn we_download_from_aria2_over_a_udp_tracker() {
+    if able(&[Root, Program("aria2c"), Program("opentracker")]) {
+        mirrors(aria2, Opentracker::udp_url);
+    }
+}
+
+#[test]
+fn opentracker_counts_us_over_udp_and_we_what_it_counts() {
+    if !able(&[Root, Program("opentracker")]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, middle] = world.spaces();
+    let (torrents, tracker) = two_torrents(middle, Opentracker::udp_url);
+    let home = Home::inside(seed);
+    torrents.iter().for_each(|torrent| torrent.add_to(&home));
+    let daemon = home.start();
+    for torrent in &torrents {
+        tracker.wait_counts(seed, &torrent.info_hash, "8:completei1e");
+        let said = || daemon.torrent(torrent)["trackers"][0].clone();
+        // How often it was downloaded is what only the scrape tells.
+        let counted = |said: &Value| said["downloads"] == 0;
+        let said = wait_value("its peers are counted", common::PATIENCE, said, counted);
+        let expected = (&json!("working"), &json!(1), &json!(0));
+        assert_eq!((&said["state"], &said["seeds"], &said["leechers"]), expected);
+    }
+    let (status, took) = daemon.terminate();
+    assert!(status.success() && took < Duration::from_secs(4), "{status}, {took:?}");
+    torrents.iter().for_each(|torrent| tracker.wait_counts(seed, &torrent.info_hash, "8:completei0e"));
+}
+
+/// libtorrent hears that there is no uTP and comes by TCP: it does not wait until its attempt has grown old.
+#[test]
+fn who_tries_utp_comes_by_tcp_at_once() {
+    if !able(&[Root, Python("libtorrent")]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, leech] = world.spaces();
+    let torrent = Torrent::single("tcp.bin", 300_001, 32 * 1024);
+    let home = Home::inside(seed);
+    torrent.add_to(&home);
+    let daemon = home.start();
+    daemon.wait_seeding(&torrent);
+    for address in [seed.address.to_string(), seed.address6.to_string()] {
+        let script = "import sys, libtorrent as lt
+alerts = lt.alert.category_t.peer_notification | lt.alert.category_t.connect_notification
+session = lt.session({'listen_interfaces': '0.0.0.0:6881,[::]:6881', 'alert_mask': alerts, 'enable_lsd': False})
+torrent = session.add_torrent({'ti': lt.torrent_info(sys.argv[1]), 'save_path': sys.argv[2]})
+torrent.connect_peer((sys.argv[3], 6881))
+while not torrent.status().is_seeding:
+    session.wait_for_alert(1000)
+    for alert in session.pop_alerts(): print(alert.message())";
+        let out = Folder::new();
+        let mut command = leech.command(python());
+        command.args(["-W", "ignore", "-c", script]).arg(home.torrents.join("tcp.bin.torrent"));
+        let said = run(command.arg(out.path()).arg(address));
+        wait_same(&home.data, out.path(), &torrent);
+        let end = said.lines().find(|line| line.contains("disconnecting (uTP)"));
+        assert!(end.is_some_and(|line| line.contains("Connection reset by peer")), "{said}");
     }
 }
 
@@ -237,7 +311,7 @@ fn the_shared_content_is_seeded_from_where_it_lies() {
 }
 
 /// One file, and a folder of odd sizes with an empty file and a name beyond ASCII, told to a tracker that is started.
-fn two_torrents(middle: &Namespace) -> ([Torrent; 2], Opentracker) {
+fn two_torrents(middle: &Namespace, url: Url) -> ([Torrent; 2], Opentracker) {
     let files = [
         ("empty", 0),
         ("one byte", 1),
@@ -248,14 +322,14 @@ fn two_torrents(middle: &Namespace) -> ([Torrent; 2], Opentracker) {
     let torrents =
         [Torrent::single("single.bin", 5_000_003, 64 * 1024), Torrent::multi("folder", &files, 32 * 1024)];
     let tracker = Opentracker::start(middle, &torrents.each_ref().map(Torrent::hex));
-    (torrents.map(|torrent| torrent.announce(&tracker.url())), tracker)
+    (torrents.map(|torrent| torrent.announce(&url(&tracker))), tracker)
 }
 
 /// Two torrents reach us whole from that client as their only seed. When it is gone another gets them from us.
-fn mirrors(client: Client) {
+fn mirrors(client: Client, url: Url) {
     let world = World::new::<4>();
     let [ours, middle, first, last] = world.spaces();
-    let (torrents, tracker) = two_torrents(middle);
+    let (torrents, tracker) = two_torrents(middle, url);
     let (watched, whole) = (Folder::new(), Folder::new());
     for torrent in &torrents {
         torrent.drop_into(watched.path());
@@ -284,11 +358,11 @@ fn wait_whole(daemon: &Daemon, torrent: &Torrent) {
 }
 
 /// Two torrents reach the client whole.
-fn downloads(client: Client, order: Order) {
+fn downloads(client: Client, order: Order, url: Url) {
     let world = World::new::<3>();
     let [seed, middle, leech] = world.spaces();
     let home = Home::inside(seed);
-    let (torrents, tracker) = two_torrents(middle);
+    let (torrents, tracker) = two_torrents(middle, url);
     torrents.iter().for_each(|torrent| torrent.add_to(&home));
     let out = Folder::new();
     // Who comes later must find the other at its first announce: most ask again only after many minutes.

@@ -16,6 +16,8 @@ mod connecting;
 mod content;
 #[path = "swarm/crowds.rs"]
 mod crowds;
+#[path = "swarm/dht.rs"]
+mod dht;
 #[path = "swarm/disk.rs"]
 mod disk;
 #[path = "swarm/foes.rs"]
@@ -32,6 +34,8 @@ mod mirrors;
 mod net;
 #[path = "swarm/node.rs"]
 mod node;
+#[path = "swarm/pex.rs"]
+mod pex;
 #[path = "swarm/remote.rs"]
 mod remote;
 #[path = "swarm/serving.rs"]

@@ -10,16 +10,15 @@ mod common;
 
 use std::net::IpAddr;
 use std::ops::Range;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::Need::Program;
 use common::daemon::{Daemon, Home};
+use common::nginx::Nginx;
 use common::seed::Seed;
 use common::torrent::Torrent;
 use common::webserver::{Answer, WebServer};
-use common::{Folder, PATIENCE, Running, able, number, wait, wait_value};
+use common::{Folder, PATIENCE, able, wait, wait_value};
 use meshseed::http::Url;
 use meshseed::http::io::{Ask, Client, Error, Opened, Progress};
 use meshseed::net::io::Resolver;
@@ -194,7 +193,6 @@ fn answers_that_are_not_what_was_asked_for_are_no_content() {
         (Answer::Raw(b"nonsense\r\n\r\n".to_vec()), "the reply is not HTTP"),
         (Answer::Status(404, None, ""), "it lacks a file"),
         (Answer::Status(416, None, ""), "HTTP status 416"),
-        (Answer::Redirect("https://h.example/".into()), "https:// is not supported yet"),
         (
             Answer::Redirect("http://127.0.0.1/order?pizza".into()),
             "a URL with a query is not asked on our own network",
@@ -386,29 +384,6 @@ fn have(daemon: &Daemon, torrent: &Torrent) -> u64 {
 
 // A real server.
 
-/// nginx on loopback, with `root` below `/` and a redirect to it below `/elsewhere/`.
-fn nginx(root: &Path) -> (Running, u16) {
-    let folder = Folder::new();
-    let port = 20_000 + (std::process::id() * 400 + number() * 10) % 40_000;
-    let port = u16::try_from(port).expect("below 60000");
-    let config = format!(
-        "daemon off; pid {folder}/pid; error_log stderr; events {{}} http {{ access_log off;
-         client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
-         uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-         server {{ listen 127.0.0.1:{port}; root {root};
-         location /elsewhere/ {{ rewrite ^/elsewhere/(.*)$ /$1 redirect; }} }} }}",
-        folder = folder.path().display(),
-        root = root.display()
-    );
-    let path = folder.path().join("nginx.conf");
-    std::fs::write(&path, config).unwrap();
-    let mut nginx = Command::new("nginx");
-    nginx.arg("-e").arg("stderr").arg("-c").arg(&path).stdin(Stdio::null()).stdout(Stdio::null());
-    let running = Running(nginx.spawn().unwrap());
-    wait("nginx listens", PATIENCE, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
-    (running, port)
-}
-
 #[test]
 fn a_torrent_is_fetched_from_nginx_plain_and_behind_a_redirect() {
     if !able(&[Program("nginx")]) {
@@ -421,12 +396,13 @@ fn a_torrent_is_fetched_from_nginx_plain_and_behind_a_redirect() {
     for torrent in torrents {
         let folder = Folder::new();
         torrent.write_data(folder.path());
-        // Its workers are another user's.
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(folder.path(), open).unwrap();
-        let (_nginx, port) = nginx(folder.path());
+        let site = format!(
+            "root {}; location /elsewhere/ {{ rewrite ^/elsewhere/(.*)$ /$1 redirect; }}",
+            folder.path().display()
+        );
+        let nginx = Nginx::start(&[("", &site)]);
         for path in ["", "elsewhere/"] {
-            let url = format!("http://127.0.0.1:{port}/{path}");
+            let url = format!("http://{}/{path}", nginx.addresses[0]);
             fetched(&torrent.clone().web_seeds(&[url]));
         }
     }
@@ -538,7 +514,6 @@ fn what_can_not_be_content_is_an_error_that_says_so() {
         Answer::Status(404, None, "none"),
         Answer::Raw(b"SSH-2.0-OpenSSH\r\n\r\n".to_vec()),
         Answer::Raw(Vec::new()),
-        Answer::Redirect("https://h.example/".into()),
         Answer::Redirect("/pub/image".into()),
         Answer::Redirect("/pub/image?order=pizza".into()),
     ];
@@ -548,7 +523,6 @@ fn what_can_not_be_content_is_an_error_that_says_so() {
         "404",
         "the reply is not HTTP",
         "the connection was closed without a reply",
-        "https:// is not supported yet",
         "redirected more than 5 times",
         "a URL with a query is not asked on our own network",
     ];

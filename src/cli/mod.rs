@@ -41,7 +41,8 @@ pub fn main() -> ExitCode {
     let command = match parser.next() {
         Ok(Some(Value(command))) => command.to_string_lossy().into_owned(),
         Ok(Some(Long("version") | Short('V'))) => {
-            return output::print(concat!("meshseed ", env!("CARGO_PKG_VERSION"), "\n"));
+            let lacks = if crate::http::TLS { "" } else { " (no TLS)" };
+            return output::print(&format!("meshseed {}{lacks}\n", env!("CARGO_PKG_VERSION")));
         }
         Ok(Some(Long("help") | Short('h'))) => {
             return output::print(HELP);

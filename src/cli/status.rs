@@ -19,6 +19,7 @@ use crate::metainfo::InfoHash;
 use crate::status::io::{AskError, ask};
 use crate::status::{
     List, MAX_LIST, Method, Part, PeerStatus, Peers, RefusedFiles, State, Status, TorrentStatus,
+    TrackerStatus,
 };
 
 /// What `meshseed status --help` prints.
@@ -216,6 +217,10 @@ fn summary(status: &Status) -> String {
     if !status.lpd_interfaces.is_empty() {
         put(&mut text, format_args!("neighbours are looked for on {}", status.lpd_interfaces.join(", ")));
     }
+    if let Some(dht) = &status.dht {
+        let nodes = count(dht.nodes.into(), "node");
+        put(&mut text, format_args!("{nodes} of the DHT, {} known", dht.known));
+    }
     put(
         &mut text,
         format_args!(
@@ -297,7 +302,8 @@ fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
     if !torrent.trackers.is_empty() {
         text.push_str("\ntrackers:\n");
         for tracker in &torrent.trackers {
-            source(&mut text, &tracker.url, &tracker.state, tracker.next_announce, tracker.message.as_ref());
+            let state = counted(tracker);
+            source(&mut text, &tracker.url, &state, tracker.next_announce, tracker.message.as_ref());
         }
     }
     if !torrent.web_seeds.is_empty() {
@@ -310,6 +316,19 @@ fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
         text.push('\n');
         peer_row(&mut text, ["DOWN", "GOT", "UP", "SENT", "FOR", "SLOT", "ADDRESS"]);
         peers.peers.iter().for_each(|peer| peer_line(&mut text, peer));
+    }
+    text
+}
+
+/// How it stands with a tracker, and what it knows of the torrent's peers.
+fn counted(tracker: &TrackerStatus) -> String {
+    let mut text = tracker.state.clone();
+    for (number, what) in
+        [(tracker.seeds, "seed"), (tracker.leechers, "leecher"), (tracker.downloads, "download")]
+    {
+        if let Some(number) = number {
+            text = format!("{text}, {}", count(number.into(), what));
+        }
     }
     text
 }
@@ -377,7 +396,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{TrackerStatus, WebSeedStatus};
+    use crate::status::{DhtStatus, WebSeedStatus};
 
     fn options(arguments: &[&str]) -> Result<Options, lexopt::Error> {
         parse(Parser::from_args(arguments))
@@ -404,6 +423,9 @@ mod tests {
                 url: "http://t/announce".to_owned(),
                 state: "failed".to_owned(),
                 next_announce: Some(90),
+                seeds: Some(1),
+                leechers: Some(0),
+                downloads: Some(2000),
                 message: Some("no\nsuch torrent".to_owned()),
             }],
             web_seeds: vec![WebSeedStatus {
@@ -453,6 +475,7 @@ mod tests {
             uptime: 90_000,
             listen: vec!["0.0.0.0:6881".to_owned(), "[::]:6881".to_owned()],
             lpd_interfaces: vec!["br-lan".to_owned()],
+            dht: Some(DhtStatus { nodes: 12, known: 40, searches: 1, stored: 3 }),
             peers: 1,
             up_rate: 50_000,
             memory: 3 << 20,
@@ -465,6 +488,7 @@ mod tests {
             "meshseed 1.2.3, up 1 d 1 h, listening on 0.0.0.0:6881, [::]:6881\n\
              2 torrents: 1 seeding, 1 waiting for disk\n\
              neighbours are looked for on br-lan\n\
+             12 nodes of the DHT, 40 known\n\
              1 peer, up 50.0 kB/s (0 bytes in all), down 0 B/s (0 bytes in all), memory 3.0 MiB\n"
         );
         assert!(
@@ -549,7 +573,7 @@ mod tests {
             "info-hash  abababababababababababababababababababab",
             "state      waiting for data: /srv/torrents/a is not there",
             "size       1.4 GiB (1500000000 bytes)",
-            "  http://t/announce: failed, next in 1 min",
+            "  http://t/announce: failed, 1 seed, 0 leechers, 2000 downloads, next in 1 min",
             "    no\\nsuch torrent",
             "     DOWN       GOT        UP      SENT         FOR  SLOT  ADDRESS",
             "    waits   2.0 MiB 10.0 kB/s   1.0 MiB   1 h 0 min  waits 10.0.0.7:51413 (Transmission 4, local)",

@@ -25,7 +25,7 @@ pub use entry::Error;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Every key, in the order of `config/meshseed.toml`.
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 40] = [
     "torrents",
     "data",
     "layout",
@@ -36,6 +36,7 @@ const KEYS: [&str; 34] = [
     "peers",
     "listen.port",
     "listen.addresses",
+    "listen.interfaces",
     "limits.upload",
     "limits.download",
     "limits.local-upload",
@@ -53,17 +54,23 @@ const KEYS: [&str; 34] = [
     "disk.require-mount",
     "trackers.enabled",
     "trackers.also",
+    "dht.enabled",
+    "dht.bootstrap",
+    "dht.read-only",
+    "dht.router",
     "lpd.enabled",
     "lpd.interfaces",
     "lpd.hops",
     "seed.superseed",
+    "pex.enabled",
     "webseeds.enabled",
     "log.to",
     "log.level",
 ];
 
 /// The sections among them.
-const SECTIONS: [&str; 8] = ["listen", "limits", "disk", "trackers", "lpd", "seed", "webseeds", "log"];
+const SECTIONS: [&str; 10] =
+    ["listen", "limits", "disk", "trackers", "dht", "lpd", "seed", "pex", "webseeds", "log"];
 
 /// The configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,10 +99,14 @@ pub struct Config {
     pub disk: Disk,
     /// `[trackers]`
     pub trackers: Trackers,
+    /// `[dht]`
+    pub dht: Dht,
     /// `[lpd]`
     pub lpd: Lpd,
     /// `[seed]`
     pub seed: Seed,
+    /// `[pex]`
+    pub pex: Pex,
     /// `[webseeds]`
     pub webseeds: WebSeeds,
     /// `[log]`
@@ -120,8 +131,10 @@ pub enum SaveAs {
 pub struct Listen {
     /// The ports that are tried, in this order; `0..=0`: whatever the system gives.
     pub port: RangeInclusive<u16>,
-    /// Empty: every address of both families.
+    /// Those of them that are ours at the time. Empty, and no interfaces: every address of both families.
     pub addresses: Vec<IpAddr>,
+    /// By name: all addresses that they have at the time.
+    pub interfaces: Vec<String>,
 }
 
 /// What is refused rather than exceeded. A rate of 0 is no limit.
@@ -184,6 +197,19 @@ pub struct Trackers {
     pub also: Vec<String>,
 }
 
+/// The distributed hash table (BEP 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dht {
+    /// Whether we are a node of it.
+    pub enabled: bool,
+    /// Nodes that are asked while we know too few, `host:port`.
+    pub bootstrap: Vec<String>,
+    /// Asks and is not asked (BEP 43).
+    pub read_only: bool,
+    /// Gives contacts and nothing else.
+    pub router: bool,
+}
+
 /// Local Peer Discovery (BEP 14).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lpd {
@@ -200,6 +226,13 @@ pub struct Lpd {
 pub struct Seed {
     /// A torrent that nobody else has is given out a piece at a time (BEP 16).
     pub superseed: bool,
+}
+
+/// Peer exchange (BEP 11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pex {
+    /// Whether peers tell each other of peers.
+    pub enabled: bool,
 }
 
 /// Web servers that have a torrent's content.
@@ -238,7 +271,7 @@ impl Default for Config {
             control: PathBuf::from("/var/run/meshseed/control.sock"),
             user: None,
             peers: Vec::new(),
-            listen: Listen { port: 6881..=6889, addresses: Vec::new() },
+            listen: Listen { port: 6881..=6889, addresses: Vec::new(), interfaces: Vec::new() },
             limits: Limits {
                 upload: 0,
                 download: 0,
@@ -255,8 +288,17 @@ impl Default for Config {
             },
             disk: Disk::default(),
             trackers: Trackers { enabled: true, also: Vec::new() },
+            dht: Dht {
+                enabled: true,
+                bootstrap: ["dht.libtorrent.org:25401", "router.bittorrent.com:6881"]
+                    .map(str::to_owned)
+                    .into(),
+                read_only: false,
+                router: false,
+            },
             lpd: Lpd { enabled: true, interfaces: Vec::new(), hops: 1 },
             seed: Seed { superseed: false },
+            pex: Pex { enabled: true },
             webseeds: WebSeeds { enabled: true },
             log: Log { to: LogTo::Syslog, level: LevelFilter::Info },
         }
@@ -354,11 +396,14 @@ impl Config {
         );
         line(
             "listen.addresses",
-            if self.listen.addresses.is_empty() {
-                "all".to_owned()
-            } else {
-                list(self.listen.addresses.iter())
+            match &self.listen {
+                listen if listen.is_everywhere() => "all".to_owned(),
+                listen => or_none(&listen.addresses),
             },
+        );
+        line(
+            "listen.interfaces",
+            if self.listen.is_everywhere() { "all".to_owned() } else { or_none(&self.listen.interfaces) },
         );
         let limits = &self.limits;
         line("limits.upload", rate_text(limits.upload));
@@ -378,6 +423,10 @@ impl Config {
         line("disk.require-mount", self.disk.require_mount.explain().to_owned());
         line("trackers.enabled", yes_or_no(self.trackers.enabled));
         line("trackers.also", or_none(&self.trackers.also));
+        line("dht.enabled", yes_or_no(self.dht.enabled));
+        line("dht.bootstrap", or_none(&self.dht.bootstrap));
+        line("dht.read-only", yes_or_no(self.dht.read_only));
+        line("dht.router", yes_or_no(self.dht.router));
         line("lpd.enabled", yes_or_no(self.lpd.enabled));
         line(
             "lpd.interfaces",
@@ -389,6 +438,7 @@ impl Config {
         );
         line("lpd.hops", self.lpd.hops.to_string());
         line("seed.superseed", yes_or_no(self.seed.superseed));
+        line("pex.enabled", yes_or_no(self.pex.enabled));
         line("webseeds.enabled", yes_or_no(self.webseeds.enabled));
         line("log.to", if self.log.to == LogTo::Syslog { "syslog" } else { "stderr" }.to_owned());
         line("log.level", self.log.level.as_str().to_ascii_lowercase());
@@ -437,6 +487,7 @@ impl Config {
                 })?;
                 self.listen.addresses = texts.iter().filter_map(|text| text.parse().ok()).collect();
             }
+            "listen.interfaces" => self.listen.interfaces = entry.list(interface)?,
             "limits.upload" => self.limits.upload = entry.rate()?,
             "limits.download" => self.limits.download = entry.rate()?,
             "limits.local-upload" => self.limits.local_upload = entry.rate()?,
@@ -464,10 +515,15 @@ impl Config {
             }
             "trackers.enabled" => self.trackers.enabled = entry.flag()?,
             "trackers.also" => self.trackers.also = entry.list(tracker_url)?,
+            "dht.enabled" => self.dht.enabled = entry.flag()?,
+            "dht.bootstrap" => self.dht.bootstrap = entry.list(host_and_port)?,
+            "dht.read-only" => self.dht.read_only = entry.flag()?,
+            "dht.router" => self.dht.router = entry.flag()?,
             "lpd.enabled" => self.lpd.enabled = entry.flag()?,
             "lpd.interfaces" => self.lpd.interfaces = entry.list(interface)?,
             "lpd.hops" => self.lpd.hops = u8::try_from(entry.count(1..=255)?).unwrap_or(u8::MAX),
             "seed.superseed" => self.seed.superseed = entry.flag()?,
+            "pex.enabled" => self.pex.enabled = entry.flag()?,
             "webseeds.enabled" => self.webseeds.enabled = entry.flag()?,
             "log.to" => {
                 self.log.to = entry.choice(&[("syslog", LogTo::Syslog), ("stderr", LogTo::Stderr)])?
@@ -525,6 +581,13 @@ impl RequireMount {
     }
 }
 
+impl Listen {
+    /// On every address of both families.
+    pub fn is_everywhere(&self) -> bool {
+        self.addresses.is_empty() && self.interfaces.is_empty()
+    }
+}
+
 impl FromStr for Listen {
     type Err = String;
 
@@ -534,10 +597,10 @@ impl FromStr for Listen {
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = ports(port).ok_or_else(wrong)?;
         if host.is_empty() {
-            return Ok(Listen { port, addresses: Vec::new() });
+            return Ok(Listen { port, addresses: Vec::new(), interfaces: Vec::new() });
         }
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        Ok(Listen { port, addresses: vec![bare.parse().map_err(|_| wrong())?] })
+        Ok(Listen { port, addresses: vec![bare.parse().map_err(|_| wrong())?], interfaces: Vec::new() })
     }
 }
 
@@ -545,8 +608,8 @@ fn list(items: impl Iterator<Item = impl Display>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn or_none(items: &[String]) -> String {
-    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+fn or_none(items: &[impl Display]) -> String {
+    if items.is_empty() { "none".to_owned() } else { list(items.iter()) }
 }
 
 fn rate_text(rate: u64) -> String {
@@ -652,14 +715,17 @@ mod tests {
             peers = ["10.0.0.1:6881", "[fe80::1%br-lan]:1", "node.mesh:80"]
             listen.port = 7000
             listen.addresses = ["127.0.0.1", "::1"]
+            listen.interfaces = ["br-lan"]
             limits = { upload = "1.5M", download = "2M", local-upload = "50k", local-download = 7, local = ["on-link", "10.0.0.0/8", "fd00::1"], peers = 1,
               peers-per-torrent = 2, uploads = 3, uploads-per-torrent = 4, open-files = 5, dials-per-second = 6,
               memory = "2.5M" }
             disk = { free-floor = "1.5G", preallocate = true, require-mount = true }
             trackers.enabled = false
             trackers.also = ["http://t/announce", "udp://[fd00::1]:6969"]
+            dht = { enabled = false, bootstrap = ["10.0.0.1:6881", "dht.mesh:1"], read-only = true, router = true }
             lpd = { enabled = false, interfaces = ["br-lan", "wg0"], hops = 3 }
             seed.superseed = true
+            pex.enabled = false
             webseeds.enabled = false
             log.to = "stderr"
             log.level = "debug"
@@ -678,6 +744,7 @@ mod tests {
             listen: Listen {
                 port: 7000..=7000,
                 addresses: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
+                interfaces: vec!["br-lan".into()],
             },
             limits: Limits {
                 upload: 1_500_000,
@@ -698,8 +765,15 @@ mod tests {
                 enabled: false,
                 also: vec!["http://t/announce".into(), "udp://[fd00::1]:6969".into()],
             },
+            dht: Dht {
+                enabled: false,
+                bootstrap: vec!["10.0.0.1:6881".into(), "dht.mesh:1".into()],
+                read_only: true,
+                router: true,
+            },
             lpd: Lpd { enabled: false, interfaces: vec!["br-lan".into(), "wg0".into()], hops: 3 },
             seed: Seed { superseed: true },
+            pex: Pex { enabled: false },
             webseeds: WebSeeds { enabled: false },
             log: Log { to: LogTo::Stderr, level: LevelFilter::Debug },
         };
@@ -718,11 +792,11 @@ mod tests {
             refused("[log]\nrescan = 1"),
             "line 2: log.rescan: unknown key here; it stands above the first [section]"
         );
-        let long = refused("[trackers]\nbootstrap = 1");
-        assert_eq!(long, "line 2: trackers.bootstrap: unknown key; known in [trackers] are enabled, also");
+        let long = refused("[trackers]\nbehind = 1");
+        assert_eq!(long, "line 2: trackers.behind: unknown key; known in [trackers] are enabled, also");
         assert!(
-            refused("[dht]\nenabled = true")
-                .starts_with("line 1: dht: unknown key or section; known are torrents")
+            refused("[proxy]\nenabled = true")
+                .starts_with("line 1: proxy: unknown key or section; known are torrents")
         );
         assert_eq!(refused("[limit]\npeers = 3"), "line 1: limit: unknown section; did you mean [limits]?");
         assert_eq!(refused("limits = 3"), "line 1: limits: this is a section, begun by a line [limits]");
@@ -765,6 +839,7 @@ mod tests {
             ),
             ("listen.port", &["\"\"", "70000", "\"9-8\"", "\"0-9\"", "\"+5\"", "-1", "\"1-2-3\"", "true"]),
             ("listen.addresses", &["[\"localhost\"]", "[\"10.0.0.0/8\"]"]),
+            ("listen.interfaces", &["[\"br lan\"]", "\"lan\""]),
             (
                 "limits.upload",
                 &[
@@ -792,6 +867,8 @@ mod tests {
                 "lpd.interfaces",
                 &["[\"\"]", "[\"br lan\"]", "[\"a/b\"]", "[\"longer-than-fifteen\"]", "\"lan\""],
             ),
+            ("dht.bootstrap", &["[\"router\"]", "\"router:1\"", "[\"router:0\"]"]),
+            ("dht.read-only", &["\"yes\"", "1"]),
             ("lpd.hops", &["0", "256", "\"1\""]),
             ("log.level", &["\"trace\"", "\"\""]),
             ("user", &["\"a:b\"", "\"a b\""]),

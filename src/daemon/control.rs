@@ -10,8 +10,8 @@ use crate::metainfo::{InfoHash, hex};
 use crate::peer::Peer;
 use crate::session::Session;
 use crate::status::{
-    Counts, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Progress, Refused, RefusedFiles, Reply,
-    Status, TorrentStatus, TrackerStatus, WebSeedStatus, eta,
+    Counts, DhtStatus, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Progress, Refused,
+    RefusedFiles, Reply, Status, TorrentStatus, TrackerStatus, WebSeedStatus, eta,
 };
 use crate::torrent::{State, Torrent, TorrentKey};
 
@@ -64,8 +64,14 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed().as_secs(),
             watched: self.config.borrow().torrents.iter().map(|path| path.display().to_string()).collect(),
-            listen: self.listening.borrow().addresses.iter().map(SocketAddr::to_string).collect(),
+            listen: self.listeners.addresses().iter().map(SocketAddr::to_string).collect(),
             lpd_interfaces: self.links.names(),
+            dht: session.dht_counts().map(|counts| DhtStatus {
+                nodes: counts.nodes,
+                known: counts.known,
+                searches: counts.searches,
+                stored: counts.stored,
+            }),
             torrents,
             refused: number(self.watch.borrow().refused().count()),
             peers: number(session.peers().filter(|peer| peer.ready).count()),
@@ -139,6 +145,9 @@ impl Daemon {
             url: tracker.url.to_string(),
             state: tracker.state.to_string(),
             next_announce: tracker.next_announce.map(u64::from),
+            seeds: tracker.counts.seeds,
+            leechers: tracker.counts.leechers,
+            downloads: tracker.counts.downloads,
             message: tracker.message.as_deref().map(crate::log::escaped),
         });
         let web_seeds = torrent.web.iter().flat_map(|web| web.status(now)).map(|seed| WebSeedStatus {

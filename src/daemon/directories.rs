@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Daemon;
-use super::start::local_prefixes;
 use crate::clock::time_of_day;
 use crate::config::{Config, SaveAs};
 use crate::ident::Ident;
 use crate::metainfo::InfoHash;
+use crate::metainfo::Summary;
 use crate::metainfo::magnet::ranges;
 use crate::session::Session;
 use crate::storage::io::{Job, Kept, Linked, Loaded, Place};
 use crate::torrent::TorrentKey;
 use crate::watch::{Change, Watch, is_magnet};
-use std::net::SocketAddr;
 
 /// What a file of a watched directory says.
 pub(super) enum Read {
@@ -39,26 +38,10 @@ impl Daemon {
         }
         let roots: Arc<[_]> = self.config.borrow().torrents.clone().into();
         let known = self.watch.borrow().fingerprint();
-        self.refresh_links();
+        self.look_at_network();
         let mut session = self.house.session.borrow_mut();
         session.submit(Job::Scan { roots, known });
         session.set_clock(time_of_day(SystemTime::now()), Instant::now());
-    }
-
-    /// Which prefixes are on our links changes as interfaces come and go.
-    pub(super) fn refresh_links(&self) {
-        let interfaces = crate::net::io::interfaces().unwrap_or_default();
-        let local = local_prefixes(&self.config.borrow(), &interfaces);
-        let port = self.listening.borrow().addresses.first().map_or(0, SocketAddr::port);
-        let elsewhere = interfaces.iter().filter(|interface| !interface.loopback);
-        let own = elsewhere.map(|interface| SocketAddr::new(interface.address, port)).collect();
-        self.house.session.borrow_mut().set_local(local, own);
-        let lpd = &self.config.borrow().lpd;
-        let listening = self.listening.borrow();
-        // Whom nobody reaches calls nobody.
-        let listen = if lpd.enabled { &listening.addresses[..] } else { &[] };
-        let wanted = crate::lpd::io::wanted(&interfaces, &lpd.interfaces, listen, lpd.hops);
-        self.links.update(&self.house, &wanted);
     }
 
     /// Files of a scan to be read, lowest path first; with none to read the round is over.
@@ -158,8 +141,8 @@ impl Daemon {
     fn insert(&self, session: &mut Session, read: Read, path: Arc<Path>, ident: Ident, now: Instant) {
         match read {
             Read::Torrent(loaded) => {
-                let place = self.place(&loaded, &path, path.clone(), ident);
-                session.insert(loaded.summary, place, now);
+                let (summary, place) = self.known(session, *loaded, &path, path.clone(), ident, now);
+                session.insert(summary, place, now);
             }
             Read::Link(linked) => {
                 let Linked { link, kept, record } = *linked;
@@ -169,8 +152,9 @@ impl Daemon {
                 }
                 match kept {
                     Some(Kept { path: torrent, ident, loaded }) => {
-                        let place = self.place(&loaded, &path.with_extension("torrent"), torrent, ident);
-                        session.insert(loaded.summary, place, now);
+                        let named = path.with_extension("torrent");
+                        let (summary, place) = self.known(session, loaded, &named, torrent, ident, now);
+                        session.insert(summary, place, now);
                     }
                     None => {
                         let place = self.place_of_link(path, ident);
@@ -186,9 +170,9 @@ impl Daemon {
         let info_hash = read.info_hash();
         match read {
             Read::Torrent(loaded) => {
-                let place = self.place(&loaded, &path, path.clone(), ident);
-                let (tiers, info_at) = (loaded.summary.trackers.clone(), loaded.summary.info_at.clone());
-                if !session.learn(loaded.summary, place, now) {
+                let (summary, place) = self.known(session, *loaded, &path, path.clone(), ident, now);
+                let (tiers, info_at) = (summary.trackers.clone(), summary.info_at.clone());
+                if !session.learn(summary, place, now) {
                     session.moved(info_hash, path, ident, tiers, info_at, now);
                 }
             }
@@ -220,8 +204,9 @@ impl Daemon {
         let info_hash = loaded.summary.info_hash;
         match session.torrent(TorrentKey(key)).map(|torrent| torrent.place.torrent.clone()) {
             Some(link) if is_magnet(&link) => {
-                let place = self.place(&loaded, &link.with_extension("torrent"), path, ident);
-                session.learn(loaded.summary, place, now);
+                let named = link.with_extension("torrent");
+                let (summary, place) = self.known(session, loaded, &named, path, ident, now);
+                session.learn(summary, place, now);
             }
             // It came by another way meanwhile.
             Some(_) => {}
@@ -236,6 +221,21 @@ impl Daemon {
         if let Some(torrent) = session.torrent(TorrentKey(key)) {
             self.watch.borrow_mut().doubt(torrent.info_hash);
         }
+    }
+
+    /// What the session hears of a .torrent, and where that and its data lie. The nodes that it names are known from now on.
+    fn known(
+        &self,
+        session: &mut Session,
+        mut loaded: Loaded,
+        named: &Path,
+        torrent: Arc<Path>,
+        ident: Ident,
+        now: Instant,
+    ) -> (Summary, Place) {
+        let place = self.place(&loaded, named, torrent, ident);
+        self.nodes_named(session, std::mem::take(&mut loaded.summary.nodes), now);
+        (loaded.summary, place)
     }
 
     /// Where a torrent and its data lie; `named` is the path by whose name the layout goes.

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use smol::{LocalExecutor, Task};
 
+use crate::net::io::udp::Udp;
 use crate::peer::outbox::Part;
 use crate::session::{BATCH, Session};
 use crate::storage::intake::Intake;
@@ -57,6 +58,8 @@ pub struct House {
     pub intake: RefCell<Intake>,
     /// The thread for all that may block.
     pub storage: Storage,
+    /// The UDP port.
+    pub udp: Rc<Udp>,
     /// Those that wait for room in the intake.
     intake_waiters: RefCell<Vec<Waker>>,
     executor: RefCell<Rc<LocalExecutor<'static>>>,
@@ -67,13 +70,14 @@ pub struct House {
 
 impl House {
     /// Puts the parts together.
-    pub fn new(session: Session, files: Files, storage: Storage) -> House {
+    pub fn new(session: Session, files: Files, storage: Storage, udp: Rc<Udp>) -> House {
         House {
             session: RefCell::new(session),
             files: RefCell::new(files),
             scratch: RefCell::default(),
             intake: RefCell::new(Intake::new(BUFFERS)),
             storage,
+            udp,
             intake_waiters: RefCell::default(),
             executor: RefCell::default(),
             asleep: Cell::new(None),

@@ -2,15 +2,18 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 mod control;
+mod dht;
 mod directories;
 pub mod house;
+mod links;
+mod listeners;
 mod start;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,23 +28,23 @@ use smol::Task;
 
 use crate::config::Config;
 use crate::lpd::io::Links;
-use crate::metainfo::InfoHash;
+use crate::net::Family;
 use crate::net::io::Resolver;
+use crate::net::io::udp::Udp;
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
 use crate::storage::Trouble;
 use crate::storage::io::{Done, Files, Job as StorageJob, Storage};
-use crate::tracker::client::Request;
+use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
 use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
 use crate::watch::Watch;
 use crate::watch::io::Hints;
 use directories::Read;
 pub use house::House;
-use start::{
-    StartError, drop_privileges, listen, low_bits, peer_id, raise_file_limit, random, settings, signals,
-};
+use listeners::Listeners;
+use start::{StartError, drop_privileges, low_bits, peer_id, raise_file_limit, random, settings, signals};
 
 /// After being told to stop we are gone by then, whatever a tracker does.
 const STOP_TIME: Duration = Duration::from_millis(4500);
@@ -71,7 +74,7 @@ pub struct Daemon {
     key: u32,
     reload: Reload,
     started: Instant,
-    listening: RefCell<Listening>,
+    listeners: Listeners,
     /// The last thing that went wrong, for the status.
     last_error: RefCell<String>,
     stopping: Cell<bool>,
@@ -83,6 +86,10 @@ pub struct Daemon {
     hints: Option<Hints>,
     /// Where neighbours are told and heard.
     links: Links,
+    /// Resolves the static peers.
+    finding: RefCell<Option<Task<()>>>,
+    /// What the DHT begins with.
+    begin: dht::Begin,
     /// Torrents were read or checked since memory was last given back.
     churned: Cell<bool>,
     /// The data root of the torrent that was added last.
@@ -97,20 +104,12 @@ pub struct Report {
     pub again: bool,
 }
 
-/// Where peers reach us.
-#[derive(Default)]
-struct Listening {
-    addresses: Vec<SocketAddr>,
-    /// One a socket, which is closed when it ends.
-    tasks: Vec<Task<()>>,
-}
-
 /// Runs until told to stop.
 pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(), StartError> {
     crate::sys::keep_little_memory();
     let signals = signals().map_err(|error| StartError(format!("signals: {error}")))?;
     raise_file_limit(&config);
-    let listeners = listen(&config)?;
+    let bound = listeners::bind(&config.listen, &crate::net::io::interfaces().unwrap_or_default())?;
     let control = match Control::bind(&config.control) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let path = config.control.display();
@@ -120,15 +119,18 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         }
         control => control,
     };
+    // Now, for a port below 1024 too.
+    let udp = Rc::new(Udp::new());
+    udp.open(&listeners::addresses_of(&bound));
     drop_privileges(config.user.as_deref())?;
     let now = Instant::now();
-    let port = port_of(&listeners);
+    let port = listeners::addresses_of(&bound).first().map_or(0, SocketAddr::port);
     let seed = random();
     let session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
-    let house = Rc::new(House::new(session, files, storage));
+    let house = Rc::new(House::new(session, files, storage, udp.clone()));
     let hints = Hints::new().inspect_err(|error| {
         log::warn!("inotify: {error}; changes are found by the regular scan");
     });
@@ -136,13 +138,13 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let daemon = Rc::new(Daemon {
         house: house.clone(),
         watch: RefCell::new(Watch::new()),
-        announcer: Announcer::new(resolver.clone(), seed),
+        announcer: Announcer::new(resolver.clone(), udp.clone(), seed),
         resolver,
         bursts: RefCell::default(),
         key: low_bits(seed.rotate_right(17)),
         reload,
         started: now,
-        listening: RefCell::default(),
+        listeners: Listeners::default(),
         last_error: RefCell::default(),
         stopping: Cell::new(false),
         scanning: Cell::new(false),
@@ -150,12 +152,14 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         loading: Cell::new(0),
         hints: hints.ok(),
         links: Links::default(),
+        finding: RefCell::default(),
+        begin: dht::Begin::default(),
         churned: Cell::new(false),
         last_root: RefCell::default(),
         config: RefCell::new(config),
     });
     daemon.set_disk();
-    daemon.listen(listeners);
+    daemon.listen(bound);
     match control {
         Ok(control) => {
             let daemon = daemon.clone();
@@ -172,8 +176,8 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.spawn(daemon.clone().heed(signals));
     house.spawn(daemon.clone().follow_storage());
     house.spawn(daemon.clone().follow_directories());
-    let static_peers = daemon.config.borrow().peers.clone();
-    house.spawn(daemon.clone().find_static_peers(static_peers));
+    house.spawn(daemon.clone().follow_network());
+    daemon.find_static_peers();
     house.session.borrow_mut().rescan_now(now);
     async_io::block_on(house.executor().run(daemon.clone().work()));
     // Tasks hold what they use, and some delete files when they end.
@@ -246,12 +250,23 @@ impl Daemon {
             Job::Announce(request, totals) => {
                 self.house.spawn(self.clone().announce(request, totals));
             }
-            Job::Dial(key, addr) => self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr)),
+            Job::Dial(key, addr) => {
+                self.look_at_tracked();
+                self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr));
+            }
+            Job::Datagram(to, datagram) => {
+                self.look_at_tracked();
+                if let Err(error) = self.house.udp.send(&datagram, to) {
+                    log::debug!("a datagram to {to} is not sent: {error}");
+                }
+            }
+            Job::Bootstrap => self.house.spawn(self.clone().bootstrap()),
             Job::Search(link, datagram) => self.links.send(&self.house, link, &datagram),
             Job::WebFetch(fetch) => {
                 self.house.spawn(crate::webseed::io::fetch(self.house.clone(), self.resolver.clone(), fetch));
             }
             Job::Rescan => self.scan(),
+            Job::Reconnect => self.reconnect(),
             Job::Event(event) => tell(&event),
         }
     }
@@ -285,9 +300,41 @@ impl Daemon {
     async fn close_bursts(self: Rc<Daemon>) {
         while !self.bursts.borrow().is_empty() {
             Timer::after(LINGER).await;
-            self.bursts.borrow_mut().retain(|_, (_, used)| used.elapsed() < LINGER);
+            let mut bursts = self.bursts.borrow_mut();
+            let idle: Vec<_> = bursts.extract_if(.., |_, (_, used)| used.elapsed() >= LINGER).collect();
+            drop(bursts);
+            for (host, (burst, _)) in idle {
+                if let Some(scrape) = self.house.session.borrow_mut().next_scrape(host) {
+                    self.house.spawn(self.clone().scrape(scrape, burst));
+                }
+            }
         }
         self.tidy(&self.house.session.borrow());
+    }
+
+    /// Asks a host for counts before its connection is closed.
+    async fn scrape(self: Rc<Daemon>, scrape: Scrape, mut burst: Burst) {
+        let host = scrape.host;
+        let mut next = Some(scrape);
+        while let Some(scrape) = next {
+            let result = burst.scrape(&scrape, PATIENCE).await;
+            if let Err(error) = &result {
+                log::debug!("{}: {error}", scrape.url);
+            }
+            let mut session = self.house.session.borrow_mut();
+            let now = Instant::now();
+            session.scraped(&scrape, result.as_deref(), now);
+            next = session.next_scrape(host);
+            // What has become due meanwhile goes over it too.
+            if next.is_none()
+                && let Some((request, totals)) = session.next_announce(host, now)
+            {
+                self.bursts.borrow_mut().insert(host, (burst, now));
+                self.house.spawn(self.clone().announce(request, totals));
+                break;
+            }
+        }
+        self.house.kick();
     }
 
     /// Once torrents were read and checked, what that took goes back to the system.
@@ -300,7 +347,6 @@ impl Daemon {
     fn announce_params(&self, totals: Totals) -> Params {
         let session = self.house.session.borrow();
         let settings = session.settings();
-        let listening = &self.listening.borrow().addresses;
         Params {
             peer_id: settings.peer_id,
             port: settings.port,
@@ -308,8 +354,9 @@ impl Daemon {
             uploaded: totals.uploaded,
             downloaded: totals.downloaded,
             left: totals.left,
-            v4: listening.iter().any(|addr| addr.is_ipv4() || addr.ip().is_unspecified()),
-            v6: listening.iter().any(SocketAddr::is_ipv6),
+            partial: totals.partial,
+            v4: self.listeners.has(Family::V4),
+            v6: self.listeners.has(Family::V6),
             patience: if self.stopping.get() { STOP_PATIENCE } else { PATIENCE },
         }
     }
@@ -384,97 +431,6 @@ impl Daemon {
 }
 
 impl Daemon {
-    fn listen(&self, listeners: Vec<Async<TcpListener>>) {
-        let mut listening = self.listening.borrow_mut();
-        for listener in listeners {
-            if let Ok(address) = listener.get_ref().local_addr() {
-                log::info!("listening on {address}");
-                listening.addresses.push(address);
-            }
-            listening.tasks.push(self.house.task(crate::peer::io::listen(self.house.clone(), listener)));
-        }
-    }
-
-    /// Listens where the configuration says now; where that cannot be, as before.
-    async fn listen_elsewhere(self: Rc<Daemon>, old: Config) {
-        // Old and new may share a port, so the old sockets are closed first.
-        let before = self.listening.take();
-        for task in before.tasks {
-            task.cancel().await;
-        }
-        let wanted = listen(&self.config.borrow());
-        let listeners = wanted.or_else(|error| {
-            self.trouble(format!("{error}; listening as before"));
-            listen(&old)
-        });
-        match listeners {
-            Ok(listeners) => {
-                let mut session = self.house.session.borrow_mut();
-                let settings = Settings { port: port_of(&listeners), ..session.settings().clone() };
-                session.apply(settings, self.config.borrow().rescan, Instant::now());
-                drop(session);
-                self.listen(listeners);
-                self.refresh_links();
-            }
-            Err(error) => self.trouble(format!("{error}; no peer can reach us")),
-        }
-        self.house.kick();
-    }
-
-    /// Resolves the static peers of the configuration; names that fail are tried again until they are known, or the
-    /// configuration names others.
-    async fn find_static_peers(self: Rc<Daemon>, peers: Vec<String>) {
-        let named = peers.iter().filter_map(|peer| {
-            let (host, port) = peer.rsplit_once(':')?;
-            Some((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port.parse().ok()?))
-        });
-        let named: Vec<(String, u16)> = named.collect();
-        loop {
-            let (found, missing) = self.find_peers(&named).await;
-            if self.config.borrow().peers != peers {
-                return;
-            }
-            self.house.session.borrow_mut().set_static_peers(found, Instant::now());
-            self.house.kick();
-            if !missing {
-                return;
-            }
-            Timer::after(RESOLVE_AGAIN).await;
-        }
-    }
-
-    /// The same for the peers that a magnet link names, as long as its torrent is there.
-    async fn find_named_peers(self: Rc<Daemon>, info_hash: InfoHash, peers: Vec<(String, u16)>) {
-        let key = self.house.session.borrow().key(info_hash);
-        loop {
-            let (found, missing) = self.find_peers(&peers).await;
-            if self.house.session.borrow().key(info_hash) != key {
-                return;
-            }
-            self.house.session.borrow_mut().offer_peers(info_hash, &found, Instant::now());
-            self.house.kick();
-            if !missing {
-                return;
-            }
-            Timer::after(RESOLVE_AGAIN).await;
-        }
-    }
-
-    /// The addresses of peers, and whether some are not known yet.
-    async fn find_peers(&self, peers: &[(String, u16)]) -> (Vec<SocketAddr>, bool) {
-        let (mut found, mut missing) = (Vec::new(), false);
-        for (host, port) in peers {
-            match self.resolver.resolve(host).await {
-                Ok(addresses) => found.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, *port))),
-                Err(error) => {
-                    missing = true;
-                    log::debug!("peer {host} port {port}: {error}");
-                }
-            }
-        }
-        (found, missing)
-    }
-
     /// Tells a user at a terminal how it goes.
     async fn report(self: Rc<Daemon>, mut report: Report) {
         (report.tell)(&self.status());
@@ -530,7 +486,7 @@ impl Daemon {
             self.forget_all(&mut session, now);
         }
         session.apply(Settings { static_peers, ..settings(&config, port, id) }, config.rescan, now);
-        self.house.spawn(self.clone().find_static_peers(config.peers.clone()));
+        self.find_static_peers();
         if old.listen != config.listen {
             self.house.spawn(self.clone().listen_elsewhere(old));
         }
@@ -550,10 +506,6 @@ impl Daemon {
         log::warn!("{what}");
         *self.last_error.borrow_mut() = what;
     }
-}
-
-fn port_of(listeners: &[Async<TcpListener>]) -> u16 {
-    listeners.iter().find_map(|listener| Some(listener.get_ref().local_addr().ok()?.port())).unwrap_or(0)
 }
 
 /// The log line of an event.

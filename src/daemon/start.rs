@@ -1,15 +1,14 @@
-//! What is prepared before the first packet: settings, listening sockets, signals, descriptors, privileges, our id.
+//! What is prepared before the first packet: settings, signals, descriptors, privileges, our id.
 #![expect(clippy::disallowed_types, reason = "I/O shell")]
 
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
 use async_io::Async;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::config::Config;
+use crate::dht::Options;
 use crate::net::Prefix;
 use crate::net::io::{Interface, on_link};
 use crate::session::Settings;
@@ -47,9 +46,14 @@ pub fn settings(config: &Config, port: u16, peer_id: [u8; 20]) -> Settings {
         trackers: config.trackers.enabled,
         web_seeds: config.webseeds.enabled,
         superseed: config.seed.superseed,
+        pex: config.pex.enabled,
         also: config.trackers.also.clone(),
         // Names are resolved once there is a loop to do it.
         static_peers: Vec::new(),
+        dht: config
+            .dht
+            .enabled
+            .then_some(Options { read_only: config.dht.read_only, router: config.dht.router }),
     }
 }
 
@@ -63,41 +67,6 @@ pub fn local_prefixes(config: &Config, interfaces: &[Interface]) -> Vec<Prefix> 
         }
     }
     prefixes
-}
-
-/// Listens on the first port of the range that is free on all addresses.
-pub fn listen(config: &Config) -> Result<Vec<Async<TcpListener>>, StartError> {
-    let listen = &config.listen;
-    let mut last = String::new();
-    for port in listen.port.clone() {
-        match bind(&listen.addresses, port) {
-            Ok(listeners) => return Ok(listeners),
-            Err(error) => last = error.to_string(),
-        }
-    }
-    let (first, end) = (listen.port.start(), listen.port.end());
-    Err(StartError(format!(
-        "cannot listen on any port of {first}-{end}: {last}; set listen.port to one that is free"
-    )))
-}
-
-fn bind(addresses: &[IpAddr], port: u16) -> io::Result<Vec<Async<TcpListener>>> {
-    if !addresses.is_empty() {
-        return addresses.iter().map(|&ip| Async::<TcpListener>::bind((ip, port))).collect();
-    }
-    // One socket takes both families, unless the system keeps them apart or has no IPv6.
-    let v6 = Async::<TcpListener>::bind((Ipv6Addr::UNSPECIFIED, port));
-    if v6.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
-        return v6.map(|v6| vec![v6]);
-    }
-    let port =
-        v6.as_ref().ok().and_then(|v6| v6.get_ref().local_addr().ok()).map_or(port, |addr| addr.port());
-    let v4 = Async::<TcpListener>::bind((Ipv4Addr::UNSPECIFIED, port));
-    match (v6, v4) {
-        (Ok(v6), Ok(v4)) => Ok(vec![v6, v4]),
-        (Ok(v6), Err(_)) => Ok(vec![v6]),
-        (Err(_), v4) => Ok(vec![v4?]),
-    }
 }
 
 /// The signals that we read; set before any thread starts, so that no other takes them.

@@ -1,6 +1,6 @@
 //! One HTTP client for trackers and web seeds: sends a GET, follows redirects, keeps connections for the next one.
 //!
-//! Read first: `http/mod.rs`. Omits: TLS. A [`Client`] lives as long as a burst of requests to one server: it holds
+//! Read first: `http/mod.rs`; what bytes travel over is in `io/link`. A [`Client`] lives as long as a burst of requests to one server: it holds
 //! at most two connections, one buffer for the reply and one for the request. A [`Stream`] holds none: what comes
 //! goes where its reader says.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
@@ -8,21 +8,30 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Range;
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use smol::future::FutureExt;
-use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::{Async, Timer};
 
+use self::link::{Link, Refused};
 use super::{
-    Decoder, Denied, MAX_REDIRECTS, Purpose, Receiver, ReplyHead, Scheme, Url, UrlError, encode_get,
+    Decoder, Denied, MAX_REDIRECTS, NO_TLS, Purpose, Receiver, ReplyHead, Scheme, TLS, Url, UrlError,
+    encode_get,
 };
 use crate::net::io::{ResolveError, Resolver};
 use crate::net::{Family, class};
+
+mod link;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "io/without_tls.rs"]
+mod tls;
+#[cfg(feature = "tls")]
+mod trust;
 
 /// A server that is up takes a connection within this time, two mesh hops of packet loss included.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -125,8 +134,10 @@ pub enum Error {
     Url(UrlError),
     /// We do not go there.
     Denied(Denied),
-    /// It is an `https` URL.
-    Tls,
+    /// It is an `https` URL, and we have no TLS.
+    NoTls,
+    /// There is no TLS with the server, for this reason.
+    Tls(Box<str>),
     /// The name has no addresses now.
     Resolve(ResolveError),
     /// The name has no address of that family, or none at all.
@@ -145,12 +156,10 @@ pub enum Error {
 
 /// A connection over which nothing is under way.
 struct Connection {
-    stream: Async<TcpStream>,
+    link: Link,
     remote: IpAddr,
-    /// Host and port of the URLs that may go over it.
-    authority: Box<str>,
-    /// How many bytes make it readable.
-    expecting: u32,
+    /// Where the URLs lead that may go over it.
+    origin: Box<str>,
 }
 
 /// A timer that is left alone between the requests of a burst and only set again when it goes off too early:
@@ -257,7 +266,11 @@ impl Client {
     }
 
     fn keep_connection(&mut self, mut connection: Connection) {
-        connection.expect(1);
+        // What has come of itself would be taken for the answer to the next request.
+        if !connection.link.is_empty() {
+            return;
+        }
+        connection.link.expect(1);
         if self.kept.len() == MAX_KEPT {
             self.kept.remove(0);
         }
@@ -305,35 +318,35 @@ impl Client {
         max_body: usize,
     ) -> Result<Connection, Error> {
         let url = ask.url;
-        if url.scheme() == Scheme::Https {
-            return Err(Error::Tls);
+        if url.scheme() == Scheme::Https && !TLS {
+            return Err(Error::NoTls);
         }
         self.request.clear();
         encode_get(url, ask.query, ask.range.as_ref(), &mut self.request);
-        if let Some(kept) = self.kept.iter().position(|kept| *kept.authority == *url.authority()) {
-            let connection = self.kept.swap_remove(kept);
+        if let Some(kept) = self.kept.iter().position(|kept| *kept.origin == *url.origin()) {
+            let mut connection = self.kept.swap_remove(kept);
             url.admits(connection.remote, ask.from, self.purpose).map_err(Error::Denied)?;
-            match self.talk(&connection, max_body).await {
+            match self.talk(&mut connection, max_body).await {
                 // The server had grown tired of waiting, before or while we asked.
                 Ok(()) if self.receiver.head().is_some_and(|head| head.status == 408) => {}
                 Err(_) if !self.receiver.begun() => {}
                 result => return result.map(|()| connection),
             }
         }
-        let connection = connect(resolver, ask, self.purpose).await?;
-        self.talk(&connection, max_body).await?;
+        let mut connection = connect(resolver, ask, self.purpose).await?;
+        self.talk(&mut connection, max_body).await?;
         Ok(connection)
     }
 
     /// Sends the request and receives the head of the reply.
-    async fn talk(&mut self, connection: &Connection, max_body: usize) -> Result<(), Error> {
+    async fn talk(&mut self, connection: &mut Connection, max_body: usize) -> Result<(), Error> {
         self.receiver.reset(max_body);
-        let mut stream = &connection.stream;
-        stream.write_all(&self.request).await.map_err(Error::Connection)?;
+        let link = &mut connection.link;
+        link.write_all(&self.request).await.map_err(Error::Connection)?;
         // The answer takes a round trip at least: reading before would be a call for nothing.
-        connection.stream.readable().await.map_err(Error::Connection)?;
+        link.readable().await.map_err(Error::Connection)?;
         loop {
-            let n = stream.read(self.receiver.space()).await.map_err(Error::Connection)?;
+            let n = link.read(self.receiver.space()).await.map_err(Error::Connection)?;
             if n == 0 {
                 return self.receiver.closed().map_err(Error::Message);
             }
@@ -344,11 +357,10 @@ impl Client {
     }
 
     /// Receives the body behind the head; keeps the connection when it can be used again.
-    async fn finish(&mut self, connection: Connection) -> Result<(), Error> {
-        let mut stream = &connection.stream;
+    async fn finish(&mut self, mut connection: Connection) -> Result<(), Error> {
         let mut whole = self.receiver.take_body().map_err(Error::Message)?;
         while !whole {
-            let n = stream.read(self.receiver.space()).await.map_err(Error::Connection)?;
+            let n = connection.link.read(self.receiver.space()).await.map_err(Error::Connection)?;
             if n == 0 {
                 return self.receiver.closed().map_err(Error::Message);
             }
@@ -389,9 +401,9 @@ impl Stream {
         if !self.drained {
             return Ok(());
         }
-        self.connection.expect(bytes.max(1));
-        let stream = &self.connection.stream;
-        let readable = async { stream.readable().await.map_err(Error::Connection) };
+        self.connection.link.expect(bytes.max(1));
+        let link = &self.connection.link;
+        let readable = async { link.readable().await.map_err(Error::Connection) };
         Watchdog::guard(&mut self.watchdog, Instant::now() + patience, readable).await?;
         self.drained = false;
         Ok(())
@@ -411,10 +423,10 @@ impl Stream {
             *at += n;
             n
         } else {
-            match (&mut self.connection.stream.get_ref()).read(place) {
+            match self.connection.link.try_read(place) {
                 Ok(0) => return self.decoder.closed().map(|()| Progress::End).map_err(Error::Message),
                 Ok(n) => {
-                    self.drained = n < place.len();
+                    self.drained = self.connection.link.is_drained(n, place.len());
                     n
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -433,15 +445,6 @@ impl Stream {
         }
         self.overrun |= !input.is_empty();
         Ok(if self.decoder.is_whole() { Progress::End } else { Progress::Some })
-    }
-}
-
-impl Connection {
-    /// Sets how many bytes make the socket readable. One that can not do it wakes us more often.
-    fn expect(&mut self, bytes: u32) {
-        if bytes != self.expecting && crate::sys::expect_bytes(self.stream.get_ref().as_fd(), bytes).is_ok() {
-            self.expecting = bytes;
-        }
     }
 }
 
@@ -482,7 +485,7 @@ impl Watchdog {
 impl Error {
     /// Whether the server as a whole could not be reached, so that asking it for something else is no use now.
     pub fn is_transport(&self) -> bool {
-        matches!(self, Error::Connect(_) | Error::Connection(_) | Error::Timeout)
+        matches!(self, Error::Connect(_) | Error::Connection(_) | Error::Tls(_) | Error::Timeout)
             || matches!(self, Error::Message(super::Error::Closed | super::Error::Truncated))
     }
 }
@@ -492,7 +495,8 @@ impl fmt::Display for Error {
         match self {
             Error::Url(error) => write!(f, "redirected: {error}"),
             Error::Denied(error) => write!(f, "{error}"),
-            Error::Tls => write!(f, "https:// is not supported yet"),
+            Error::NoTls => write!(f, "{NO_TLS}"),
+            Error::Tls(reason) => write!(f, "{reason}"),
             Error::Resolve(error) => write!(f, "name not resolved: {error}"),
             Error::NoAddress(Some(family)) => write!(f, "the name has no {family} address"),
             Error::NoAddress(None) => write!(f, "the name has no address"),
@@ -506,6 +510,15 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Error {
+        match refused {
+            Refused::Said(reason) => Error::Tls(reason),
+            Refused::Broken(error) => Error::Connection(error),
+        }
+    }
+}
 
 /// A connection to the first address that takes one.
 async fn connect(resolver: &Resolver, ask: &Ask<'_>, purpose: Purpose) -> Result<Connection, Error> {
@@ -535,8 +548,13 @@ async fn connect(resolver: &Resolver, ask: &Ask<'_>, purpose: Purpose) -> Result
             })
             .await;
         match dialled {
-            Ok(stream) => {
-                return Ok(Connection { stream, remote, authority: url.authority().into(), expecting: 1 });
+            Ok(socket) => {
+                let link = match url.scheme() {
+                    // `udp://` never comes here: only trackers' clients take it, and send it elsewhere.
+                    Scheme::Http | Scheme::Udp => Link::plain(socket),
+                    Scheme::Https => Link::secure(socket, url.host(), SystemTime::now()).await?,
+                };
+                return Ok(Connection { link, remote, origin: url.origin().into() });
             }
             Err(failed) => error = Error::Connect(failed),
         }

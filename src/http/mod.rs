@@ -2,7 +2,7 @@
 //!
 //! Read first: RFC 9112, RFC 9110 §14 (ranges). Heads are split by `httparse`; URLs are in `url`, replies as they
 //! come in `decode`, whole ones in `receive`. Omits: compression (never asked for), several ranges in one request,
-//! pipelining, cookies, TLS. Holds nothing but the few fields of a head that matter.
+//! pipelining, cookies. Holds nothing but the few fields of a head that matter.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,6 +21,12 @@ pub const MAX_HEAD: usize = 16 * 1024;
 
 /// Redirects that are followed: more is a loop.
 pub const MAX_REDIRECTS: u8 = 5;
+
+/// Whether this build speaks `https`.
+pub const TLS: bool = cfg!(feature = "tls");
+
+/// Why one that does not asks no `https` URL.
+pub const NO_TLS: &str = "https:// needs TLS, which this build of meshseed is without";
 
 /// What we call ourselves.
 pub const USER_AGENT: &str = concat!("meshseed/", env!("CARGO_PKG_VERSION"));

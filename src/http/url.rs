@@ -13,13 +13,15 @@ use crate::net::{Class, class};
 /// Bytes of a URL: trackers' are below 200, browsers stop at 2048.
 pub const MAX_URL: usize = 2048;
 
-/// `http` or `https`.
+/// How the host is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// Plain.
     Http,
     /// TLS.
     Https,
+    /// No HTTP at all: BEP 15. Only [`Url::parse_tracker`] knows it.
+    Udp,
 }
 
 /// A URL that can go onto the wire as it is: no space, no control character, no user name, no fragment.
@@ -43,7 +45,7 @@ pub enum UrlError {
     Forbidden,
     /// No `scheme://` stands first.
     NoScheme,
-    /// Another scheme than http and https.
+    /// Another scheme.
     Scheme(String),
     /// A user name before the host.
     User,
@@ -78,6 +80,14 @@ pub enum Denied {
 impl Url {
     /// Checks and takes apart. Letters that are not ASCII are escaped in the path and refused in the host.
     pub fn parse(text: &str) -> Result<Url, UrlError> {
+        Url::parse_tracker(text).and_then(|url| match url.scheme {
+            Scheme::Udp => Err(UrlError::Scheme("udp".into())),
+            Scheme::Http | Scheme::Https => Ok(url),
+        })
+    }
+
+    /// The same of a tracker's URL, which may name UDP too.
+    pub fn parse_tracker(text: &str) -> Result<Url, UrlError> {
         if text.len() > MAX_URL {
             return Err(UrlError::Long);
         }
@@ -89,6 +99,8 @@ impl Url {
             (Scheme::Http, 80)
         } else if scheme.eq_ignore_ascii_case("https") {
             (Scheme::Https, 443)
+        } else if scheme.eq_ignore_ascii_case("udp") {
+            (Scheme::Udp, 80)
         } else if scheme.is_empty()
             || !scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
         {
@@ -105,7 +117,11 @@ impl Url {
         let port = if port.is_empty() { default_port } else { decode_port(port).ok_or(UrlError::Port)? };
 
         let mut out = String::with_capacity(text.len() + 1);
-        out.push_str(if scheme == Scheme::Http { "http://" } else { "https://" });
+        out.push_str(match scheme {
+            Scheme::Http => "http://",
+            Scheme::Https => "https://",
+            Scheme::Udp => "udp://",
+        });
         let authority_at = out.len();
         let host_at = authority_at + usize::from(literal);
         out.push_str(if literal { "[" } else { "" });
@@ -142,7 +158,7 @@ impl Url {
             return Url::parse(location);
         }
         let scheme = &self.text[..usize::from(self.authority.start)];
-        let origin = &self.text[..usize::from(self.authority.end)];
+        let origin = self.origin();
         let path = self.target().split('?').next().unwrap_or("/");
         let text = if location.starts_with("//") {
             format!("{}{location}", scheme.trim_end_matches("//"))
@@ -162,7 +178,7 @@ impl Url {
         &self.text
     }
 
-    /// Plain or TLS.
+    /// How the host is spoken to.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
@@ -170,6 +186,11 @@ impl Url {
     /// Host and port as `Host` names them: the port only where it is not the usual one.
     pub fn authority(&self) -> &str {
         &self.text[usize::from(self.authority.start)..usize::from(self.authority.end)]
+    }
+
+    /// Scheme, host and port: what a connection is made for.
+    pub fn origin(&self) -> &str {
+        &self.text[..usize::from(self.authority.end)]
     }
 
     /// Name or address, without brackets.
@@ -203,7 +224,10 @@ impl Url {
         }
         let (path, query) = self.target().split_once('?').unwrap_or((self.target(), ""));
         match purpose {
-            Purpose::Announce if inside == Class::Loopback && !path.contains("/announce") => {
+            Purpose::Announce
+                if inside == Class::Loopback
+                    && !["/announce", "/scrape"].iter().any(|name| path.contains(name)) =>
+            {
                 Err(Denied::Loopback)
             }
             Purpose::Content if !query.is_empty() => Err(Denied::Query),
@@ -244,7 +268,7 @@ impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Denied::Inwards => write!(f, "a redirect from the Internet to a private address is not followed"),
-            Denied::Loopback => write!(f, "on this machine only a path with /announce is asked"),
+            Denied::Loopback => write!(f, "on this machine only a path with /announce or /scrape is asked"),
             Denied::Query => write!(f, "a URL with a query is not asked on our own network"),
             Denied::Nowhere => write!(f, "the address is nobody's"),
         }
@@ -312,14 +336,16 @@ mod tests {
             ("http://10.1.2.3:1/announce", "10.1.2.3", 1, "10.1.2.3:1", "/announce"),
             ("http://t.example/ä", "t.example", 80, "t.example", "/%C3%A4"),
         ];
-        for (text, host, port, authority, target) in cases {
-            let url = url(text);
+        let tracker = [("UDP://T.Example:6969", "t.example", 6969, "t.example:6969", "/")];
+        for (text, host, port, authority, target) in cases.into_iter().chain(tracker) {
+            let url = Url::parse_tracker(text).unwrap();
             assert_eq!(
                 (url.host(), url.port(), url.authority(), url.target()),
                 (host, port, authority, target),
                 "{text}"
             );
-            assert_eq!(Url::parse(url.as_str()).as_ref(), Ok(&url), "what is written can be read");
+            assert_eq!(Url::parse_tracker(url.as_str()).as_ref(), Ok(&url), "what is written can be read");
+            assert_eq!(Url::parse(text).is_ok(), url.scheme() != Scheme::Udp);
         }
     }
 

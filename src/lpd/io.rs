@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use async_io::{Async, Timer};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use rustix::io::Errno;
 use rustix::net::sockopt as options;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, bind, sendto, socket_with};
 use smol::Task;
@@ -22,7 +23,7 @@ use smol::Task;
 use super::{GROUP_V4, GROUP_V6, Link, MAX_READ, PORT};
 use crate::daemon::House;
 use crate::net::Family;
-use crate::net::io::Interface;
+use crate::net::io::{Interface, socket_address};
 
 /// What of the configuration a socket is made by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +82,12 @@ impl Links {
     /// Opens what is wanted and not open, closes what is open and not wanted, and tells the session.
     pub fn update(&self, house: &Rc<House>, wanted: &BTreeMap<Link, Place>) {
         let mut open = self.open.borrow_mut();
+        let before = open.len();
         open.retain(|link, open| wanted.get(link) == Some(&open.place));
+        if open.len() < before {
+            // Where another address takes the place of one that went, all is told anew.
+            tell(house, &open);
+        }
         for (link, place) in wanted {
             if open.contains_key(link) {
                 continue;
@@ -99,8 +105,9 @@ impl Links {
         tell(house, &open);
     }
 
-    /// Tells the neighbours on a link. Where that cannot be (its address is not confirmed yet, or its cable was just
-    /// pulled out) the socket is closed: the next look at the interfaces makes another, and all is told anew.
+    /// Tells the neighbours on a link. What finds no room is lost as on the way. Where it cannot be (its address is not
+    /// confirmed yet, or its cable was just pulled out) the socket is closed: the next look at the interfaces makes
+    /// another, and all is told anew.
     pub fn send(&self, house: &House, link: Link, datagram: &[u8]) {
         let mut open = self.open.borrow_mut();
         let Some(known) = open.get(&link) else { return };
@@ -112,7 +119,7 @@ impl Links {
                 sendto(socket, datagram, SendFlags::DONTWAIT, &group)
             }
         };
-        if let Err(error) = sent {
+        if let Err(error) = sent.or_else(no_room) {
             log::debug!("neighbours on {} are not told by {}: {error}", known.place.name, link.family);
             open.remove(&link);
             tell(house, &open);
@@ -205,16 +212,14 @@ fn hear(house: &House, socket: &OwnedFd, link: Link) -> io::Result<Option<Instan
         ControlMessageOwned::Ipv6PacketInfo(info) => info.ipi6_ifindex == link.interface,
         _ => false,
     });
-    let (len, from) = (read.bytes, read.address.as_ref().and_then(address));
+    let (len, from) = (read.bytes, read.address.as_ref().and_then(socket_address));
     let (true, Some(from), Some(datagram)) = (came_here, from, buffer.get(..len)) else { return Ok(None) };
     Ok(house.session.borrow_mut().overheard(datagram, from, link, Instant::now()))
 }
 
-fn address(address: &SockaddrStorage) -> Option<SocketAddr> {
-    if let Some(v4) = address.as_sockaddr_in() {
-        return Some(SocketAddrV4::from(*v4).into());
-    }
-    address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into())
+/// Not being sent for want of room is no error.
+fn no_room(error: Errno) -> Result<usize, Errno> {
+    if error == Errno::AGAIN || error == Errno::NOBUFS { Ok(0) } else { Err(error) }
 }
 
 #[cfg(test)]
@@ -232,6 +237,21 @@ mod tests {
             multicast: name != "lo",
             running: name != "unplugged",
         }
+    }
+
+    #[test]
+    fn a_packet_passes_as_many_routers_as_the_configuration_says() {
+        smol::block_on(async {
+            let interfaces = crate::net::io::interfaces().unwrap();
+            let here = interfaces.iter().find(|found| found.loopback && found.address.is_ipv4()).unwrap();
+            let listen = [SocketAddr::new(here.address, 1)];
+            for hops in [1, 7] {
+                let wanted = wanted(&interfaces, std::slice::from_ref(&here.name), &listen, hops);
+                let (link, place) = wanted.first_key_value().unwrap();
+                let socket = socket(*link, place).unwrap();
+                assert_eq!(options::ip_multicast_ttl(socket.get_ref()).unwrap(), u32::from(hops));
+            }
+        });
     }
 
     #[test]

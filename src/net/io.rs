@@ -1,12 +1,14 @@
 //! The network as the system tells it: names to addresses, and the addresses of our own interfaces.
 //!
-//! Omits: changes as they happen (netlink). Holds at most 256 names with their addresses.
-#![expect(clippy::disallowed_methods, reason = "I/O shell")]
+//! Changes as they happen are told by [`changes`]. Holds at most 256 names with their addresses.
+#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
+
+pub mod changes;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,8 @@ use nix::sys::socket::SockaddrStorage;
 use smol::future::FutureExt;
 
 use super::{Class, Prefix, class};
+
+pub mod udp;
 
 /// How long addresses are believed: the system's resolver does not tell their real time to live.
 const FRESH: Duration = Duration::from_secs(5 * 60);
@@ -114,6 +118,11 @@ impl Resolver {
     #[cfg(test)]
     pub(crate) fn teach(&self, host: &str, addresses: &[IpAddr]) {
         self.remember(host, Ok(addresses.into()));
+    }
+
+    /// The network is another: what did not resolve is asked for again, whatever was said of it.
+    pub fn forget_failures(&self) {
+        self.known.borrow_mut().retain(|_, known| known.addresses.is_ok());
     }
 
     fn recall(&self, host: &str) -> Option<Result<Box<[IpAddr]>, ResolveError>> {
@@ -219,11 +228,16 @@ fn lookup(name: &str) -> Result<Box<[IpAddr]>, ResolveError> {
     Ok(addresses.into())
 }
 
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+/// An address as the system writes it.
+pub fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     if let Some(v4) = address.as_sockaddr_in() {
-        return Some(SocketAddr::from(std::net::SocketAddrV4::from(*v4)).ip());
+        return Some(SocketAddrV4::from(*v4).into());
     }
-    address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))
+    address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into())
+}
+
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    socket_address(address).map(|address| address.ip())
 }
 
 fn width(address: IpAddr) -> u8 {
@@ -264,6 +278,12 @@ mod tests {
             assert!(!error.to_string().contains("failed to lookup"), "{error}");
             let until = resolver.known.borrow()["no-such-name.invalid"].until;
             assert!(until <= Instant::now() + ABSENT);
+            resolver.teach("router.mesh", &["10.0.0.1".parse().unwrap()]);
+            resolver.forget_failures();
+            assert_eq!(
+                resolver.known.borrow().keys().map(|name| &**name).collect::<Vec<_>>(),
+                ["router.mesh"]
+            );
         });
     }
 

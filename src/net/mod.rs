@@ -8,7 +8,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+pub mod compact;
+pub mod datagram;
 pub mod io;
+pub mod ours;
 
 /// A range of addresses as `10.0.0.0/8` names it. IPv4 addresses in IPv6 clothes (`::ffff:0:0/96`) count as IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -175,6 +178,17 @@ pub fn dialable(address: SocketAddr, from_loopback_source: bool) -> bool {
             Class::Link => scoped,
             Class::Private | Class::Global => true,
         }
+}
+
+/// An IPv4 peer is one address, whichever kind of socket it came by.
+pub fn plain(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(ip) => SocketAddr::new(ip.into(), v6.port()),
+            None => addr,
+        },
+        SocketAddr::V4(_) => addr,
+    }
 }
 
 fn class_v4(v4: Ipv4Addr) -> Class {

@@ -11,6 +11,11 @@ use crate::bencode::{self, Value, Writer};
 /// The message id, below [`super::wire::Message::Extended`], of the handshake itself.
 pub const HANDSHAKE: u8 = 0;
 
+/// The ids by which we want to be sent the messages of extensions.
+pub const UT_PEX: u8 = 1;
+/// The same of BEP 54.
+pub const LT_DONTHAVE: u8 = 3;
+
 /// Bytes of a client's name that are kept: honest ones have less than half of that, and it is shown to people.
 pub const MAX_CLIENT: usize = 64;
 
@@ -49,6 +54,8 @@ pub struct Ids {
     pub ut_metadata: Option<u8>,
     /// BEP 11
     pub ut_pex: Option<u8>,
+    /// BEP 54
+    pub lt_donthave: Option<u8>,
 }
 
 impl<'a> Handshake<'a> {
@@ -90,7 +97,10 @@ impl<'a> Handshake<'a> {
                 dict.bytes("ipv6", ipv6.octets());
             }
             dict.dict("m", |m| {
-                for (key, id) in [("ut_metadata", self.ids.ut_metadata), ("ut_pex", self.ids.ut_pex)] {
+                let Ids { ut_metadata, ut_pex, lt_donthave } = self.ids;
+                for (key, id) in
+                    [("lt_donthave", lt_donthave), ("ut_metadata", ut_metadata), ("ut_pex", ut_pex)]
+                {
                     if let Some(id) = id {
                         m.int(key, id.into());
                     }
@@ -127,6 +137,7 @@ impl Ids {
             match key {
                 b"ut_metadata" => ids.ut_metadata = number(value),
                 b"ut_pex" => ids.ut_pex = number(value),
+                b"lt_donthave" => ids.lt_donthave = number(value),
                 _ => {}
             }
         }
@@ -137,6 +148,7 @@ impl Ids {
     pub fn update(&mut self, later: Ids) {
         self.ut_metadata = later.ut_metadata.or(self.ut_metadata);
         self.ut_pex = later.ut_pex.or(self.ut_pex);
+        self.lt_donthave = later.lt_donthave.or(self.lt_donthave);
     }
 }
 
@@ -168,7 +180,7 @@ mod tests {
 
     fn full() -> Handshake<'static> {
         Handshake {
-            ids: Ids { ut_metadata: Some(3), ut_pex: Some(1) },
+            ids: Ids { ut_metadata: Some(3), ut_pex: Some(1), lt_donthave: Some(7) },
             port: Some(6881),
             client: Some("meshseed 0.1".into()),
             your_ip: Some(IpAddr::from([10, 1, 2, 3])),
@@ -204,7 +216,7 @@ mod tests {
             11:ut_metadatai2e6:ut_pexi1ee13:metadata_sizei31235e4:reqqi2000e11:upload_onlyi1e\
             1:v16:libtorrent/2.0.96:yourip4:\x0a\x00\x00\x01e";
         let handshake = Handshake::decode(bytes).unwrap();
-        assert_eq!(handshake.ids, Ids { ut_metadata: Some(2), ut_pex: Some(1) });
+        assert_eq!(handshake.ids, Ids { ut_metadata: Some(2), ut_pex: Some(1), lt_donthave: Some(7) });
         assert_eq!(handshake.client.as_deref(), Some("libtorrent/2.0.9"));
         assert_eq!((handshake.reqq, handshake.upload_only), (Some(2000), true));
         assert_eq!(handshake.metadata_size, Some(31_235));
@@ -251,8 +263,8 @@ mod tests {
 
     #[test]
     fn a_later_handshake_changes_what_it_mentions() {
-        let mut ids = Ids { ut_metadata: Some(1), ut_pex: Some(2) };
-        ids.update(Ids { ut_metadata: None, ut_pex: Some(0) });
-        assert_eq!(ids, Ids { ut_metadata: Some(1), ut_pex: Some(0) });
+        let mut ids = Ids { ut_metadata: Some(1), ut_pex: Some(2), lt_donthave: None };
+        ids.update(Ids { ut_metadata: None, ut_pex: Some(0), lt_donthave: Some(3) });
+        assert_eq!(ids, Ids { ut_metadata: Some(1), ut_pex: Some(0), lt_donthave: Some(3) });
     }
 }

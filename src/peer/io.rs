@@ -21,6 +21,7 @@ use super::wire::{self, Decoder, Handshaking, Limits, Message, Stage};
 use super::{Close, PeerKey};
 use crate::daemon::house::House;
 use crate::metainfo::InfoHash;
+use crate::net::plain;
 use crate::session::{BATCH, Miss, Upload};
 use crate::storage::intake::{Keeper, whole_blocks};
 
@@ -122,17 +123,6 @@ fn prepare(stream: &TcpStream) {
     };
     if let Err(error) = class {
         log::debug!("traffic class: {error}");
-    }
-}
-
-/// An IPv4 peer is one address, whichever kind of socket it came by.
-fn plain(addr: SocketAddr) -> SocketAddr {
-    match addr {
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(ip) => SocketAddr::new(ip.into(), v6.port()),
-            None => addr,
-        },
-        SocketAddr::V4(_) => addr,
     }
 }
 

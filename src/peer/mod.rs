@@ -1,6 +1,7 @@
 //! One peer of one torrent: what it said, what it is owed, and what each of its messages leads to.
 //!
-//! Read first: BEP 3, BEP 6 (fast extension), BEP 10 (extensions), BEP 21 (`upload_only`). Omitted: encryption, uTP, and the
+//! Read first: BEP 3, BEP 6 (fast extension), BEP 10 (extensions), BEP 21 (`upload_only`), BEP 54 (`lt_donthave`). Omitted:
+//! what peers tell of others (`pex` reads it, the session takes it), encryption, uTP, and the
 //! allowed fast set. Holds no buffer of blocks: an idle peer is some 300 bytes here and its task. While its torrent is
 //! fetched there are its bitfield, and 16 bytes for each block that it was asked for lately.
 
@@ -8,6 +9,7 @@ pub mod extension;
 pub mod io;
 pub mod metadata;
 pub mod outbox;
+pub mod pex;
 pub mod requests;
 pub mod wire;
 
@@ -18,7 +20,9 @@ use std::task::Waker;
 use crate::have::Have;
 use crate::key::TorrentKey;
 use crate::piece::{Block, Lengths, PieceIndex};
+use extension::Ids;
 use outbox::Outbox;
+use pex::Exchange;
 use requests::{Received, Requests};
 use wire::Message;
 
@@ -103,12 +107,18 @@ pub enum Action {
     Interest,
     /// It has another piece.
     Gained(PieceIndex),
+    /// It has a piece no more (BEP 54).
+    Lost(PieceIndex),
     /// It has said what it has.
     Pieces,
+    /// It has told what it is (BEP 10).
+    Introduced,
     /// It chokes us: these blocks do not come.
     Choked(Vec<Block>),
     /// It refuses a block.
     Rejected(Block),
+    /// Its node of the DHT has this UDP port (BEP 5).
+    Node(u16),
 }
 
 /// Why the writer of a peer sleeps.
@@ -143,12 +153,20 @@ pub struct Peer {
     pub id: [u8; 20],
     /// What it calls itself (BEP 10 `v`).
     pub client: Box<str>,
+    /// By which ids it takes the messages of extensions.
+    pub ids: Ids,
+    /// Where it says that it listens, if it came to us; 0 while it has not.
+    port: u16,
+    /// Whom it was told of.
+    pub exchange: Exchange,
     /// We dialled it.
     pub outgoing: bool,
     /// On one of our own links, or in a prefix of the configuration.
     pub local: bool,
     /// Both sides speak the fast extension.
     pub fast: bool,
+    /// It has told the port of its node: others that it tells are none of its own.
+    told_node: bool,
     /// Handshakes are done.
     pub ready: bool,
     /// We choke it.
@@ -171,8 +189,6 @@ pub struct Peer {
     pub counted: Option<bool>,
     /// Requests that it takes at a time (`reqq`), 0 where it has not said.
     reqq: u32,
-    /// By which ids it takes extension messages.
-    pub ids: extension::Ids,
     /// Bytes of the metadata that it says it has, 0 where it has none.
     pub metadata_size: u32,
     /// What becomes of the piece of metadata that it waits for.
@@ -242,9 +258,13 @@ impl Peer {
             addr,
             id: [0; 20],
             client: "".into(),
+            ids: Ids::default(),
+            port: 0,
+            exchange: Exchange::default(),
             outgoing,
             local,
             fast: false,
+            told_node: false,
             ready: false,
             choked: true,
             interested: false,
@@ -257,7 +277,6 @@ impl Peer {
             interesting: false,
             counted: None,
             reqq: 0,
-            ids: extension::Ids::default(),
             metadata_size: 0,
             sending: Sending::Nothing,
             early: None,
@@ -313,16 +332,30 @@ impl Peer {
         self.has
     }
 
-    /// What follows the handshake: our pieces first (BEP 6 wants them first), then the extension handshake. `fetching`: we
-    /// want some of its pieces ourselves; otherwise it hears that we only give (BEP 21). `metadata`: its size, 0 while we
-    /// have none, `None` where it is not exchanged.
+    /// Where others reach it, as far as that is known.
+    pub fn listens(&self) -> Option<SocketAddr> {
+        let mut addr = self.addr;
+        if !self.outgoing {
+            addr.set_port(self.port);
+        }
+        (addr.port() != 0).then_some(addr)
+    }
+
+    /// By which id it wants to be told of peers, if it does.
+    pub fn exchanges(&self) -> Option<u8> {
+        self.ids.ut_pex.filter(|&id| id != 0)
+    }
+
+    /// What follows the handshake: our pieces first (BEP 6 wants them first), then the extension handshake, if it knows
+    /// those, with the ids that it `may_send`. `fetching`: we want some of its pieces ourselves; otherwise it hears that we
+    /// only give (BEP 21). `metadata`: its size, 0 while we have none or it is not exchanged.
     pub fn greet(
         &mut self,
         view: &View<'_>,
-        extended: bool,
+        may_send: Option<Ids>,
         listen_port: u16,
         fetching: bool,
-        metadata: Option<u32>,
+        metadata: u32,
     ) {
         let count = view.lengths.piece_count();
         match view.have {
@@ -331,32 +364,37 @@ impl Peer {
             Have::None => {}
             have => wire::encode(&Message::Bitfield(&have.encode_bitfield(count)), &mut self.control),
         }
-        if extended {
+        if let Some(ids) = may_send {
             let handshake = extension::Handshake {
-                ids: extension::Ids { ut_metadata: metadata.map(|_| metadata::ID), ..<_>::default() },
-                metadata_size: metadata.filter(|&size| size > 0),
+                metadata_size: Some(metadata).filter(|&size| size > 0),
                 port: Some(listen_port).filter(|&port| self.outgoing && port != 0),
                 client: Some(concat!("meshseed ", env!("CARGO_PKG_VERSION")).into()),
                 your_ip: Some(self.addr.ip()),
                 reqq: u32::try_from(outbox::MAX_REQUESTS).ok(),
                 upload_only: !fetching,
+                ids,
                 ..extension::Handshake::default()
             };
-            self.extend(&handshake);
+            self.introduce(&handshake);
         }
     }
 
-    fn extend(&mut self, handshake: &extension::Handshake<'_>) {
+    /// Sends it the message of an extension, when it is awake.
+    pub fn send_extended(&mut self, id: u8, payload: &[u8]) {
+        wire::encode(&Message::Extended { id, payload }, &mut self.control);
+    }
+
+    fn introduce(&mut self, handshake: &extension::Handshake<'_>) {
         let mut payload = Vec::new();
         handshake.encode(&mut payload);
-        wire::encode(&Message::Extended { id: extension::HANDSHAKE, payload: &payload }, &mut self.control);
+        self.send_extended(extension::HANDSHAKE, &payload);
     }
 
     /// Tells one that speaks of metadata that we have it now.
     pub fn offer_metadata(&mut self, size: u32) {
         if self.ids.ut_metadata.is_some_and(|id| id > 0) {
-            let ids = extension::Ids { ut_metadata: Some(metadata::ID), ..<_>::default() };
-            self.extend(&extension::Handshake { ids, metadata_size: Some(size), ..<_>::default() });
+            let ids = Ids { ut_metadata: Some(metadata::ID), ..<_>::default() };
+            self.introduce(&extension::Handshake { ids, metadata_size: Some(size), ..<_>::default() });
             self.wake();
         }
     }
@@ -366,7 +404,7 @@ impl Peer {
         if let Some(id) = self.ids.ut_metadata.filter(|&id| id > 0) {
             let mut payload = Vec::new();
             message.encode(&mut payload);
-            wire::encode(&Message::Extended { id, payload: &payload }, &mut self.control);
+            self.send_extended(id, &payload);
             self.wake();
         }
         self.part_if_flooded()
@@ -457,6 +495,9 @@ impl Peer {
                         self.client = theirs.client.unwrap_or_default().into();
                     }
                     self.upload_only = theirs.upload_only;
+                    if self.port == 0 {
+                        self.port = theirs.port.unwrap_or(0);
+                    }
                     self.metadata_size = theirs.metadata_size.unwrap_or(self.metadata_size);
                     if let Some(reqq) = theirs.reqq {
                         self.reqq = reqq;
@@ -465,7 +506,24 @@ impl Peer {
                         }
                     }
                     self.part_if_both_seed(view)?;
+                    return Ok(Action::Introduced);
                 }
+            }
+            Message::Extended { id: extension::LT_DONTHAVE, payload } => {
+                let count = view.lengths.piece_count();
+                let piece = payload.first_chunk().map(|index| u32::from_be_bytes(*index));
+                let piece = piece.and_then(|index| view.lengths.piece(index));
+                let piece = piece.ok_or(Close::Protocol("has lost a piece that does not exist"))?;
+                if view.have.is_all() {
+                    self.has = self.has.saturating_sub(1);
+                } else if self.pieces.remove(piece.index(), count) {
+                    self.has -= 1;
+                    return Ok(Action::Lost(piece));
+                }
+            }
+            Message::Port(port) if port != 0 && !self.told_node => {
+                self.told_node = true;
+                return Ok(Action::Node(port));
             }
             // We have everything by now, and this was on its way: the last blocks are often asked of two.
             Message::Piece { rest: 0, .. } => self.sent_unasked()?,
@@ -611,11 +669,14 @@ impl Peer {
         if choke {
             wire::encode(&Message::Choke, &mut self.control);
             let (fast, control) = (self.fast, &mut self.control);
-            self.outbox.clear(|block| {
-                if fast {
-                    wire::encode(&reject(block), control);
-                }
-            });
+            self.outbox.retain(
+                |_| false,
+                |block| {
+                    if fast {
+                        wire::encode(&reject(block), control);
+                    }
+                },
+            );
         } else {
             wire::encode(&Message::Unchoke, &mut self.control);
         }
@@ -636,7 +697,7 @@ impl Peer {
     /// The same of a piece that we have fetched. One that has it itself has no use for it now: it is told with what is sent
     /// to it next. To be woken for each piece costs more than all else that is sent to a seed.
     pub fn announce_fetched(&mut self, piece: u32) {
-        if self.pieces.contains(piece) && self.control.len() < MAX_LATER && self.closing.is_none() {
+        if self.pieces.contains(piece) && !self.is_behind() && self.closing.is_none() {
             let may_wait = !self.speaks();
             wire::encode(&Message::Have(piece), &mut self.control);
             if may_wait {
@@ -645,6 +706,35 @@ impl Peer {
         } else {
             self.announce_piece(piece);
         }
+    }
+
+    /// Tells it of pieces that we have no more (BEP 54): it is not given what it asked for of them. `false`: it can not be
+    /// told, or half of such a block is sent.
+    pub fn announce_lost(&mut self, pieces: &[u32]) -> bool {
+        let Some(id) = self.ids.lt_donthave.filter(|&id| id != 0) else { return false };
+        let is_lost = |block: Block| pieces.contains(&block.piece.index());
+        if self.outbox.begun().is_some_and(is_lost) {
+            return false;
+        }
+        for piece in pieces {
+            wire::encode(&Message::Extended { id, payload: &piece.to_be_bytes() }, &mut self.control);
+        }
+        let (fast, control) = (self.fast, &mut self.control);
+        self.outbox.retain(
+            |block| !is_lost(block),
+            |block| {
+                if fast {
+                    wire::encode(&reject(block), control);
+                }
+            },
+        );
+        self.wake();
+        true
+    }
+
+    /// Whether it lets messages pile up: what can wait waits until it has read some.
+    pub fn is_behind(&self) -> bool {
+        self.control.len() >= MAX_LATER
     }
 
     /// Whether it is to be told anything that does not wait.
@@ -713,6 +803,13 @@ mod tests {
         plain.handle(&REQUEST, &seeding()).unwrap();
         assert_eq!((fast.control[4], fast.control.len()), (16, 17));
         assert!(plain.control.is_empty() && plain.outbox.is_empty() && fast.outbox.is_empty());
+    }
+
+    #[test]
+    fn a_peer_tells_of_one_node() {
+        let mut peer = peer(true);
+        let mut tells = |port| peer.handle(&Message::Port(port), &seeding()).unwrap();
+        assert_eq!([tells(0), tells(6881), tells(6882)], [Action::None, Action::Node(6881), Action::None]);
     }
 
     #[test]
@@ -792,6 +889,62 @@ mod tests {
         peer.handle(&Message::Cancel { piece: 1, begin: 0, len: 16_384 }, &seeding()).unwrap();
         assert!(peer.outbox.is_empty());
         assert_eq!(peer.control[4], 16);
+    }
+
+    /// What it says of itself by BEP 10.
+    fn introduces(peer: &mut Peer, payload: &[u8]) -> Result<Action, Close> {
+        let view = View { lengths: lengths(), have: &Have::None };
+        peer.handle(&Message::Extended { id: extension::HANDSHAKE, payload }, &view)
+    }
+
+    #[test]
+    fn a_piece_that_it_has_lost_is_none_of_its_pieces_and_one_it_never_had_is_no_news() {
+        let view = View { lengths: lengths(), have: &Have::None };
+        let mut peer = peer(true);
+        peer.handle(&Message::HaveAll, &view).unwrap();
+        fn message(payload: &[u8]) -> Message<'_> {
+            Message::Extended { id: extension::LT_DONTHAVE, payload }
+        }
+        let piece = lengths().piece(2).unwrap();
+        assert_eq!(peer.handle(&message(&[0, 0, 0, 2]), &view), Ok(Action::Lost(piece)));
+        assert_eq!(peer.handle(&message(&[0, 0, 0, 2]), &view), Ok(Action::None));
+        assert_eq!((peer.has(), peer.pieces.missing(4).collect::<Vec<_>>()), (3, vec![2]));
+        assert_eq!(peer.handle(&Message::Have(2), &view), Ok(Action::Gained(piece)));
+        assert!(peer.is_seed(lengths()));
+        for payload in [&[0, 0, 0, 4][..], &[0, 0, 0]] {
+            assert!(matches!(peer.handle(&message(payload), &view), Err(Close::Protocol(_))));
+        }
+    }
+
+    #[test]
+    fn of_pieces_that_are_gone_it_hears_by_the_id_it_gave_and_what_it_asked_for_of_them_is_refused() {
+        let mut peer = peer(true);
+        assert!(!peer.announce_lost(&[1]), "it does not know the message");
+        introduces(&mut peer, b"d1:md11:lt_donthavei77eee").unwrap();
+        peer.choke(false, 0);
+        let other = Message::Request { piece: 0, begin: 0, len: 16_384 };
+        [REQUEST, other].iter().for_each(|request| drop(peer.handle(request, &seeding())));
+        peer.control.clear();
+        assert!(peer.announce_lost(&[1, 3]));
+        assert_eq!(peer.control[..20], [0, 0, 0, 6, 20, 77, 0, 0, 0, 1, 0, 0, 0, 6, 20, 77, 0, 0, 0, 3]);
+        assert_eq!((peer.control.len(), peer.control[24], peer.outbox.len()), (20 + 17, 16, 1));
+        peer.outbox.sent(100);
+        assert!(!peer.announce_lost(&[0]), "half of it is on its way");
+        introduces(&mut peer, b"d1:md11:lt_donthavei0eee").unwrap();
+        assert!(!peer.announce_lost(&[2]), "it knows the message no more");
+    }
+
+    #[test]
+    fn others_reach_it_where_we_did_or_where_it_first_said_that_it_listens() {
+        let mut came = peer(true);
+        assert_eq!((came.listens(), came.exchanges()), (None, None));
+        assert_eq!(introduces(&mut came, b"d1:md6:ut_pexi5ee1:pi99ee"), Ok(Action::Introduced));
+        assert_eq!(introduces(&mut came, b"d1:md6:ut_pexi5ee1:pi1000ee"), Ok(Action::Introduced));
+        assert_eq!((came.listens(), came.exchanges()), (Some("10.0.0.1:99".parse().unwrap()), Some(5)));
+        let mut called = peer(true);
+        called.outgoing = true;
+        introduces(&mut called, b"d1:md6:ut_pexi0ee1:pi99ee").unwrap();
+        assert_eq!((called.listens(), called.exchanges()), (Some(called.addr), None));
     }
 
     #[test]
@@ -874,16 +1027,14 @@ mod tests {
     #[test]
     fn metadata_is_offered_with_its_size_where_it_is_exchanged() {
         let view = View { lengths: lengths(), have: &Have::None };
-        let greeting = |metadata| {
+        let greeting = |size| {
             let mut peer = peer(true);
-            peer.greet(&view, true, 1, true, metadata);
+            let ids = Ids { ut_metadata: Some(metadata::ID), ..<_>::default() };
+            peer.greet(&view, Some(ids), 1, true, size);
             String::from_utf8_lossy(&peer.control).into_owned()
         };
-        assert!(greeting(Some(77)).contains("13:metadata_sizei77e"));
-        assert!(
-            greeting(Some(0)).contains("11:ut_metadatai2e") && !greeting(Some(0)).contains("metadata_size")
-        );
-        assert!(!greeting(None).contains("metadata"));
+        assert!(greeting(77).contains("13:metadata_sizei77e"));
+        assert!(greeting(0).contains("11:ut_metadatai2e") && !greeting(0).contains("metadata_size"));
     }
 
     #[test]

@@ -91,10 +91,21 @@ impl Outbox {
         true
     }
 
-    /// Empties the queue but for a message that is partly sent, handing each block that goes to `dropped`.
-    pub fn clear(&mut self, mut dropped: impl FnMut(Block)) {
-        let keep = usize::from(self.head > 0);
-        self.blocks.drain(keep..).for_each(&mut dropped);
+    /// The block of which a part is sent.
+    pub fn begun(&self) -> Option<Block> {
+        self.blocks.front().copied().filter(|_| self.head > 0)
+    }
+
+    /// Drops what is not to be kept, but for a message that is partly sent, handing each block that goes to `dropped`.
+    pub fn retain(&mut self, keep: impl Fn(Block) -> bool, mut dropped: impl FnMut(Block)) {
+        let mut begun = self.begun();
+        self.blocks.retain(|&block| {
+            let stays = begun.take().is_some() || keep(block);
+            if !stays {
+                dropped(block);
+            }
+            stays
+        });
         if self.blocks.is_empty() {
             self.blocks = VecDeque::new();
         }
@@ -205,9 +216,23 @@ mod tests {
         outbox.sent(1);
         assert!(!outbox.cancel(block(0, 100)));
         let mut dropped = Vec::new();
-        outbox.clear(|block| dropped.push(block));
+        outbox.retain(|_| false, |block| dropped.push(block));
         assert_eq!(dropped, [block(100, 50)]);
         assert_eq!(outbox.len(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_stays_in_its_order() {
+        let mut outbox = Outbox::default();
+        assert!([0, 100, 200].into_iter().all(|begin| outbox.push(block(begin, 100))));
+        let mut dropped = Vec::new();
+        outbox.retain(|block| block.begin != 100, |block| dropped.push(block));
+        assert_eq!((outbox.len(), dropped), (2, vec![block(100, 100)]));
+        assert_eq!(outbox.begun(), None);
+        outbox.sent(1);
+        assert_eq!(outbox.begun(), Some(block(0, 100)));
+        outbox.sent(HEADER + 100);
+        assert_eq!(outbox.begun(), Some(block(200, 100)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::piece::{BLOCK, Block};
+use crate::piece::{BLOCK, Block, PieceIndex};
 
 /// Requests at a time, whatever a peer takes: 8 MiB, all that a gigabit carries in a sixteenth of a second.
 const MAX_REQQ: u32 = 500;
@@ -303,6 +303,16 @@ impl Requests {
             }
             None => self.stale.iter().any(|stale| stale.block == block),
         }
+    }
+
+    /// It has lost a piece: the blocks of it that it was asked for. They may be on their way all the same.
+    pub fn lose(&mut self, piece: PieceIndex) -> Vec<Block> {
+        let blocks = self.asked.iter().map(|asked| asked.block).filter(|block| block.piece == piece);
+        let blocks: Vec<Block> = blocks.collect();
+        for &block in &blocks {
+            self.cancel(block);
+        }
+        blocks
     }
 
     /// Nothing comes of what it was asked for, since it chokes us or we want no more. What is on its way may still come.

@@ -2,17 +2,24 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Job, Session, Totals};
+use super::{Job, Session, Timer, Totals};
 use crate::lpd::Link;
 use crate::metainfo::InfoHash;
+use crate::net::ours::News;
+use crate::peer::PeerKey;
 use crate::piece::BLOCK;
 use crate::torrent::candidates::Source;
-use crate::torrent::{Tiers, TorrentKey};
-use crate::tracker::client::Request;
+use crate::torrent::{State, Tiers, TorrentKey};
+use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
-use crate::tracker::{Failure, Reply};
+use crate::tracker::{Counts, Failure, Reply};
+
+/// Neighbours are asked this often for what nobody gives …
+const SEEK: Duration = Duration::from_secs(60);
+/// … and for so many torrents at a time: one packet of each family.
+const MAX_SOUGHT: usize = 20;
 
 impl Session {
     /// Tells the trackers of a torrent that has something to give; those that know of it are told no news.
@@ -34,7 +41,11 @@ impl Session {
             let named = self.settings.static_peers.iter().chain(&torrent.named);
             self.candidates.insert(key.0, named.copied(), Source::Static, now);
             self.lpd.insert(torrent.info_hash);
+            if torrent.state == State::Downloading {
+                self.set_by(Timer::Seek, now + SEEK);
+            }
             self.dial_again(now);
+            self.tell_dht(key, now);
         }
     }
 
@@ -53,6 +64,15 @@ impl Session {
         }
     }
 
+    /// The network is another: what was not reached is tried again, and trackers are told if we are elsewhere now.
+    pub(super) fn network_changed(&mut self, news: News, now: Instant) {
+        self.trackers.network_changed();
+        if news == News::Tell {
+            self.trackers.readdressed(now);
+        }
+        self.web_network_changed(now);
+    }
+
     /// Which links neighbours are told on and heard.
     pub fn set_links(&mut self, links: &[Link], now: Instant) {
         if !self.stopping {
@@ -68,7 +88,12 @@ impl Session {
         link: Link,
         now: Instant,
     ) -> Option<Instant> {
-        for (info_hash, addr) in self.lpd.handle(datagram, from, link, now) {
+        let heard = self.lpd.handle(datagram, from, link, now);
+        if let Some(&(_, addr)) = heard.first() {
+            // Most clients have their node on the port of the same number.
+            self.dht_contact(addr, now);
+        }
+        for (info_hash, addr) in heard {
             self.neighbour(info_hash, addr, now);
         }
         self.lpd.deaf_until(link, now)
@@ -82,6 +107,25 @@ impl Session {
             self.candidates.insert(key.0, [addr], Source::Neighbour, now);
             self.set_dial(now);
         }
+    }
+
+    /// Calls once more for torrents that nobody gives: a neighbour who came by a bridge or another's cable is a change
+    /// that no interface of ours tells.
+    pub(super) fn seek(&mut self, now: Instant) {
+        let fetched = self.torrents.values().filter(|torrent| torrent.state == State::Downloading);
+        let mut fetched = fetched.filter(|torrent| !torrent.private).peekable();
+        if self.stopping || fetched.peek().is_none() {
+            return;
+        }
+        let gives = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.interesting);
+        let starved = fetched.filter(|torrent| !torrent.peers().iter().any(gives));
+        let starved: Vec<InfoHash> = starved.map(|torrent| torrent.info_hash).collect();
+        self.set(Timer::Seek, now + SEEK);
+        let from = self.random.below(starved.len().max(1));
+        starved.iter().cycle().skip(from).take(starved.len().min(MAX_SOUGHT)).for_each(|&info_hash| {
+            self.lpd.remove(info_hash);
+            self.lpd.insert(info_hash);
+        });
     }
 
     /// The next packet for neighbours.
@@ -102,6 +146,16 @@ impl Session {
         Some((request, totals))
     }
 
+    /// What to ask a host for whose connection is idle.
+    pub fn next_scrape(&mut self, host: HostId) -> Option<Scrape> {
+        self.trackers.poll_scrape(host)
+    }
+
+    /// A tracker has told what it knows of the peers of some torrents, or failed to.
+    pub fn scraped(&mut self, scrape: &Scrape, result: Result<&[Counts], &Failure>, now: Instant) {
+        self.trackers.scraped(scrape, result, now);
+    }
+
     pub(super) fn totals(&self, key: TorrentKey) -> Totals {
         let Some(torrent) = self.torrents.get(&key) else { return Totals::default() };
         let (up, down) = self.moved_now(torrent);
@@ -113,6 +167,7 @@ impl Session {
                 Some(_) => BLOCK.into(),
                 None => torrent.lengths.total() - torrent.have_bytes(),
             },
+            partial: torrent.is_partial(),
         }
     }
 
@@ -135,5 +190,35 @@ impl Session {
 
     pub(super) fn time_of_day(&self, now: Instant) -> Option<u64> {
         Some(self.clock_at_start? + u64::from(self.seconds(now)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::webseeds::tests::Rig;
+    use super::*;
+    use crate::net::Family;
+
+    #[test]
+    fn neighbours_are_asked_each_minute_for_what_nobody_gives_and_for_nothing_else() {
+        let mut rig = Rig::new(&[], &[]);
+        rig.run();
+        let link = Link { interface: 3, family: Family::V4 };
+        rig.session.set_links(&[link], rig.now);
+        let searches = |rig: &mut Rig, seconds| {
+            let (end, mut searches) = (rig.now + Duration::from_secs(seconds), 0);
+            while let Some(due) = rig.session.deadline().filter(|due| *due < end) {
+                rig.now = due.max(rig.now);
+                while let Some(job) = rig.session.poll(rig.now) {
+                    searches += u32::from(matches!(job, Job::Search(..)));
+                }
+            }
+            rig.now = end;
+            searches
+        };
+        assert_eq!(searches(&mut rig, 630), 11 + 3, "one a minute, and the rounds");
+        let info_hash = rig.session.torrent(rig.key).unwrap().info_hash;
+        assert!(rig.session.pause(info_hash, rig.now));
+        assert_eq!(searches(&mut rig, 600), 0);
     }
 }

@@ -21,6 +21,8 @@ use crate::torrent::{Checking, State, Torrent, TorrentKey};
 const MAX_REST: u8 = 6;
 /// Seconds without a failure after which the next one counts as the first.
 const FORGIVEN: u32 = 6 * 3600;
+/// Pieces that peers are told one by one that we have no more; of more they hear when they come anew.
+const MAX_LOST: usize = 512;
 /// After running out of descriptors a job is given again after this long.
 const DESCRIPTORS: Duration = Duration::from_secs(1);
 
@@ -142,6 +144,7 @@ impl Session {
             Done::Metadata { peer, piece, result, .. } => {
                 self.metadata_read(PeerKey(peer), piece, result, now);
             }
+            Done::Nodes(bytes) => self.open_dht(&bytes, now),
             Done::Scanned(_) | Done::Loaded { .. } | Done::Linked { .. } | Done::Kept { .. } => {}
         }
     }
@@ -315,14 +318,12 @@ impl Session {
         }
         (torrent.seen, torrent.settled) = (checked.fingerprint, checked.fingerprint);
         let (before, peers) = (std::mem::replace(&mut torrent.have, have), torrent.peers().to_vec());
-        if !peers.is_empty()
-            && (0..count).any(|piece| before.contains(piece) && !torrent.have.contains(piece))
-        {
-            // There is no message that takes back a `have`.
-            self.close_peers(key, &Close::TorrentStopped);
-        } else if !peers.is_empty() {
-            let new: Vec<u32> =
-                (0..count).filter(|&piece| torrent.have.contains(piece) && !before.contains(piece)).collect();
+        if !peers.is_empty() {
+            let has = |have: &Have, piece: &u32| have.contains(*piece);
+            let (new, lost): (Vec<u32>, Vec<u32>) = (0..count)
+                .filter(|piece| has(&torrent.have, piece) != has(&before, piece))
+                .partition(|piece| has(&torrent.have, piece));
+            self.tell_lost(key, &lost);
             self.tell_of(&peers, &new);
         }
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
@@ -370,6 +371,20 @@ impl Session {
             self.announce(key, now);
         }
         self.queue_verify(key);
+    }
+
+    /// Tells the peers of a torrent of pieces that we have no more. Those who can not be told come anew, and all of them
+    /// where nothing is left.
+    fn tell_lost(&mut self, key: TorrentKey, lost: &[u32]) {
+        let Some(torrent) = self.torrents.get(&key).filter(|_| !lost.is_empty()) else { return };
+        let can_be_told = lost.len() <= MAX_LOST && !torrent.have.is_none() && torrent.superseed().is_none();
+        for peer in torrent.peers() {
+            if let Some(peer) = self.peers.get_mut(peer)
+                && !(can_be_told && peer.announce_lost(lost))
+            {
+                peer.close(Close::TorrentStopped);
+            }
+        }
     }
 
     pub(super) fn tell_of(&mut self, peers: &[PeerKey], pieces: &[u32]) {

@@ -182,6 +182,18 @@ impl Session {
         }
     }
 
+    /// A peer has a piece no more: it is no source of it, and others may be asked for what it was.
+    pub(super) fn lacks(&mut self, key: PeerKey, piece: PieceIndex, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(torrent_key) = peer.torrent else { return };
+        let blocks = peer.requests.as_mut().map_or(Vec::new(), |requests| requests.lose(piece));
+        let fetch = self.torrents.get_mut(&torrent_key).and_then(|torrent| torrent.fetch.as_mut());
+        if let (Some(fetch), Some(local)) = (fetch, peer.counted) {
+            fetch.picker.lacks(piece.index(), local);
+        }
+        self.refused(torrent_key, key, &blocks, now);
+    }
+
     /// A peer does not send these blocks: others may be asked.
     pub(super) fn refused(&mut self, torrent: TorrentKey, key: PeerKey, blocks: &[Block], now: Instant) {
         let fetch = self.torrents.get_mut(&torrent).and_then(|torrent| torrent.fetch.as_mut());
@@ -554,6 +566,34 @@ mod tests {
         for (piece, begin, _) in blocks {
             assert!(picked.iter().any(|block| (block.piece.index(), block.begin) == (piece, begin)));
         }
+    }
+
+    #[test]
+    fn what_a_peer_was_asked_for_of_a_piece_that_it_has_lost_is_asked_of_another() {
+        let mut rig = Rig::new(&[], &[]);
+        rig.run();
+        let peer = rig.seed("10.0.0.9:5");
+        rig.session.refill(peer, rig.now);
+        let blocks = asked(&mut rig, peer);
+        let piece = blocks[0].0;
+        let payload = piece.to_be_bytes();
+        let lost = Message::Extended { id: crate::peer::extension::LT_DONTHAVE, payload: &payload };
+        rig.session.handle(peer, &lost, rig.now).unwrap();
+        let outstanding = rig.session.peer(peer).unwrap().requests.as_ref().unwrap().outstanding();
+        assert_eq!(outstanding, blocks.iter().filter(|(of, ..)| *of != piece).count());
+        // It refuses them, as it should, and is asked for others.
+        for (piece, begin, len) in blocks.into_iter().filter(|(of, ..)| *of == piece) {
+            rig.session.handle(peer, &Message::Reject { piece, begin, len }, rig.now).unwrap();
+        }
+        rig.after(2);
+        let control = &rig.session.peer(peer).unwrap().control;
+        assert!(!control.is_empty() && !control.windows(9).any(|w| w[4] == 6 && w[5..] == payload));
+        let other = rig.seed("10.0.0.10:5");
+        let torrent = rig.session.torrents.get_mut(&rig.key).unwrap();
+        let (mut picked, have) = (Vec::new(), torrent.have.clone());
+        let picker = &mut torrent.fetch.as_mut().unwrap().picker;
+        picker.pick(other, 1, &Have::All, &have, 64 * 64, 30, &mut picked);
+        assert!(picked.iter().any(|block| block.piece.index() == piece));
     }
 
     #[test]

@@ -2,16 +2,18 @@
 //!
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
-//! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), its connections (`peers`),
-//! what they send a second (`rates`), how the only seed gives it (`superseeding`), its web seeds (`webseeds`), what a
-//! magnet link does not say of it (`metadata`). Holds one
+//! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), the DHT (`dht`), its
+//! connections (`peers`), what they tell each other of others (`pex`), what they send a second (`rates`), how the only seed
+//! gives it (`superseeding`), its web seeds (`webseeds`), what a magnet link does not say of it (`metadata`). Holds one
 //! box a torrent, one a peer, and one table of deadlines for all of them.
 
 mod announces;
 mod checks;
+mod dht;
 mod fetching;
 mod metadata;
 mod peers;
+mod pex;
 mod rates;
 mod settings;
 mod superseeding;
@@ -19,15 +21,17 @@ mod torrents;
 mod webseeds;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use checks::Rest;
+use dht::Dht;
 
 use crate::lpd::{Link, Lpd};
 use crate::metainfo::InfoHash;
 use crate::net::Prefix;
+use crate::net::ours::Ours;
 use crate::peer::{Close, Peer, PeerKey, Waiting};
 use crate::piece::{Block, Lengths};
 use crate::random::Random;
@@ -92,12 +96,18 @@ pub enum Job {
     Announce(Request, Totals),
     /// Tell the neighbours on a link.
     Search(Link, Vec<u8>),
+    /// Send a datagram of the DHT.
+    Datagram(SocketAddr, Vec<u8>),
+    /// Find nodes to begin with, by the names that the configuration and torrents give.
+    Bootstrap,
     /// Connect to a peer.
     Dial(PeerKey, SocketAddr),
     /// Fetch from a web seed.
     WebFetch(Box<WebFetch>),
     /// Look at the watched directories.
     Rescan,
+    /// The network is another: forget what could not be reached.
+    Reconnect,
     /// Something the user may want to know of.
     Event(Event),
 }
@@ -111,6 +121,8 @@ pub struct Totals {
     pub downloaded: u64,
     /// Still missing.
     pub left: u64,
+    /// What is missing is not fetched (BEP 21).
+    pub partial: bool,
 }
 
 /// A change worth a log line and an event on the bus.
@@ -185,11 +197,17 @@ enum Timer {
     Fetch,
     /// When web seeds may be asked.
     Web,
+    /// When peers are told of others.
+    Pex,
     /// When slow peers of magnet links are looked at, and those that wait for metadata of ours.
     Metadata,
+    /// When neighbours are asked once more for what nobody gives.
+    Seek,
+    /// When the node of the DHT is looked after.
+    Dht,
 }
 
-const TIMERS: usize = 11;
+const TIMERS: usize = 14;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -204,6 +222,7 @@ pub struct Session {
     trackers: Client,
     candidates: Candidates,
     lpd: Lpd,
+    dht: Dht,
     choker: Choker,
     upload: Bucket,
     local_upload: Bucket,
@@ -243,6 +262,8 @@ pub struct Session {
     web: Vec<WebRun>,
     /// Torrents whose peers are given a little time before that.
     web_grace: BTreeMap<TorrentKey, Instant>,
+    /// Peers are told of others no sooner.
+    pex_after: Instant,
     random: Random,
     half_open: usize,
     stopping: bool,
@@ -250,6 +271,8 @@ pub struct Session {
     tiers: Vec<Rc<Tiers>>,
     /// Where we listen, as far as that is known.
     own: Vec<SocketAddr>,
+    /// When it is news that our addresses have changed.
+    ours: Ours,
     /// Unix seconds at the start, as far as they are known.
     clock_at_start: Option<u64>,
     /// Bytes of content sent since the start, those before the last choke round, and the rate in that.
@@ -265,13 +288,14 @@ pub struct Session {
 impl Session {
     /// A session without torrents; `seed` makes its choices, so that a test can repeat them.
     pub fn new(settings: Settings, rescan: Duration, seed: u64, now: Instant) -> Session {
-        Session {
+        let mut session = Session {
             upload: Bucket::new(settings.upload, byte_burst(settings.upload), now),
             local_upload: Bucket::new(settings.local_upload, byte_burst(settings.local_upload), now),
             download: Bucket::new(settings.download, byte_burst(settings.download), now),
             local_download: Bucket::new(settings.local_download, byte_burst(settings.local_download), now),
             random: Random::new(seed),
             lpd: Lpd::new(seed.rotate_left(29)),
+            dht: Dht::default(),
             dials: Bucket::new(settings.dials_per_second.into(), settings.dials_per_second.into(), now),
             settings,
             start: now,
@@ -303,10 +327,12 @@ impl Session {
             metadata_rate: Bucket::new(metadata::RATE, metadata::BURST, now),
             web: Vec::new(),
             web_grace: BTreeMap::new(),
+            pex_after: now,
             half_open: 0,
             stopping: false,
             tiers: Vec::new(),
             own: Vec::new(),
+            ours: Ours::new(seed.rotate_left(41)),
             clock_at_start: None,
             uploaded: 0,
             rated: 0,
@@ -314,7 +340,9 @@ impl Session {
             downloaded: 0,
             down_rated: 0,
             down_rate: 0,
-        }
+        };
+        session.apply_to_dht(now);
+        session
     }
 
     /// Seconds since the start: what the records keep.
@@ -360,6 +388,7 @@ impl Session {
         if other_seeding {
             self.set_by(Timer::Sweep, now);
         }
+        self.apply_to_dht(now);
         self.apply_to_web(now);
         self.feed_hungry(now);
         self.fill_slots(now);
@@ -394,6 +423,11 @@ impl Session {
                 peer.local = is_local(&self.settings.local, peer.addr);
             }
         }
+    }
+
+    /// The addresses of ours that carry packets, as they are now.
+    pub fn set_addresses(&mut self, addresses: impl Iterator<Item = IpAddr>, now: Instant) {
+        self.ours.handle(addresses, now);
     }
 
     /// The number of a torrent.
@@ -487,6 +521,12 @@ impl Session {
         if self.expired(Timer::Rest, now) {
             self.rested(now);
         }
+        if self.expired(Timer::Pex, now) {
+            self.exchange_peers(now);
+        }
+        if self.expired(Timer::Dht, now) {
+            self.look_at_dht(now);
+        }
         // What the timers brought is among them.
         if let Some(job) = self.next_job() {
             return Some(job);
@@ -503,9 +543,16 @@ impl Session {
         if let Some(job) = self.next_storage_job(now) {
             return Some(job);
         }
+        if let Some(news) = self.ours.poll(now).filter(|_| !self.stopping) {
+            self.network_changed(news, now);
+            return Some(Job::Reconnect);
+        }
         if let Some(request) = self.trackers.poll(now) {
             let totals = self.totals(TorrentKey(request.key));
             return Some(Job::Announce(request, totals));
+        }
+        if self.expired(Timer::Seek, now) {
+            self.seek(now);
         }
         if let Some(job) = self.next_search(now) {
             return Some(job);
@@ -519,6 +566,10 @@ impl Session {
             && !self.stopping
             && let Some(job) = self.next_dial(now)
         {
+            return Some(job);
+        }
+        // What dials leave of the new endpoints of a second.
+        if let Some(job) = self.next_datagram(now) {
             return Some(job);
         }
         // What was looked at may have led to something.
@@ -539,6 +590,8 @@ impl Session {
             .filter_map(|(_, timer)| *timer)
             .chain(self.trackers.deadline())
             .chain(self.lpd.deadline())
+            .chain(self.ours.deadline())
+            .chain(self.dht.deadline())
             .min()
     }
 
@@ -563,6 +616,7 @@ impl Session {
             }
             _ => true,
         });
+        self.close_dht();
         let keys: Vec<TorrentKey> = self.torrents.keys().copied().collect();
         for key in keys {
             self.end_fetch(key);

@@ -7,11 +7,11 @@ use std::time::Instant;
 use super::superseeding::view;
 use super::{
     AHEAD, BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
-    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, WRITES_PER_SECOND,
-    is_local,
+    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, Settings, TORRENT_COST, Timer, Upload,
+    WRITES_PER_SECOND, is_local,
 };
 use crate::metainfo::InfoHash;
-use crate::peer::extension::MAX_PAYLOAD;
+use crate::peer::extension::{self, MAX_PAYLOAD};
 use crate::peer::metadata;
 use crate::peer::outbox::Part;
 use crate::peer::wire::{self, Handshake, Limits, Message, Reserved};
@@ -78,7 +78,8 @@ impl Session {
         let superseeds: u64 = superseeds.map(|superseed| superseed.memory() as u64).sum();
         let inflows: u64 = self.peers.values().map(|peer| peer.memory() as u64).sum();
         let (torrents, peers) = (self.torrents.len() as u64, self.peers.len() as u64);
-        torrents * TORRENT_COST + peers * PEER_COST + pickers + superseeds + metadata + inflows
+        let peers_and_all = pickers + superseeds + metadata + inflows;
+        torrents * TORRENT_COST + peers * PEER_COST + peers_and_all + self.dht.memory()
     }
 
     /// We are connected to a peer that we dialled: our handshake goes first.
@@ -87,7 +88,7 @@ impl Session {
         let Some(torrent) = peer.torrent.and_then(|torrent| self.torrents.get(&torrent)) else {
             return peer.close(Close::TorrentStopped);
         };
-        peer.control.extend_from_slice(&handshake(torrent.info_hash, self.settings.peer_id));
+        peer.control.extend_from_slice(&handshake(torrent, &self.settings));
     }
 
     /// A peer has named its torrent: it is answered at once, since old clients send their id last.
@@ -117,19 +118,31 @@ impl Session {
             return Err(Close::Limit("memory"));
         }
         if !peer.outgoing {
-            peer.control.extend_from_slice(&handshake(torrent.info_hash, self.settings.peer_id));
+            peer.control.extend_from_slice(&handshake(torrent, &self.settings));
         }
         peer.torrent = Some(torrent_key);
         peer.fast = theirs.has_fast_extension();
         peer.heard = at;
+        let may_send = extension::Ids {
+            ut_pex: (self.settings.pex && !torrent.private).then_some(extension::UT_PEX),
+            lt_donthave: Some(extension::LT_DONTHAVE),
+            // Of a private torrent nobody is told more than its trackers told him (BEP 27).
+            ut_metadata: (!torrent.private).then_some(metadata::ID),
+        };
+        let metadata_size = if torrent.private { 0 } else { torrent.metadata_size() };
         peer.greet(
             &torrent.view(),
-            theirs.has_extension_protocol(),
+            theirs.has_extension_protocol().then_some(may_send),
             self.settings.port,
             matches!(torrent.state, State::Downloading | State::FetchingMetadata) || torrent.is_hidden(),
-            // Of a private torrent nobody is told more than its trackers told him (BEP 27).
-            Some(torrent.metadata_size()).filter(|_| !torrent.private),
+            metadata_size,
         );
+        if theirs.has_dht()
+            && !torrent.private
+            && let Some(port) = self.settings.dht_port()
+        {
+            wire::encode(&Message::Port(port), &mut peer.control);
+        }
         let swarm = torrent.swarm.get_or_insert_default();
         swarm.peers.push(key);
         if let Some(superseed) = &mut swarm.superseed {
@@ -180,6 +193,7 @@ impl Session {
             {
                 self.candidates.connected(torrent.0, peer.addr);
                 self.dial_again(now);
+                self.introduced(key, now);
             }
         }
         Ok(())
@@ -198,6 +212,9 @@ impl Session {
         let Some(peer) = self.peers.get_mut(&key) else { return Err(Close::Gone) };
         let torrent_key = peer.torrent.ok_or(Close::UnknownTorrent)?;
         let Some(torrent) = self.torrents.get(&torrent_key) else { return Err(Close::TorrentStopped) };
+        if let Message::Extended { id: extension::UT_PEX, payload } = message {
+            return self.hears_of_others(key, payload, now);
+        }
         let is_unknown = torrent.metadata.is_some();
         if is_unknown && peer.keep_early(message) {
             return Ok(());
@@ -215,9 +232,12 @@ impl Session {
             Action::None => {}
             Action::Interest => self.interest_changed(key, now),
             Action::Gained(piece) => self.gained(key, piece, now),
+            Action::Lost(piece) => self.lacks(key, piece, now),
+            Action::Introduced => self.introduced(key, now),
             Action::Pieces => self.consider(key, now),
             Action::Choked(blocks) => self.refused(torrent_key, key, &blocks, now),
             Action::Rejected(block) => self.refused(torrent_key, key, &[block], now),
+            Action::Node(port) => self.node_told(key, port, now),
         }
         Ok(())
     }
@@ -253,6 +273,7 @@ impl Session {
             self.left(torrent_key, key, &peer.pieces, local, now);
         }
         self.left_superseed(torrent_key, key, &peer.pieces, now);
+        self.has_left(torrent_key, &peer);
         self.left_metadata(torrent_key, key, now);
         let Some(torrent) = self.torrents.get_mut(&torrent_key) else { return };
         torrent.uploaded += peer.uploaded;
@@ -310,9 +331,12 @@ impl Session {
         if dialling().count() >= MAX_DIALLING
             || self.peers.len() >= self.settings.peers
             || self.memory() + PEER_COST > self.settings.memory
-            || self.dials.available(now) == 0
         {
             // The next connection that is made or ends sets the timer again.
+            return None;
+        }
+        if self.dials.available(now) == 0 {
+            self.set_dial(now);
             return None;
         }
         // The other half is for those who call us: where all fill up with whom they know, those who come first are left
@@ -321,9 +345,15 @@ impl Session {
         let torrents = &self.torrents;
         // Some clients (Transmission 3) turn away who calls twice at a time, though it be for another torrent.
         let called: Vec<SocketAddr> = dialling().map(|peer| peer.addr).collect();
+        // Who came to us is not called in return.
+        let came = self.peers.values().filter(|peer| !peer.outgoing);
+        let came: Vec<_> = came.filter_map(|peer| Some((peer.torrent?, peer.listens()?))).collect();
         let next = self.candidates.next(now, |torrent, address| {
-            let torrent = torrents.get(&TorrentKey(torrent));
-            torrent.is_some_and(|t| t.serves() && t.peers().len() < room) && !called.contains(&address)
+            let key = TorrentKey(torrent);
+            let torrent = torrents.get(&key);
+            torrent.is_some_and(|t| t.serves() && t.peers().len() < room)
+                && !called.contains(&address)
+                && !came.contains(&(key, address))
         });
         let job = next.map(|(torrent, addr)| {
             self.dials.take(1, now);
@@ -599,6 +629,8 @@ fn least_write(rate: u64) -> u64 {
     (rate / WRITES_PER_SECOND).clamp(u64::from(LEAST_WRITE), u64::from(BATCH))
 }
 
-fn handshake(info_hash: InfoHash, peer_id: [u8; 20]) -> [u8; wire::HANDSHAKE_LEN] {
-    Handshake { reserved: Reserved::OURS, info_hash: *info_hash.as_bytes(), peer_id }.encode()
+fn handshake(torrent: &Torrent, settings: &Settings) -> [u8; wire::HANDSHAKE_LEN] {
+    let dht = settings.dht.is_some() && !torrent.private;
+    let reserved = if dht { Reserved::OURS.and_dht() } else { Reserved::OURS };
+    Handshake { reserved, info_hash: *torrent.info_hash.as_bytes(), peer_id: settings.peer_id }.encode()
 }

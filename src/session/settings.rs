@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use crate::dht::Options;
 use crate::net::Prefix;
 
 /// What of the configuration the session works with.
@@ -41,8 +42,20 @@ pub struct Settings {
     pub web_seeds: bool,
     /// Whether what is complete is given piece by piece (BEP 16).
     pub superseed: bool,
+    /// Whether peers are told of peers, and listened to (BEP 11).
+    pub pex: bool,
     /// Trackers added to every public torrent, a tier each.
     pub also: Vec<String>,
     /// Peers offered to every public torrent.
     pub static_peers: Vec<SocketAddr>,
+    /// Whether we are a node of the DHT, and of which kind.
+    pub dht: Option<Options>,
+}
+
+impl Settings {
+    /// Where our node of the DHT is asked, if it is at all.
+    pub fn dht_port(&self) -> Option<u16> {
+        let answers = self.dht.is_some_and(|dht| !dht.read_only);
+        Some(self.port).filter(|&port| answers && port != 0)
+    }
 }

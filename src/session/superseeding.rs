@@ -53,6 +53,10 @@ impl Session {
                 superseed.interested(key);
                 false
             }
+            Action::Lost(piece) => {
+                superseed.lost(key, piece.index());
+                false
+            }
             _ => false,
         };
         if is_news {

@@ -49,6 +49,7 @@ impl Session {
         self.trackers.remove(key.0, now);
         self.candidates.remove(key.0);
         self.lpd.remove(info_hash);
+        self.dht.remove(info_hash);
         if let Some(torrent) = self.torrents.remove(&key) {
             self.jobs.push_back(Job::Event(event(Happened::Removed, &torrent, path_of(&torrent))));
         }
@@ -153,6 +154,7 @@ impl Session {
                 self.trackers.remove(key.0, now);
             }
             self.lpd.remove(torrent.info_hash);
+            self.dht.remove(torrent.info_hash);
             self.close_peers(key, &Close::TorrentStopped);
             self.candidates.remove(key.0);
         }

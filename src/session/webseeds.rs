@@ -68,6 +68,16 @@ impl Session {
         self.look_at_web(now + GRACE);
     }
 
+    /// The network is another: those that were not reached may be there.
+    pub(super) fn web_network_changed(&mut self, now: Instant) {
+        for torrent in self.torrents.values_mut() {
+            if let Some(web) = &mut torrent.web {
+                web.network_changed();
+            }
+        }
+        self.look_at_web(now);
+    }
+
     /// Web seeds may be asked at that time, if there is a torrent that has some.
     pub(super) fn look_at_web(&mut self, at: Instant) {
         if self.settings.web_seeds && self.web_seeded().next().is_some() {
@@ -339,7 +349,7 @@ impl Session {
         if let Some(news) = web.ended(key, how, got, now) {
             log::info!("{news}");
         }
-        let Some(host) = web.seed(key).map(|seed| seed.url.authority().to_owned()) else { return };
+        let Some(host) = web.seed(key).map(|seed| seed.url.origin().to_owned()) else { return };
         let rest = web.rest_of(&host);
         for web in self.torrents.values_mut().filter_map(|torrent| torrent.web.as_mut()) {
             match rest {
@@ -457,7 +467,11 @@ pub(super) mod tests {
             Rig::with(urls, trackers, |_| {})
         }
 
-        fn with(urls: &[&str], trackers: &[&str], change: impl FnOnce(&mut Settings)) -> Rig {
+        pub(in crate::session) fn with(
+            urls: &[&str],
+            trackers: &[&str],
+            change: impl FnOnce(&mut Settings),
+        ) -> Rig {
             #[expect(clippy::disallowed_methods, reason = "the only way to make an instant")]
             let now = Instant::now();
             let mut settings = Settings {
@@ -477,8 +491,10 @@ pub(super) mod tests {
                 trackers: true,
                 web_seeds: true,
                 superseed: false,
+                pex: true,
                 also: Vec::new(),
                 static_peers: Vec::new(),
+                dht: None,
             };
             change(&mut settings);
             let session = Session::new(settings, Duration::from_secs(3600), 5, now);
@@ -512,6 +528,7 @@ pub(super) mod tests {
                 multi_file: false,
                 trackers: trackers.iter().map(|url| vec![url.to_string()]).collect(),
                 web_seeded: !self.urls.is_empty(),
+                nodes: Vec::new(),
             };
             self.session.insert(summary, place, self.now).unwrap()
         }

@@ -132,6 +132,8 @@ pub struct Status {
     pub listen: Vec<String>,
     /// Interfaces on which neighbours are told and heard.
     pub lpd_interfaces: Vec<String>,
+    /// Our node of the DHT; null where it is turned off.
+    pub dht: Option<DhtStatus>,
     /// Torrents by state.
     pub torrents: Counts,
     /// .torrent and .magnet files that are not taken.
@@ -152,6 +154,19 @@ pub struct Status {
     pub memory: u64,
     /// Of the whole daemon or any torrent, until it is over.
     pub last_error: Option<String>,
+}
+
+/// The node of the DHT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhtStatus {
+    /// Other nodes that have answered lately.
+    pub nodes: u32,
+    /// All that are known.
+    pub known: u32,
+    /// Searches that are under way.
+    pub searches: u32,
+    /// Peers that others have told it of.
+    pub stored: u32,
 }
 
 /// Number of torrents in each state.
@@ -235,6 +250,12 @@ pub struct TrackerStatus {
     pub state: String,
     /// Until the next announce, seconds.
     pub next_announce: Option<u64>,
+    /// Peers that have all of it, by what the tracker said last; null where it says nothing.
+    pub seeds: Option<u32>,
+    /// Those that do not.
+    pub leechers: Option<u32>,
+    /// How often it was downloaded to its end.
+    pub downloads: Option<u32>,
     /// The last failure or warning.
     pub message: Option<String>,
 }
@@ -580,6 +601,9 @@ mod tests {
                 url: "http://t/announce".to_owned(),
                 state: "working".to_owned(),
                 next_announce: Some(7),
+                seeds: Some(3),
+                leechers: Some(2),
+                downloads: None,
                 message: None,
             }],
             web_seeds: vec![WebSeedStatus {
@@ -675,7 +699,7 @@ mod tests {
                 r#""file":"/etc/torrents/a.torrent","data":"/srv/torrents/a","state":"waiting-for-disk","#,
                 r#""reason":"no disk","size":18446744073709551615,"have":1,"checked":null,"eta":9,"up_rate":2,"#,
                 r#""down_rate":3,"up_total":4,"down_total":5,"peers":6,"trackers":[{"url":"http://t/announce","#,
-                r#""state":"working","next_announce":7,"message":null}],"#,
+                r#""state":"working","next_announce":7,"seeds":3,"leechers":2,"downloads":null,"message":null}],"#,
                 r#""web_seeds":[{"url":"http://w/","state":"rests","next_request":60,"message":"503"}],"#,
                 r#""added":null,"completed":8}}"#,
                 "\n"

@@ -59,8 +59,11 @@ const SEED_AGAIN: u32 = 2 * 3600;
 /// Who named an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A tracker, or a peer, somewhere on a network.
+    /// A tracker somewhere on a network.
     Remote,
+    /// A peer: who says much costs nothing, so such addresses are dialled after all others, and drive out none of them. Those
+    /// on this machine are taken, so the caller leaves out what this peer may not name.
+    Peer,
     /// Something on this machine: it may name others on this machine.
     Loopback,
     /// The user. As the former, but dialled before others that are as near, never dropped, and gives way to no other as
@@ -121,7 +124,7 @@ struct Entry {
     marks: Marks,
 }
 
-/// What else an entry is, in one byte: how near, and the three bits below.
+/// What else an entry is, in one byte: how near, and the four bits below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Marks(u8);
 
@@ -131,6 +134,10 @@ const BUSY: u8 = 0x80;
 const STATIC: u8 = 0x40;
 /// It was heard on a link of ours.
 const NEIGHBOUR: u8 = 0x20;
+/// Nobody named it but peers.
+const HEARSAY: u8 = 0x10;
+/// All of these: what is left says how near it is.
+const BITS: u8 = BUSY | STATIC | NEIGHBOUR | HEARSAY;
 
 /// How near an address is, as far as the address tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -211,10 +218,15 @@ impl Candidates {
         let named = match source {
             Source::Static => STATIC,
             Source::Neighbour => NEIGHBOUR,
+            Source::Peer => HEARSAY,
             Source::Remote | Source::Loopback => 0,
         };
         let static_stay = self.entries.len() < MAX_ENTRIES
             || self.entries.iter().filter(|entry| entry.marks.has(STATIC)).count() <= MAX_ENTRIES / 2;
+        let may_go = |entry: &Entry| match source {
+            Source::Peer => entry.marks.has(HEARSAY),
+            _ => !static_stay || !entry.marks.has(STATIC),
+        };
         let mut known: Vec<usize> = self.of(torrent).collect();
         for address in addresses.into_iter().take(MAX_NAMED) {
             let address = canonical(address);
@@ -222,7 +234,10 @@ impl Candidates {
             let is_this = |&at: &usize| self.entries[at].ip == ip && self.entries[at].port == port;
             if let Some(at) = known.iter().copied().find(is_this) {
                 let entry = &mut self.entries[at];
-                entry.marks.0 |= named;
+                if source != Source::Peer {
+                    entry.marks = entry.marks.without(HEARSAY);
+                    entry.marks.0 |= named;
+                }
                 // Heard this moment, it is alive: no waiting for the next attempt, short of the last.
                 let is_alive = source == Source::Neighbour && entry.failures + 1 < MAX_FAILURES;
                 if is_alive && entry.failures > 0 && !entry.marks.has(BUSY) {
@@ -246,15 +261,13 @@ impl Candidates {
             };
             let most = if self.entries.len() < MAX_ENTRIES { MAX_PER_TORRENT } else { MAX_WHEN_FULL };
             if known.len() >= most {
-                let may_go = |entry: &Entry| !static_stay || !entry.marks.has(STATIC);
                 if let Some(victim) = self.victim(may_go, Some(&known)) {
                     self.entries[victim] = entry;
                 }
             } else if self.entries.len() < MAX_ENTRIES {
                 known.push(self.entries.len());
                 self.push(entry);
-            } else if let Some(victim) = self
-                .victim(|entry| entry.torrent != torrent && (!static_stay || !entry.marks.has(STATIC)), None)
+            } else if let Some(victim) = self.victim(|entry| entry.torrent != torrent && may_go(entry), None)
             {
                 known.push(victim);
                 self.entries[victim] = entry;
@@ -286,6 +299,7 @@ impl Candidates {
             }
             let marks = entry.marks;
             let rank = (
+                !marks.has(HEARSAY),
                 marks.near(),
                 marks.has(STATIC),
                 marks.has(NEIGHBOUR),
@@ -356,6 +370,7 @@ impl Candidates {
     /// effect where it is not known.
     pub fn connected(&mut self, torrent: u32, address: SocketAddr) {
         if let Some(at) = self.position(torrent, address) {
+            self.entries[at].marks = self.entries[at].marks.without(HEARSAY);
             self.entries[at].marks.0 |= BUSY;
         }
     }
@@ -409,17 +424,17 @@ impl Candidates {
         self.entries.push(entry);
     }
 
-    /// Of a few entries picked by chance, from `among` or from all, the one that failed most, of those the farthest. Never
-    /// one that is busy.
+    /// Of a few entries picked by chance, from `among` or from all, one that only peers named, the one that failed most, of
+    /// those the farthest. Never one that is busy.
     fn victim(&mut self, may_go: impl Fn(&Entry) -> bool, among: Option<&[usize]>) -> Option<usize> {
         let picked = (0..SAMPLE).map(|_| match among {
             Some(among) => among[self.random.below(among.len())],
             None => self.random.below(self.entries.len()),
         });
         let entries = &self.entries;
-        picked
-            .filter(|&at| !entries[at].marks.has(BUSY) && may_go(&entries[at]))
-            .max_by_key(|&at| (entries[at].failures, Reverse(entries[at].marks.near())))
+        picked.filter(|&at| !entries[at].marks.has(BUSY) && may_go(&entries[at])).max_by_key(|&at| {
+            (entries[at].marks.has(HEARSAY), entries[at].failures, Reverse(entries[at].marks.near()))
+        })
     }
 
     fn is_own(&self, address: SocketAddr) -> bool {
@@ -475,7 +490,7 @@ impl Marks {
     }
 
     fn at(self, near: Near) -> Marks {
-        Marks(self.0 & (BUSY | STATIC | NEIGHBOUR) | near as u8)
+        Marks(self.0 & BITS | near as u8)
     }
 
     fn near(self) -> Near {
@@ -483,7 +498,7 @@ impl Marks {
             return Near::Link;
         }
         let levels = [Near::Far, Near::Region, Near::Site, Near::Local];
-        levels.get(usize::from(self.0 & !(BUSY | STATIC | NEIGHBOUR))).copied().unwrap_or(Near::Link)
+        levels.get(usize::from(self.0 & !BITS)).copied().unwrap_or(Near::Link)
     }
 }
 
@@ -909,6 +924,37 @@ mod tests {
         }
         let named = pool.entries.iter().filter(|entry| entry.marks.has(STATIC)).count();
         assert!((MAX_ENTRIES / 2 - 8..=MAX_ENTRIES / 2).contains(&named), "{named}");
+    }
+
+    #[test]
+    fn whom_peers_alone_name_is_dialled_last_and_drives_out_nobody_but_his_like() {
+        let start = some_instant();
+        let mut pool = Candidates::new(1, start);
+        pool.set_here(vec![at("10.9.0.1:6881")], vec!["10.9.0.0/24".parse().unwrap()]);
+        let near = at("10.9.0.7:1");
+        pool.insert(1, [near, nth(1)], Source::Peer, start);
+        pool.insert(1, [nth(2)], Source::Remote, start);
+        // Named by a tracker as well, whichever is first.
+        pool.insert(1, [nth(1)], Source::Remote, start);
+        pool.insert(1, [nth(2)], Source::Peer, start);
+        let order = dialled(&mut pool, start);
+        assert_eq!((order.len(), order[2]), (3, near));
+        // A torrent's share, and then the pool, is full of what trackers named.
+        pool.insert(2, (0..50).map(nth), Source::Remote, start);
+        pool.insert(2, (100..200).map(nth), Source::Peer, start);
+        assert!((0..50).all(|n| pool.position(2, nth(n)).is_some()));
+        pool.insert(3, (0..50).map(nth), Source::Peer, start);
+        for torrent in 4..50 {
+            pool.insert(torrent, (0..50).map(nth), Source::Remote, start);
+        }
+        assert!(pool.len() == MAX_ENTRIES && pool.count(3) < 50);
+        let before = pool.count(2);
+        pool.insert(1000, (0..50).map(nth), Source::Peer, start);
+        assert!(pool.count(2) == before && pool.count(1000) <= MAX_WHEN_FULL);
+        // Who answered is known.
+        pool.connected(1, near);
+        pool.ended(1, near, Ended::Closed, start);
+        assert!(!pool.entries[pool.position(1, near).unwrap()].marks.has(HEARSAY));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::have::Have;
 pub use crate::key::TorrentKey;
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{InfoHash, Summary};
-use crate::peer::{PeerKey, View};
+use crate::peer::{PeerKey, View, pex};
 use crate::piece::Lengths;
 use crate::storage::io::Place;
 use crate::storage::resume::{Record, Stamp};
@@ -229,6 +229,8 @@ pub struct Checking {
 pub struct Swarm {
     /// Those connected.
     pub peers: Vec<PeerKey>,
+    /// Who came and left, for those who want to hear of them.
+    pub log: pex::Log,
     /// Where the bytes lie, once a peer has asked for some.
     pub layout: Option<Rc<Layout>>,
     /// The layout is on its way.
@@ -303,6 +305,7 @@ impl Torrent {
             multi_file: false,
             trackers: Vec::new(),
             web_seeded: false,
+            nodes: Vec::new(),
         };
         let metadata = Some(Box::new(Missing::new(link)));
         Torrent { metadata, ..Torrent::new(summary, tiers, place, added) }
@@ -351,12 +354,16 @@ impl Torrent {
         idle && !self.is_complete() && !self.was_complete
     }
 
+    /// Whether what it lacks is fetched only when the user says so.
+    pub fn is_partial(&self) -> bool {
+        self.state == State::Incomplete && self.was_complete
+    }
+
     /// Whether data that somebody puts in its place is looked for: it waits for its own, or nobody has come who has some.
     pub fn awaits_data(&self) -> bool {
         match self.state {
-            State::Incomplete => self.was_complete,
             State::Downloading => self.fetch.is_none(),
-            _ => false,
+            _ => self.is_partial(),
         }
     }
 
@@ -494,6 +501,7 @@ mod tests {
             multi_file: false,
             trackers: Vec::new(),
             web_seeded: false,
+            nodes: Vec::new(),
         };
         Torrent::new(summary, Rc::default(), place, Some(7))
     }

@@ -148,6 +148,17 @@ impl Superseed {
         is_news || self.is_over
     }
 
+    /// A peer has lost a piece.
+    pub fn lost(&mut self, key: PeerKey, piece: u32) {
+        if self.is_over || self.at(key).is_none() {
+            return;
+        }
+        if let Some(count) = self.counts.get_mut(index(piece)) {
+            drop_one(&mut count.have);
+            self.left += u32::from(count.have == 0);
+        }
+    }
+
     /// A peer is interested in what it was told of.
     pub fn interested(&mut self, key: PeerKey) {
         if let Some(at) = self.at(key) {

@@ -1,21 +1,23 @@
 //! Who is announced where and when: tiers, intervals, back-off, and announces to one host gathered into bursts.
 //!
-//! Read first: BEP 3 ("trackers"), 12 (tiers), 31 (retry in). The shell takes a [`Request`] from [`Client::poll`],
-//! carries it out, brings the answer to [`Client::handle`] and goes on with [`Client::poll_host`] over the same
-//! connection. Holds some 150 bytes a torrent with one tracker; URLs, hosts and texts are shared.
+//! Read first: BEP 3 ("trackers"), 12 (tiers), 31 (retry in), 48 (scrape). The shell takes a [`Request`] from
+//! [`Client::poll`], carries it out, brings the answer to [`Client::handle`] and goes on with [`Client::poll_host`] over
+//! the same connection. When that has nothing more, [`Client::poll_scrape`] may ask for counts over it. Holds some 170
+//! bytes a torrent with one tracker; URLs, hosts and texts are shared.
 //!
 //! Every announce has a window: it goes at its end, or earlier inside it together with another one to the same
 //! host. So a hundred torrents of one tracker wake a router once an interval and not a hundred times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::host::{HostId, Hosts, Pool, Trouble, Wait};
+use super::host::{HostId, Hosts, Pool, Trouble, Wait, back_off};
+use super::http::scrape_url;
 use super::line::{Answer, Line, Phase, Slot};
 use super::names::{Names, Texts};
-use super::{Event, Failure, MAX_TRACKER_ID, NUMWANT, Reply};
+use super::{Counts, Event, Failure, MAX_TRACKER_ID, NUMWANT, Reply};
 use crate::http::Url;
 use crate::metainfo::InfoHash;
 use crate::random::Random;
@@ -25,6 +27,12 @@ const MAX_SLOTS: usize = 64;
 
 /// Trackers of the configuration that every public torrent is announced to.
 const MAX_ALSO: usize = 8;
+
+/// Torrents of one scrape: as many as fit a packet, escaped.
+const MAX_SCRAPE: usize = 16;
+
+/// Seconds before a tracker is asked again for counts that it did not give, doubled each time up to the second number.
+const SCRAPE_REST: (u32, u32) = (3600, 24 * 3600);
 
 /// What is to be asked of a host now. It must be brought back to [`Client::handle`].
 #[derive(Clone, Debug)]
@@ -45,6 +53,19 @@ pub struct Request {
     pub numwant: u8,
     line: u32,
     slot: u8,
+}
+
+/// Of which torrents a host is to be asked for counts now. It must be brought back to [`Client::scraped`].
+#[derive(Clone, Debug)]
+pub struct Scrape {
+    /// Whom to ask.
+    pub url: Rc<Url>,
+    /// Whose connection to use.
+    pub host: HostId,
+    /// For which torrents.
+    pub torrents: Vec<InfoHash>,
+    lines: Vec<u32>,
+    tracker: u32,
 }
 
 /// How it stands with a tracker.
@@ -79,6 +100,8 @@ pub struct TrackerStatus {
     pub next_announce: Option<u32>,
     /// What it said last, or what went wrong; foreign text.
     pub message: Option<Rc<str>>,
+    /// What it said of the torrent's peers.
+    pub counts: Counts,
 }
 
 /// Announces all torrents.
@@ -91,6 +114,8 @@ pub struct Client {
     names: Names,
     hosts: Hosts,
     texts: Texts,
+    /// Host, tracker and line of which more is to be known.
+    to_scrape: BTreeSet<(HostId, u32, u32)>,
     closing: bool,
 }
 
@@ -105,6 +130,7 @@ impl Client {
             names: Names::new(),
             hosts: Hosts::new(),
             texts: Texts::default(),
+            to_scrape: BTreeSet::new(),
             closing: false,
         }
     }
@@ -195,9 +221,28 @@ impl Client {
         }
     }
 
+    /// The network is another: hosts that could not be reached are tried again, each by one of those who wait for it.
+    pub fn network_changed(&mut self) {
+        self.hosts.forgive_unreached();
+    }
+
+    /// Our addresses are others: trackers that know us are told of each torrent as soon as they allow.
+    pub fn readdressed(&mut self, now: Instant) {
+        let now = self.floor(now);
+        for id in self.of.values().copied().collect::<Vec<_>>() {
+            let Some(line) = self.line_mut(id) else { continue };
+            let at = line.not_before.max(now);
+            if line.phase == Phase::Queued && line.due > at && line.slots.iter().any(|slot| slot.told) {
+                line.together = true;
+                self.hasten(id, at, now);
+            }
+        }
+    }
+
     /// Says `stopped` wherever a torrent is known, and nothing else any more.
     pub fn shutdown(&mut self, now: Instant) {
         self.closing = true;
+        self.to_scrape.clear();
         self.hosts.hurry();
         let ids = self.of.values().copied().collect::<Vec<_>>();
         self.of.clear();
@@ -234,6 +279,53 @@ impl Client {
         self.dispatch(host, now)
     }
 
+    /// The next counts to ask this host for, whose connection is idle. `None`: let it go.
+    pub fn poll_scrape(&mut self, host: HostId) -> Option<Scrape> {
+        if self.closing || !self.hosts.is_free(host) {
+            return None;
+        }
+        let of_host = self.to_scrape.range((host, 0, 0)..=(host, u32::MAX, u32::MAX));
+        let tracker = of_host.clone().next()?.1;
+        let taken: Vec<_> = of_host.take_while(|(_, t, _)| *t == tracker).take(MAX_SCRAPE).copied().collect();
+        let url = Rc::new(scrape_url(&self.names.tracker(tracker)?.place.as_ref().ok()?.0)?);
+        let (mut torrents, mut lines) = (Vec::new(), Vec::new());
+        for wanted in taken {
+            self.to_scrape.remove(&wanted);
+            if let Some(line) = self.line(wanted.2) {
+                torrents.push(line.info_hash);
+                lines.push(wanted.2);
+            }
+        }
+        self.hosts.begin(host);
+        Some(Scrape { url, host, torrents, lines, tracker })
+    }
+
+    /// Takes what came of a scrape: counts in the order of its torrents.
+    pub fn scraped(&mut self, scrape: &Scrape, result: Result<&[Counts], &Failure>, now: Instant) {
+        let last = self.ceil(now);
+        self.hosts.end(scrape.host);
+        if let Some(tracker) = self.names.tracker_mut(scrape.tracker) {
+            tracker.scrape = match result {
+                Ok(_) => (0, 0),
+                Err(_) => {
+                    let (first, most) = SCRAPE_REST;
+                    let rest = back_off(first, most, tracker.scrape.1, &mut self.random);
+                    (last.saturating_add(rest), tracker.scrape.1.saturating_add(1))
+                }
+            };
+        }
+        let Ok(counts) = result else {
+            self.to_scrape.retain(|(_, tracker, _)| *tracker != scrape.tracker);
+            return;
+        };
+        for ((line, info_hash), counts) in scrape.lines.iter().zip(&scrape.torrents).zip(counts) {
+            // Another torrent may have its place by now.
+            if let Some(line) = self.line_mut(*line).filter(|line| line.info_hash == *info_hash) {
+                line.counted(scrape.tracker, *counts);
+            }
+        }
+    }
+
     /// When [`Client::poll`] will have something, unless `handle` has it earlier.
     pub fn deadline(&self) -> Option<Instant> {
         let at = self.hosts.deadline()?;
@@ -260,9 +352,16 @@ impl Client {
                         .as_deref()
                         .filter(|id| id.len() <= MAX_TRACKER_ID)
                         .map(Rc::from),
+                    counts: reply.counts(),
                 };
+                let many = self.hosts.is_asked_for_many(request.host);
                 if let Some(line) = self.lines.thing_mut(request.line) {
-                    line.answered(request.slot, request.event, answer, last, &mut self.random);
+                    let tracker = line.slots.get(usize::from(request.slot)).map(|slot| slot.tracker);
+                    line.answered(request.slot, request.event, answer, many, last, &mut self.random);
+                    let asked = tracker.filter(|tracker| self.names.can_scrape(*tracker, last));
+                    if let Some(tracker) = asked.filter(|_| line.wants_scrape(reply.counts(), last)) {
+                        self.to_scrape.insert((request.host, tracker, request.line));
+                    }
                 }
             }
             Err(failure) => {
@@ -341,7 +440,8 @@ impl Client {
                 }
             }
         };
-        Some(TrackerStatus { url: tracker.text.clone(), state, next_announce: next, message })
+        let counts = line.counts(slot.tracker);
+        Some(TrackerStatus { url: tracker.text.clone(), state, next_announce: next, message, counts })
     }
 
     /// A line's announce to a host whose time has come. Lines that go elsewhere by now are moved there.
@@ -396,10 +496,14 @@ impl Client {
             if slot.never || (line.stopping && !slot.told) {
                 continue;
             }
-            let Some(host) = self.names.host(slot.tracker).and_then(|host| self.hosts.host(host)) else {
-                continue;
-            };
-            let ready = host.rest_until.max(if line.stopping { 0 } else { slot.rest_until });
+            let Some(id) = self.names.host(slot.tracker) else { continue };
+            let Some(host) = self.hosts.host(id) else { continue };
+            let mut ready = host.rest_until.max(if line.stopping { 0 } else { slot.rest_until });
+            // One finds out for all; those who have waited there already stay.
+            let waits = line.phase == Phase::Queued && self.slot_host(line, line.slot) == Some(id);
+            if !waits && self.hosts.is_probed(id) {
+                ready = ready.max(now.saturating_add(1));
+            }
             if ready <= now {
                 return Some((at, ready));
             }
@@ -501,6 +605,9 @@ impl Client {
     fn free_line(&mut self, id: u32) {
         let Some(line) = self.lines.remove(id) else { return };
         for slot in &line.slots {
+            if let Some(host) = self.names.host(slot.tracker) {
+                self.to_scrape.remove(&(host, slot.tracker, id));
+            }
             self.names.release(slot.tracker, &mut self.hosts);
         }
     }
@@ -718,6 +825,38 @@ mod tests {
     }
 
     #[test]
+    fn a_thousand_torrents_are_spread_over_the_interval_in_bursts() {
+        for min_interval in [None, Some(600)] {
+            let mut world = World::new();
+            world.host("a.example", move |_| {
+                (MS, Ok(Reply { interval: 1800, min_interval, ..Reply::default() }))
+            });
+            for key in 0..1000 {
+                world.insert(key, &[&[A]]);
+            }
+            world.run(1900);
+            world.client.readdressed(world.now);
+            world.run(4000);
+            world.log.clear();
+            world.wakes.clear();
+            world.run(4000 + 18_000);
+            assert!((10_000..=10_500).contains(&world.log.len()), "{}", world.log.len());
+            // One burst for each window of 45 s at most.
+            assert!(world.wakes.len() <= 10 * 40, "{}", world.wakes.len());
+            for minute in world.times().chunk_by(|one, other| (one / 60.0).floor() == (other / 60.0).floor())
+            {
+                assert!(minute.len() < 300, "{} in a minute", minute.len());
+            }
+            let of_one: Vec<f64> =
+                world.log.iter().filter(|(.., key)| *key == 7).map(|(at, ..)| *at).collect();
+            assert!(
+                of_one.windows(2).all(|pair| (1500.0..=1802.0).contains(&(pair[1] - pair[0]))),
+                "{of_one:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_hundred_torrents_wake_us_once_an_interval() {
         let mut world = World::new();
         world.host("a.example", every(300));
@@ -825,6 +964,26 @@ mod tests {
         world.run(3600 + 2300);
         assert!((0..500).all(|key| world.events(key).contains(&Event::Started)));
         assert_eq!(world.states(3), [State::Working]);
+    }
+
+    #[test]
+    fn those_who_have_another_tracker_wait_for_a_dead_one_once() {
+        let mut world = World::new();
+        world.host("a.example", dead(30));
+        world.host("b.example", |_| (100 * MS, Ok(Reply::default())));
+        for key in 0..1000 {
+            world.insert(key, if key % 2 == 0 { &[&[A], &[B]] } else { &[&[B], &[A]] });
+        }
+        world.run(150);
+        let heard: BTreeSet<u32> =
+            world.log.iter().filter(|(_, url, ..)| url == B).map(|(.., key)| *key).collect();
+        assert_eq!(heard.len(), 1000);
+        let last = world.log.iter().rfind(|(_, url, ..)| url == B).unwrap().0;
+        assert!(last < 102.0, "the last one had to wait until {last}");
+        // Back again it is asked by all who would rather ask it.
+        world.host("a.example", every(1800));
+        world.run(2 * 3600);
+        assert!((0..1000).step_by(2).all(|key| world.states(key)[0] == State::Working));
     }
 
     #[test]
@@ -1167,7 +1326,7 @@ mod tests {
         world.host("a.example", every(600));
         world.insert(
             1,
-            &[&["udp://t.example:80/announce", "https://t.example/announce"], &[A], &["http://a b/"]],
+            &[&["ftp://t.example:80/announce", "https://t.example/announce"], &[A], &["http://a b/"]],
         );
         world.insert(2, &[&["wss://t.example/"]]);
         world.insert(3, &[]);
@@ -1210,6 +1369,55 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_is_another_is_worth_a_try_at_hosts_that_were_not_reached() {
+        let mut world = World::new();
+        world.host("a.example", dead(1));
+        world.host("b.example", |_| (MS, Err(Failure::Busy(503, Some(3000)))));
+        for key in 0..100 {
+            world.insert(key, &[&[A]]);
+            world.insert(1000 + key, &[&[B]]);
+        }
+        world.run(10_000);
+        let tried = world.log.len();
+        world.client.network_changed();
+        world.run(10_002);
+        assert_eq!(world.urls()[tried..], [A], "one asks for all, and who is busy is left alone");
+        world.host("a.example", every(1800));
+        world.client.network_changed();
+        world.run(10_010);
+        assert_eq!(world.log.len(), tried + 101);
+    }
+
+    #[test]
+    fn addresses_that_are_others_are_told_once_and_not_before_the_min_interval() {
+        let mut world = World::new();
+        world.host("a.example", every(1800));
+        world.host("b.example", |_| {
+            (MS, Ok(Reply { interval: 1800, min_interval: Some(600), ..Reply::default() }))
+        });
+        world.host("c.example", refusing(Retry::Never));
+        for key in 0..100 {
+            world.insert(key, &[&[A]]);
+        }
+        world.insert(1000, &[&[B]]);
+        world.insert(2000, &[&[C]]);
+        world.run(100);
+        assert_eq!(world.log.len(), 102);
+        world.client.readdressed(world.now);
+        world.run(102);
+        assert_eq!(world.log.len(), 202);
+        assert!(world.log[102..].iter().all(|(_, url, event, _)| url == A && *event == Event::None));
+        world.run(700);
+        assert_eq!(world.log.len(), 203);
+        assert!((600.0..602.0).contains(&world.log[202].0) && world.log[202].3 == 1000);
+        assert_eq!(
+            world.client.hosts.deadline(),
+            world.client.hosts.deadline().max(Some(1700)),
+            "then as ever"
+        );
+    }
+
+    #[test]
     fn warnings_are_shown_until_they_are_not_repeated() {
         let mut world = World::new();
         let mut warnings = vec![None, Some("old client".to_owned())];
@@ -1223,6 +1431,83 @@ mod tests {
         assert!(status[0].next_announce.is_some_and(|seconds| (250..300).contains(&seconds)));
         world.run(400);
         assert_eq!(world.client.status(1, world.now)[0].message, None);
+    }
+
+    /// Answers announces with these counts, and without the others.
+    fn telling(counts: Counts) -> impl FnMut(&Request) -> (Duration, Answer) {
+        let Counts { seeds, leechers, downloads } = counts;
+        let reply =
+            Reply { complete: seeds, incomplete: leechers, downloaded: downloads, ..Reply::default() };
+        move |_| (MS, Ok(reply.clone()))
+    }
+
+    fn host_of(world: &World, key: u32) -> HostId {
+        let line = world.client.line(world.client.lines_of(key)[0]).unwrap();
+        world.client.slot_host(line, 0).unwrap()
+    }
+
+    #[test]
+    fn what_a_reply_leaves_out_is_asked_for_rarely_and_for_many_torrents_at_once() {
+        const DAY: u64 = 24 * 3600;
+        let full = Counts { seeds: Some(1), leechers: Some(2), downloads: Some(3) };
+        for (said, times) in
+            [(Counts::default(), 12..=24), (Counts { downloads: None, ..full }, 1..=1), (full, 0..=0)]
+        {
+            let mut world = World::new();
+            world.host("a.example", telling(said));
+            (0..100).for_each(|key| world.insert(key, &[&[A]]));
+            let (mut scrapes, mut torrents) = (0, 0);
+            for end in (600..DAY).step_by(600) {
+                world.run(end);
+                while let Some(scrape) = world.client.poll_scrape(host_of(&world, 0)) {
+                    assert_eq!(scrape.url.as_str(), "http://a.example/scrape");
+                    assert!(world.client.poll_scrape(scrape.host).is_none(), "one at a time");
+                    scrapes += 1;
+                    torrents += scrape.torrents.len();
+                    let counts = vec![full; scrape.torrents.len()];
+                    world.client.scraped(&scrape, Ok(&counts), world.now);
+                }
+            }
+            assert!(times.contains(&(torrents / 100)) && torrents % 100 == 0, "{torrents} for {said:?}");
+            assert!(scrapes * MAX_SCRAPE / 2 <= torrents, "{scrapes} scrapes for {torrents}");
+            assert!((0..100).all(|key| world.client.status(key, world.now)[0].counts == full));
+        }
+    }
+
+    #[test]
+    fn a_tracker_that_has_no_counts_is_left_alone_and_never_stands_in_the_way() {
+        let mut world = World::new();
+        world.host("a.example", every(600));
+        (0..100).for_each(|key| world.insert(key, &[&[A]]));
+        world.run(10);
+        let host = host_of(&world, 0);
+        let scrape = world.client.poll_scrape(host).unwrap();
+        // While it is asked for them nothing else is.
+        world.client.completed(5, world.now);
+        world.run(20);
+        assert_eq!(world.log.len(), 100);
+        world.client.scraped(&scrape, Err(&Failure::Transport("silence".into())), world.now);
+        assert!(world.client.poll_scrape(host).is_none());
+        world.run(30);
+        assert_eq!(world.events(5), [Event::Started, Event::Completed]);
+        assert_eq!(world.states(5), [State::Working]);
+        assert_eq!(world.client.status(5, world.now)[0].counts, Counts::default());
+        world.run(3500);
+        assert!(world.client.poll_scrape(host).is_none());
+        world.run(6000);
+        assert!(world.client.poll_scrape(host).is_some());
+        // Nor is anything asked at the end.
+        world.client.shutdown(world.now);
+        assert!(world.client.poll_scrape(host).is_none());
+    }
+
+    #[test]
+    fn a_tracker_without_a_place_for_scrapes_is_not_asked() {
+        let mut world = World::new();
+        world.host("a.example", every(600));
+        world.insert(1, &[&["http://a.example/tracker"]]);
+        world.run(10);
+        assert!(world.client.poll_scrape(host_of(&world, 1)).is_none());
     }
 
     #[test]
@@ -1259,13 +1544,13 @@ mod tests {
         world.client.shutdown(world.now);
         world.run(7000);
         assert!(world.client.is_idle() && world.client.deadline().is_none());
-        assert!(world.client.names.is_empty());
+        assert!(world.client.names.is_empty() && world.client.to_scrape.is_empty());
         assert!(world.client.hosts.is_empty());
     }
 
     #[test]
     fn a_torrent_costs_little() {
-        assert!(size_of::<Option<Line>>() <= 88, "{}", size_of::<Option<Line>>());
+        assert!(size_of::<Option<Line>>() <= 112, "{}", size_of::<Option<Line>>());
         assert!(size_of::<Slot>() <= 12, "{}", size_of::<Slot>());
         assert!(size_of::<Wait>() <= 12);
     }

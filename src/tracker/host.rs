@@ -21,6 +21,9 @@ const REST: (u32, u32) = (20, 1800);
 /// The same where its name did not resolve: the uplink may be back at any moment and asking costs nobody much.
 const REST_UNRESOLVED: (u32, u32) = (15, 300);
 
+/// Announces to one host from which on it is better asked often for a few than once for all.
+const MANY: usize = 200;
+
 /// Seconds that a host may ask us to stay away.
 const MAX_RETRY_AFTER: u32 = 3600;
 
@@ -58,6 +61,8 @@ pub(super) struct Host {
     urls: u32,
     /// What went wrong last time, for the status.
     pub trouble: Option<Rc<str>>,
+    /// That was the network's fault, as far as one can tell.
+    unreached: bool,
     /// An announce is under way.
     in_flight: bool,
     /// Seconds since start before which it is left alone.
@@ -109,6 +114,7 @@ impl Hosts {
                 name: name.into(),
                 urls: 0,
                 trouble: None,
+                unreached: false,
                 in_flight: false,
                 rest_until: 0,
                 failures: 0,
@@ -162,6 +168,11 @@ impl Hosts {
         self.order(id);
     }
 
+    /// Whether the host is asked for more than goes well together.
+    pub fn is_asked_for_many(&self, id: HostId) -> bool {
+        self.host(id).is_some_and(|host| host.queue.len() > MANY)
+    }
+
     /// The lines that wait.
     pub fn queued(&self, id: HostId) -> Vec<u32> {
         self.host(id).map(|host| host.queue.iter().map(|wait| wait.line).collect()).unwrap_or_default()
@@ -171,6 +182,11 @@ impl Hosts {
     pub fn first(&self, now: u32) -> Option<HostId> {
         let (at, id) = self.ready.first()?;
         (self.busy < self.limit && *at <= now).then_some(HostId(*id))
+    }
+
+    /// Whether somebody is finding out, or soon will, if a host that was not reached last time answers again.
+    pub fn is_probed(&self, id: HostId) -> bool {
+        self.host(id).is_some_and(|host| host.failures > 0 && (host.in_flight || !host.queue.is_empty()))
     }
 
     /// When [`Hosts::first`] will name a host.
@@ -198,6 +214,11 @@ impl Hosts {
         }
         self.order(id);
         next
+    }
+
+    /// Whether it could be asked now: it is not being asked, nor are too many others.
+    pub fn is_free(&self, id: HostId) -> bool {
+        self.busy < self.limit && self.host(id).is_some_and(|host| !host.in_flight)
     }
 
     /// An announce is under way.
@@ -253,7 +274,7 @@ impl Hosts {
         let Some(host) = self.host_mut(id) else { return };
         host.failures = 0;
         host.rest_until = 0;
-        host.trouble = None;
+        (host.trouble, host.unreached) = (None, false);
         self.order(id);
     }
 
@@ -268,6 +289,7 @@ impl Hosts {
         host.failures = host.failures.saturating_add(1);
         host.rest_until = now.saturating_add(rest);
         host.trouble = Some(text);
+        host.unreached = !matches!(trouble, Trouble::Busy(_));
         host.burst = false;
         host.wake = host.first_due();
         self.order(id);
@@ -279,6 +301,15 @@ impl Hosts {
         host.failures = 0;
         host.rest_until = 0;
         self.order(id);
+    }
+
+    /// The same for all that could not be reached.
+    pub fn forgive_unreached(&mut self) {
+        for id in self.names.values().copied().collect::<Vec<_>>() {
+            if self.hosts.thing(id).is_some_and(|host| host.unreached) {
+                self.forgive(HostId(id));
+            }
+        }
     }
 
     /// Puts the host where it belongs in the order.

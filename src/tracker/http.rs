@@ -1,17 +1,18 @@
-//! Announces as URL queries and replies as bencoded dictionaries, both ways.
+//! Announces as URL queries and replies as bencoded dictionaries, both ways; scrapes as a client needs them.
 //!
-//! Read first: BEP 3 ("trackers"), 7 and 23 (compact peers), 24 (external ip), 31 (retry in). Lenient where
+//! Read first: BEP 3 ("trackers"), 7 and 23 (compact peers), 24 (external ip), 31 (retry in), 48 (scrape). Lenient where
 //! trackers are known to err: keys out of order, bytes after the reply, peers as dictionaries, numbers past 64 bits.
 //! Omits: peers by name, `ip=`. Holds no memory beside the reply.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use super::{Announce, DEFAULT_INTERVAL, Event, Failure, MAX_PEERS, MAX_TRACKER_ID, Reply, Retry, text};
+use super::peers::{Sample, decode_ip, encode_compact};
+use super::{Announce, Counts, DEFAULT_INTERVAL, Event, Failure, MAX_TRACKER_ID, Reply, Retry, text};
 use crate::bencode::{self, Value, Writer};
-use crate::http::escape;
+use crate::http::{Scheme, Url, escape};
 use crate::metainfo::InfoHash;
-use crate::net::dialable;
+use crate::net::Family;
 use crate::random::Random;
 
 /// Numbers past 64 bits in one reply that are read as large ones; a reply with more is no mistake.
@@ -46,6 +47,7 @@ pub fn encode_announce(announce: &Announce<'_>, out: &mut Vec<u8>) {
         Event::Started => b"&event=started",
         Event::Completed => b"&event=completed",
         Event::Stopped => b"&event=stopped",
+        Event::Paused => b"&event=paused",
     };
     out.extend_from_slice(event);
     if let Some(id) = &announce.tracker_id {
@@ -85,6 +87,7 @@ pub fn decode_announce(query: &str) -> Option<Announce<'static>> {
                     "started" => Event::Started,
                     "completed" => Event::Completed,
                     "stopped" => Event::Stopped,
+                    "paused" => Event::Paused,
                     _ => Event::None,
                 }
             }
@@ -101,21 +104,14 @@ pub fn decode_announce(query: &str) -> Option<Announce<'static>> {
 /// Appends a reply with compact peers.
 pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
     let (mut peers, mut peers6) = (Vec::new(), Vec::new());
-    for peer in &reply.peers {
-        match peer.ip().to_canonical() {
-            IpAddr::V4(v4) => {
-                peers.extend_from_slice(&v4.octets());
-                peers.extend_from_slice(&peer.port().to_be_bytes());
-            }
-            IpAddr::V6(v6) => {
-                peers6.extend_from_slice(&v6.octets());
-                peers6.extend_from_slice(&peer.port().to_be_bytes());
-            }
-        }
-    }
+    encode_compact(&reply.peers, Family::V4, &mut peers);
+    encode_compact(&reply.peers, Family::V6, &mut peers6);
     Writer::new(out).dict(|dict| {
         if let Some(complete) = reply.complete {
             dict.int("complete", i64::from(complete));
+        }
+        if let Some(downloaded) = reply.downloaded {
+            dict.int("downloaded", i64::from(downloaded));
         }
         match reply.external_ip {
             Some(IpAddr::V4(v4)) => dict.bytes("external ip", v4.octets()),
@@ -158,77 +154,100 @@ pub fn encode_refusal(reason: &str, retry: Retry, out: &mut Vec<u8>) {
 /// tracker is on this machine); of too many a random sample is kept.
 pub fn decode_reply(body: &[u8], from_loopback: bool, random: &mut Random) -> Result<Reply, Failure> {
     let body = tame(body);
-    let (value, _) = Value::parse_prefix(&body)
-        .map_err(|error| Failure::Reply(format!("not a tracker's reply: {error}")))?;
-    let entries =
-        value.entries().ok_or_else(|| Failure::Reply("not a tracker's reply: no dictionary".into()))?;
+    let entries = dictionary(&body)?;
     let mut reply = Reply::default();
     let (mut failure, mut retry) = (None, Retry::Unsaid);
-    let mut sample = Sample { peers: Vec::new(), seen: 0, from_loopback, random };
+    let mut sample = Sample::new(from_loopback, random);
     for (key, value) in entries {
         match key {
             b"failure reason" => failure = value.as_bytes().map(text),
             b"retry in" => retry = decode_retry(value),
             b"warning message" => reply.warning = value.as_bytes().filter(|text| !text.is_empty()).map(text),
-            b"interval" => reply.interval = seconds(value).unwrap_or(DEFAULT_INTERVAL),
-            b"min interval" => reply.min_interval = seconds(value),
+            b"interval" => reply.interval = number(value).unwrap_or(DEFAULT_INTERVAL),
+            b"min interval" => reply.min_interval = number(value),
             b"tracker id" => {
                 reply.tracker_id =
                     value.as_bytes().filter(|id| id.len() <= MAX_TRACKER_ID).map(<[u8]>::to_vec);
             }
-            b"complete" => reply.complete = seconds(value),
-            b"incomplete" => reply.incomplete = seconds(value),
+            b"complete" => reply.complete = number(value),
+            b"incomplete" => reply.incomplete = number(value),
+            b"downloaded" => reply.downloaded = number(value),
             b"external ip" => reply.external_ip = value.as_bytes().and_then(decode_ip),
-            b"peers" | b"peers6" => sample.take(value, if key == b"peers" { 4 } else { 16 }),
+            b"peers" => take_peers(value, Family::V4, &mut sample),
+            b"peers6" => take_peers(value, Family::V6, &mut sample),
             _ => {}
         }
     }
     if let Some(reason) = failure {
         return Err(Failure::Refused(reason, retry));
     }
-    reply.peers = sample.peers;
+    reply.peers = sample.peers();
     Ok(reply)
 }
 
-/// The peers that are kept while all are read (reservoir sampling: each has the same chance).
-struct Sample<'a> {
-    peers: Vec<SocketAddr>,
-    seen: usize,
-    from_loopback: bool,
-    random: &'a mut Random,
+/// Where the tracker of an announce URL is asked for counts; `None`: it is not by its URL's form.
+pub fn scrape_url(announce: &Url) -> Option<Url> {
+    if announce.scheme() == Scheme::Udp {
+        return Some(announce.clone());
+    }
+    let text = announce.as_str();
+    let (origin, target) = text.split_at(text.len() - announce.target().len());
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    let (folder, name) = path.split_at(path.rfind('/')? + 1);
+    Url::parse(&format!("{origin}{folder}scrape{}{query}", name.strip_prefix("announce")?)).ok()
 }
 
-impl Sample<'_> {
-    /// Compact peers with addresses of `width` bytes, or a list of dictionaries.
-    fn take(&mut self, value: Value<'_>, width: usize) {
-        if let Some(compact) = value.as_bytes() {
-            for peer in compact.chunks_exact(width + 2) {
-                if let (Some(ip), &[high, low]) = (decode_ip(&peer[..width]), &peer[width..]) {
-                    self.insert(SocketAddr::new(ip, u16::from_be_bytes([high, low])));
-                }
-            }
-        }
-        for peer in value.items().into_iter().flatten() {
-            let ip = peer.find(b"ip").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
-            let port = peer.find(b"port").and_then(Value::as_int).and_then(|port| u16::try_from(port).ok());
-            if let (Some(ip), Some(port)) = (ip, port) {
-                self.insert(SocketAddr::new(ip, port));
-            }
-        }
+/// Appends the query that asks for the counts of these torrents.
+pub fn encode_scrape(torrents: &[InfoHash], out: &mut Vec<u8>) {
+    for (n, info_hash) in torrents.iter().enumerate() {
+        out.extend_from_slice(if n == 0 { b"info_hash=" } else { b"&info_hash=" });
+        escape(info_hash.as_bytes(), out);
     }
+}
 
-    fn insert(&mut self, peer: SocketAddr) {
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        if !dialable(peer, self.from_loopback) {
-            return;
-        }
-        self.seen += 1;
-        if self.peers.len() < MAX_PEERS {
-            self.peers.push(peer);
-        } else if let Some(place) = self.peers.get_mut(self.random.below(self.seen)) {
-            *place = peer;
+/// The counts of those torrents in the answer, in their order; a torrent that it leaves out has none.
+pub fn decode_scrape(body: &[u8], torrents: &[InfoHash]) -> Result<Vec<Counts>, Failure> {
+    let body = tame(body);
+    let mut files = None;
+    for (key, value) in dictionary(&body)? {
+        match key {
+            b"failure reason" => {
+                return Err(Failure::Refused(value.as_bytes().map(text).unwrap_or_default(), Retry::Unsaid));
+            }
+            b"files" => files = value.entries(),
+            _ => {}
         }
     }
+    let files = files.ok_or_else(|| Failure::Reply("the tracker's reply has no counts".into()))?;
+    let mut counts = vec![Counts::default(); torrents.len()];
+    for (key, file) in files {
+        let Some(at) = torrents.iter().position(|info_hash| info_hash.as_bytes() == key) else { continue };
+        let count = |name: &str| file.find(name.as_bytes()).and_then(number);
+        let (seeds, leechers) = (count("complete"), count("incomplete"));
+        counts[at] = Counts { seeds, leechers, downloads: count("downloaded") };
+    }
+    Ok(counts)
+}
+
+/// Peers in compact form, or as a list of dictionaries.
+fn take_peers(value: Value<'_>, family: Family, sample: &mut Sample<'_>) {
+    if let Some(compact) = value.as_bytes() {
+        sample.compact(compact, family);
+    }
+    for peer in value.items().into_iter().flatten() {
+        let ip = peer.find(b"ip").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
+        let port = peer.find(b"port").and_then(Value::as_int).and_then(|port| u16::try_from(port).ok());
+        if let (Some(ip), Some(port)) = (ip, port) {
+            sample.insert(SocketAddr::new(ip, port));
+        }
+    }
+}
+
+/// The entries of a body that is to be a dictionary, whatever comes after it.
+fn dictionary(body: &[u8]) -> Result<impl Iterator<Item = (&[u8], Value<'_>)>, Failure> {
+    let (value, _) = Value::parse_prefix(body)
+        .map_err(|error| Failure::Reply(format!("not a tracker's reply: {error}")))?;
+    value.entries().ok_or_else(|| Failure::Reply("not a tracker's reply: no dictionary".into()))
 }
 
 /// Numbers past 64 bits made as large as fits: the interval is clamped anyway.
@@ -259,15 +278,8 @@ fn decode_retry(value: Value<'_>) -> Retry {
 }
 
 /// A number that is not below 0, as far as 32 bits go.
-fn seconds(value: Value<'_>) -> Option<u32> {
+fn number(value: Value<'_>) -> Option<u32> {
     value.as_int().map(|n| u32::try_from(n.max(0)).unwrap_or(u32::MAX))
-}
-
-fn decode_ip(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(Ipv4Addr::from(v4).into());
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(|v6| Ipv6Addr::from(v6).into())
 }
 
 fn decode_bytes(text: &str) -> Option<Vec<u8>> {
@@ -305,6 +317,9 @@ fn hex(byte: u8) -> [u8; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::super::MAX_PEERS;
     use super::*;
 
     fn decode(body: &[u8]) -> Result<Reply, Failure> {
@@ -332,7 +347,7 @@ mod tests {
 
     #[test]
     fn an_announce_is_written_as_it_is_read() {
-        for event in [Event::None, Event::Started, Event::Completed, Event::Stopped] {
+        for event in [Event::None, Event::Started, Event::Completed, Event::Stopped, Event::Paused] {
             for tracker_id in [None, Some(Cow::Borrowed(&b"id &\x00\r\n"[..]))] {
                 let announce = Announce { event, tracker_id, ..announce() };
                 let mut query = Vec::new();
@@ -370,6 +385,7 @@ mod tests {
             warning: Some("soon".into()),
             complete: Some(5),
             incomplete: Some(0),
+            downloaded: Some(7),
             external_ip: Some("203.0.113.9".parse().unwrap()),
             peers: ["10.1.1.1:6881", "203.0.113.1:1", "[2001:db8::1]:65535"]
                 .map(|p| p.parse().unwrap())
@@ -385,6 +401,57 @@ mod tests {
             let mut body = Vec::new();
             encode_refusal("not here", retry, &mut body);
             assert_eq!(decode(&body), Err(Failure::Refused("not here".into(), retry)));
+        }
+    }
+
+    #[test]
+    fn a_scrape_goes_where_an_announce_goes() {
+        for (announce, scrape) in [
+            ("http://t.example/announce", "http://t.example/scrape"),
+            ("http://t.example:7/x/announce.php?key=a/b", "http://t.example:7/x/scrape.php?key=a/b"),
+            ("http://t.example/announce/announce", "http://t.example/announce/scrape"),
+        ] {
+            let url = scrape_url(&Url::parse(announce).unwrap()).unwrap();
+            assert_eq!(url.as_str(), scrape);
+        }
+        for none in [
+            "http://t.example/",
+            "http://t.example/a",
+            "http://t.example/x?/announce",
+            "http://t.example/announce/x",
+        ] {
+            assert_eq!(scrape_url(&Url::parse(none).unwrap()), None, "{none}");
+        }
+        let torrents = [[b'a'; 20], [0xff; 20]].map(InfoHash::from_bytes);
+        let mut query = Vec::new();
+        encode_scrape(&torrents, &mut query);
+        let expected = format!("info_hash={}&info_hash={}", "a".repeat(20), "%FF".repeat(20));
+        assert_eq!(query, expected.as_bytes());
+    }
+
+    #[test]
+    fn counts_are_taken_for_the_torrents_they_are_of() {
+        let torrents = [b'a', b'b', b'c'].map(|byte| InfoHash::from_bytes([byte; 20]));
+        let file = |name: &str, numbers: &str| format!("20:{}d{numbers}e", name.repeat(20));
+        let body = |files: &[String]| format!("d5:filesd{}ee", files.concat()).into_bytes();
+        let decode = |body: &[u8]| decode_scrape(body, &torrents);
+        let found = decode(&body(&[
+            file("c", "8:completei5e10:downloadedi99999999999999999999e10:incompletei-1e"),
+            file("a", "8:completei0e10:incompletei7e4:name1:x"),
+            file("x", "8:completei1e"),
+        ]));
+        let counts = |seeds, leechers, downloads| Counts { seeds, leechers, downloads };
+        let expected =
+            [counts(Some(0), Some(7), None), Counts::default(), counts(Some(5), Some(0), Some(u32::MAX))];
+        assert_eq!(found.unwrap(), expected);
+        assert_eq!(decode(b"d5:filesdee").unwrap(), [Counts::default(); 3]);
+        let refused = decode(b"d14:failure reason4:full5:filesdee");
+        assert_eq!(refused, Err(Failure::Refused("full".into(), Retry::Unsaid)));
+        for none in ["", "de", "d5:filesi1ee", "d5:filesle", "<html>", "le"] {
+            assert!(matches!(decode(none.as_bytes()), Err(Failure::Reply(_))), "{none}");
+        }
+        for wrong in ["d5:filesd20:aaaaaaaaaaaaaaaaaaaai1eee", "d5:filesd3:abcdeee"] {
+            assert_eq!(decode(wrong.as_bytes()).unwrap(), [Counts::default(); 3]);
         }
     }
 

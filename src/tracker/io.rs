@@ -1,6 +1,7 @@
-//! Carries out what the tracker client decides: one announce over HTTP, to both address families of the host.
+//! Carries out what the tracker client decides, over HTTP or UDP: an announce to both address families of the host, or a
+//! scrape.
 //!
-//! Read first: BEP 7 (a client with two kinds of addresses tells both). Omits: UDP and TLS. A [`Burst`] holds the
+//! Read first: BEP 7 (a client with two kinds of addresses tells both), 21 (`paused`), 48 (scrape). A [`Burst`] holds the
 //! connections of one burst to one host (one a family, one more where it redirects) and one reply at a time; what is
 //! remembered between bursts is which family leads nowhere, for at most 64 hosts.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
@@ -8,21 +9,29 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::client::Request;
+use super::client::{Request, Scrape};
 use super::host::back_off;
-use super::http::{decode_reply, encode_announce};
-use super::{Announce, Failure, Reply};
+use super::http::{decode_reply, decode_scrape, encode_announce, encode_scrape};
+use super::udp::{self as datagrams, Answer};
+use super::{Announce, Counts, Event, Failure, Reply};
 use crate::http::io::{Client, Error, Limits, Response};
+use crate::http::{Purpose, Scheme, Url};
 use crate::net::io::Resolver;
+use crate::net::io::udp::Udp;
 use crate::net::{Class, Family, class};
 use crate::random::Random;
 
+mod udp;
+
 /// Bytes of a reply: 200 peers have 1.2 to 16 KiB, but some trackers send all they know.
 const MAX_REPLY: usize = 1024 * 1024;
+
+/// The same of the counts of a few torrents. Trackers that tell of all torrents that they have are not listened to.
+const MAX_COUNTS: usize = 16 * 1024;
 
 /// Time for one exchange, redirects included.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,6 +58,8 @@ pub struct Params {
     pub downloaded: u64,
     /// Bytes that are missing.
     pub left: u64,
+    /// They are not wanted.
+    pub partial: bool,
     /// We listen on IPv4.
     pub v4: bool,
     /// We listen on IPv6.
@@ -60,6 +71,7 @@ pub struct Params {
 /// What all hosts' announces share.
 pub struct Announcer {
     resolver: Rc<Resolver>,
+    exchange: udp::Exchange,
     random: RefCell<Random>,
     rests: RefCell<BTreeMap<Box<str>, [Rest; 2]>>,
 }
@@ -76,13 +88,16 @@ pub struct Burst {
     announcer: Rc<Announcer>,
     clients: [Client; 2],
     query: Vec<u8>,
+    /// Over which the last announce was answered.
+    heard: Option<Family>,
 }
 
 impl Announcer {
     /// The seed decides which of too many peers are kept.
-    pub fn new(resolver: Rc<Resolver>, seed: u64) -> Rc<Announcer> {
+    pub fn new(resolver: Rc<Resolver>, udp: Rc<Udp>, seed: u64) -> Rc<Announcer> {
         Rc::new(Announcer {
             resolver,
+            exchange: udp::Exchange::new(udp),
             random: RefCell::new(Random::new(seed)),
             rests: RefCell::new(BTreeMap::new()),
         })
@@ -90,7 +105,20 @@ impl Announcer {
 
     /// Connections to a host, none of them open yet.
     pub fn burst(self: &Rc<Announcer>) -> Burst {
-        Burst { announcer: self.clone(), clients: [Client::new(), Client::new()], query: Vec::new() }
+        let clients = [Client::new(), Client::new()];
+        Burst { announcer: self.clone(), clients, query: Vec::new(), heard: None }
+    }
+
+    async fn resolve(&self, url: &Url) -> Result<Box<[IpAddr]>, Failure> {
+        let addresses = self.resolver.resolve(url.host()).await;
+        addresses.map_err(|error| Failure::Resolve(Error::Resolve(error).to_string()))
+    }
+
+    /// The network is another: every family may lead somewhere, and who gave us a connection id may know us by another
+    /// address.
+    pub fn network_changed(&self) {
+        self.rests.borrow_mut().clear();
+        self.exchange.forget_connections();
     }
 
     fn rests(&self, host: &str, family: Family) -> bool {
@@ -123,9 +151,12 @@ impl Burst {
     pub async fn announce(&mut self, request: &Request, params: &Params) -> Result<Reply, Failure> {
         let announcer = self.announcer.clone();
         let host = request.url.host();
-        let addresses = announcer.resolver.resolve(host).await;
-        let addresses = addresses.map_err(|error| Failure::Resolve(Error::Resolve(error).to_string()))?;
-        let listens = |family| if family == Family::V4 { params.v4 } else { params.v6 };
+        let addresses = announcer.resolve(&request.url).await?;
+        let over_udp = request.url.scheme() == Scheme::Udp;
+        let listens = |family| {
+            (if family == Family::V4 { params.v4 } else { params.v6 })
+                && (!over_udp || announcer.exchange.udp.has(family))
+        };
         let has = |family| addresses.iter().any(|address| Family::of(*address) == family);
         let mut families = [Some(Family::V4), Some(Family::V6)]
             .map(|family| family.filter(|family| has(*family) && listens(*family)));
@@ -134,21 +165,33 @@ impl Burst {
             families = rested;
         }
 
-        self.encode(request, params);
-        let limits = Limits { body: MAX_REPLY, patience: params.patience };
-        let [v4, v6] = &mut self.clients;
-        let (v4, v6) = smol::future::zip(
-            ask(&announcer, v4, request, &self.query, families[0], limits),
-            ask(&announcer, v6, request, &self.query, families[1], limits),
-        )
-        .await;
+        let announce = announce(request, params);
+        let (v4, v6) = if over_udp {
+            let ask = |family| {
+                ask_over_udp(&announcer, &request.url, &announce, &addresses, family, params.patience)
+            };
+            smol::future::zip(ask(families[0]), ask(families[1])).await
+        } else {
+            self.query.clear();
+            encode_announce(&announce, &mut self.query);
+            let limits = Limits { body: MAX_REPLY, patience: params.patience };
+            let [v4, v6] = &mut self.clients;
+            smol::future::zip(
+                ask(&announcer, v4, request, &self.query, families[0], limits),
+                ask(&announcer, v6, request, &self.query, families[1], limits),
+            )
+            .await
+        };
 
-        let heard = [&v4, &v6].into_iter().flatten().any(|answer| !is_silence(answer));
+        let heard = [(Family::V4, &v4), (Family::V6, &v6)]
+            .into_iter()
+            .find(|(_, answer)| answer.as_ref().is_some_and(|answer| !is_silence(answer)));
+        self.heard = heard.map(|(family, _)| family);
         for (family, answer) in families.into_iter().zip([&v4, &v6]) {
             match (family, answer) {
                 (Some(family), Some(answer)) if !is_silence(answer) => announcer.reached(host, family),
                 // Where neither hears us it is the host, and the client rests it.
-                (Some(family), Some(_)) if heard => announcer.unreached(host, family),
+                (Some(family), Some(_)) if heard.is_some() => announcer.unreached(host, family),
                 _ => {}
             }
         }
@@ -167,21 +210,39 @@ impl Burst {
         }
     }
 
-    fn encode(&mut self, request: &Request, params: &Params) {
+    /// Asks for counts, over the connection of the last announce.
+    pub async fn scrape(&mut self, scrape: &Scrape, patience: Duration) -> Result<Vec<Counts>, Failure> {
+        let family = self.heard.unwrap_or(Family::V4);
+        if scrape.url.scheme() == Scheme::Udp {
+            return scrape_over_udp(&self.announcer, scrape, family, patience).await;
+        }
         self.query.clear();
-        let announce = Announce {
-            info_hash: request.info_hash,
-            peer_id: params.peer_id,
-            port: params.port,
-            uploaded: params.uploaded,
-            downloaded: params.downloaded,
-            left: params.left,
-            event: request.event,
-            numwant: request.numwant.into(),
-            key: params.key,
-            tracker_id: request.tracker_id.as_deref().map(Cow::Borrowed),
-        };
-        encode_announce(&announce, &mut self.query);
+        encode_scrape(&scrape.torrents, &mut self.query);
+        let limits = Limits { body: MAX_COUNTS, patience };
+        let client = &mut self.clients[place(family)];
+        let response = client.get(&self.announcer.resolver, &scrape.url, &self.query, family, limits).await;
+        let response = response.map_err(|error| failure(&error))?;
+        judge(&response, decode_scrape(response.body, &scrape.torrents))
+    }
+}
+
+/// What the tracker is told.
+fn announce<'a>(request: &'a Request, params: &Params) -> Announce<'a> {
+    Announce {
+        info_hash: request.info_hash,
+        peer_id: params.peer_id,
+        port: params.port,
+        uploaded: params.uploaded,
+        downloaded: params.downloaded,
+        left: params.left,
+        event: match request.event {
+            // Others are told as ever: trackers go by them.
+            Event::None if params.partial => Event::Paused,
+            event => event,
+        },
+        numwant: request.numwant.into(),
+        key: params.key,
+        tracker_id: request.tracker_id.as_deref().map(Cow::Borrowed),
     }
 }
 
@@ -199,6 +260,65 @@ async fn ask(
     Some(response.and_then(|response| decode(&response, &mut announcer.random.borrow_mut())))
 }
 
+/// The same over UDP.
+async fn ask_over_udp(
+    announcer: &Announcer,
+    url: &Url,
+    announce: &Announce<'_>,
+    addresses: &[IpAddr],
+    family: Option<Family>,
+    patience: Duration,
+) -> Option<Result<Reply, Failure>> {
+    let places = match places(url, addresses, family?) {
+        Ok(places) => places,
+        Err(denied) => return Some(Err(denied)),
+    };
+    let encode = |connection, transaction, out: &mut Vec<u8>| {
+        datagrams::encode_announce(connection, transaction, announce, url.target(), out);
+    };
+    let answer = announcer.exchange.ask(&places, patience, &announcer.random, encode).await;
+    Some(answer.and_then(|answer| match answer {
+        Answer::Announced(reply) => Ok(reply),
+        _ => Err(other_question()),
+    }))
+}
+
+/// Asks for counts over UDP.
+async fn scrape_over_udp(
+    announcer: &Announcer,
+    scrape: &Scrape,
+    family: Family,
+    patience: Duration,
+) -> Result<Vec<Counts>, Failure> {
+    let addresses = announcer.resolve(&scrape.url).await?;
+    let places = places(&scrape.url, &addresses, family)?;
+    let encode = |connection, transaction, out: &mut Vec<u8>| {
+        datagrams::encode_scrape(connection, transaction, &scrape.torrents, out);
+    };
+    match announcer.exchange.ask(&places, patience, &announcer.random, encode).await? {
+        Answer::Scraped(counts) => Ok(counts),
+        _ => Err(other_question()),
+    }
+}
+
+/// Where a URL may be asked over UDP.
+fn places(url: &Url, addresses: &[IpAddr], family: Family) -> Result<Vec<SocketAddr>, Failure> {
+    let of_family = addresses.iter().copied().filter(|address| Family::of(*address) == family);
+    let mut denied = Ok(Vec::new());
+    let mut places = Vec::new();
+    for address in of_family {
+        match url.admits(address, None, Purpose::Announce) {
+            Ok(()) => places.push(SocketAddr::new(address.to_canonical(), url.port())),
+            Err(why) => denied = Err(Failure::Url(why.to_string())),
+        }
+    }
+    if places.is_empty() { denied } else { Ok(places) }
+}
+
+fn other_question() -> Failure {
+    Failure::Reply("the tracker answers another question".into())
+}
+
 /// Whether nobody was there.
 fn is_silence(answer: &Result<Reply, Failure>) -> bool {
     matches!(answer, Err(Failure::Resolve(_) | Failure::Transport(_)))
@@ -206,10 +326,14 @@ fn is_silence(answer: &Result<Reply, Failure>) -> bool {
 
 /// The reply in a response, or what else it says.
 fn decode(response: &Response<'_>, random: &mut Random) -> Result<Reply, Failure> {
+    judge(response, decode_reply(response.body, from_loopback(response.remote), random))
+}
+
+/// What was read in a response, unless its status says that there is nothing to read.
+fn judge<T>(response: &Response<'_>, reply: Result<T, Failure>) -> Result<T, Failure> {
     if response.status == 429 || response.status >= 500 {
         return Err(Failure::Busy(response.status, response.retry_after));
     }
-    let reply = decode_reply(response.body, from_loopback(response.remote), random);
     match reply {
         Ok(_) | Err(Failure::Reply(_)) if !(200..300).contains(&response.status) => {
             Err(Failure::Reply(format!("the tracker answers with HTTP status {}", response.status)))
@@ -227,7 +351,7 @@ fn failure(error: &Error) -> Failure {
     let text = error.to_string();
     match error {
         Error::Resolve(_) => Failure::Resolve(text),
-        Error::Url(_) | Error::Denied(_) | Error::Tls | Error::Redirects => Failure::Url(text),
+        Error::Url(_) | Error::Denied(_) | Error::NoTls | Error::Redirects => Failure::Url(text),
         Error::NoAddress(_) => Failure::Transport(text),
         _ if error.is_transport() => Failure::Transport(text),
         _ => Failure::Reply(text),
@@ -353,7 +477,7 @@ mod tests {
         with_head(200, None, &body)
     }
 
-    fn request(url: &str, key: u32) -> Request {
+    pub(super) fn request(url: &str, key: u32) -> Request {
         let mut client = client::Client::new(1, Instant::now());
         let mut hash = [0; 20];
         hash[..4].copy_from_slice(&key.to_be_bytes());
@@ -361,7 +485,7 @@ mod tests {
         client.poll(Instant::now()).unwrap()
     }
 
-    fn params() -> Params {
+    pub(super) fn params() -> Params {
         let patience = Duration::from_secs(5);
         Params {
             peer_id: *b"-MS0100-abcdefghijkl",
@@ -370,6 +494,7 @@ mod tests {
             uploaded: 1,
             downloaded: 2,
             left: 3,
+            partial: false,
             v4: true,
             v6: true,
             patience,
@@ -377,7 +502,7 @@ mod tests {
     }
 
     fn announcer() -> Rc<Announcer> {
-        Announcer::new(Rc::new(Resolver::new()), 1)
+        Announcer::new(Rc::new(Resolver::new()), Rc::new(Udp::new()), 1)
     }
 
     fn announce(url: &str) -> Result<Reply, Failure> {
@@ -399,6 +524,51 @@ mod tests {
         let heard = decode_announce(target.split_once('?').unwrap().1).unwrap();
         assert_eq!((heard.port, heard.uploaded, heard.downloaded, heard.left), (6881, 1, 2, 3));
         assert_eq!((heard.event, heard.numwant, heard.key), (Event::Started, 50, 5));
+    }
+
+    #[test]
+    fn counts_come_over_the_connection_of_the_announces() {
+        let begun = Instant::now();
+        let hash = InfoHash::from_bytes([7; 20]);
+        let tracker = TestTracker::start("127.0.0.1:0", |_, head| {
+            if head.target.starts_with("/scrape?info_hash=%07%07") {
+                let body = [b"d5:filesd20:", &[7; 20][..], b"d8:completei4e10:downloadedi9eeee"].concat();
+                return with_head(200, None, &body);
+            }
+            good()
+        });
+        let mut client = client::Client::new(1, begun);
+        client.insert(1, hash, &[vec![tracker.url()]], &[], true, begun);
+        let request = client.poll(begun).unwrap();
+        smol::block_on(async {
+            let mut burst = announcer().burst();
+            let reply = burst.announce(&request, &params()).await;
+            client.handle(&request, reply.as_ref(), Instant::now());
+            let scrape = client.poll_scrape(request.host).unwrap();
+            let counts = burst.scrape(&scrape, params().patience).await.unwrap();
+            client.scraped(&scrape, Ok(&counts), Instant::now());
+        });
+        let counts = Counts { seeds: Some(4), leechers: None, downloads: Some(9) };
+        assert_eq!(client.status(1, Instant::now())[0].counts, counts);
+        assert_eq!((tracker.connections(), tracker.targets().len()), (1, 2));
+    }
+
+    #[test]
+    fn a_partial_seed_says_so_once_the_tracker_knows_it() {
+        let tracker = TestTracker::start("127.0.0.1:0", |_, _| good());
+        let said = |event, partial| {
+            let mut request = request(&tracker.url(), 1);
+            request.event = event;
+            let answer =
+                smol::block_on(announcer().burst().announce(&request, &Params { partial, ..params() }));
+            answer.unwrap();
+            decode_announce(tracker.targets().pop().unwrap().split_once('?').unwrap().1).unwrap().event
+        };
+        assert_eq!(said(Event::None, true), Event::Paused);
+        assert_eq!(said(Event::None, false), Event::None);
+        for event in [Event::Started, Event::Completed, Event::Stopped] {
+            assert_eq!(said(event, true), event);
+        }
     }
 
     #[test]
@@ -571,7 +741,7 @@ mod tests {
         let url = format!("http://two.example:{}/announce", v4.address.port());
         let resolver = Rc::new(Resolver::new());
         resolver.teach("two.example", &["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()]);
-        let announcer = Announcer::new(resolver, 1);
+        let announcer = Announcer::new(resolver, Rc::new(Udp::new()), 1);
         smol::block_on(async {
             let mut burst = announcer.burst();
             let reply = burst.announce(&request(&url, 1), &params()).await.unwrap();
@@ -596,6 +766,8 @@ mod tests {
         assert!(announcer.rests("two.example", Family::V6));
         assert!(!announcer.rests("two.example", Family::V4));
         assert_eq!(announcer.rests.borrow()["two.example"][1].failures, 1);
+        announcer.network_changed();
+        assert!(!announcer.rests("two.example", Family::V6));
     }
 
     #[test]

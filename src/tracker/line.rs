@@ -1,12 +1,12 @@
 //! The announces of one torrent to one list of tiers: a record, and how answers change it.
 //!
-//! Read first: BEP 12 (tiers), 31 (retry in). Who is asked next is decided in `client`. Holds 88 bytes and 12 for
+//! Read first: BEP 12 (tiers), 31 (retry in). Who is asked next is decided in `client`. Holds 112 bytes and 12 for
 //! each tracker; what a tracker said is kept only while it said something.
 
 use std::rc::Rc;
 
 use super::host::back_off;
-use super::{Event, Failure, NUMWANT, Retry};
+use super::{Counts, Event, Failure, NUMWANT, Retry};
 use crate::metainfo::InfoHash;
 use crate::random::Random;
 
@@ -22,6 +22,9 @@ const RETRY: (u32, u32) = (60, 3600);
 /// Minutes of `retry in` that are obeyed: longer is `never`, and that is taken back when the torrent is restarted.
 const MAX_RETRY_IN: u32 = 24 * 60;
 
+/// Seconds between two scrapes: where an announce tells nothing of the peers, and where it tells all but downloads.
+const SCRAPE: (u32, u32) = (3600, 24 * 3600);
+
 /// The announces of one torrent to one list of tiers. All times are seconds since the client's start.
 pub(super) struct Line {
     /// The torrent, as the caller numbers it.
@@ -32,6 +35,8 @@ pub(super) struct Line {
     pub slots: Box<[Slot]>,
     /// What its trackers said.
     pub notes: Box<[Note]>,
+    /// What the last one that answered said of its peers.
+    tally: Tally,
     /// From when on the next announce may go along with others.
     pub earliest: u32,
     /// When it goes in any case.
@@ -50,6 +55,8 @@ pub(super) struct Line {
     pub whole: bool,
     /// Was removed: only `stopped` is still to be said.
     pub stopping: bool,
+    /// The next announce goes together with those of all torrents: at a start, or from another address.
+    pub together: bool,
 }
 
 /// Where a line is.
@@ -90,6 +97,16 @@ pub(super) struct Note {
     pub id: Option<Rc<[u8]>>,
 }
 
+/// What a tracker said of a torrent's peers. A number that it did not say is [`Tally::UNSAID`].
+struct Tally {
+    tracker: u32,
+    seeds: u32,
+    leechers: u32,
+    downloads: u32,
+    /// It is not asked for them before.
+    rest_until: u32,
+}
+
 /// What of a reply a line is changed by.
 pub(super) struct Answer {
     /// Seconds, as they came.
@@ -100,6 +117,17 @@ pub(super) struct Answer {
     pub warning: Option<Rc<str>>,
     /// What to call ourselves.
     pub tracker_id: Option<Rc<[u8]>>,
+    /// What it says of the torrent's peers.
+    pub counts: Counts,
+}
+
+impl Tally {
+    const UNSAID: u32 = u32::MAX;
+
+    fn new(tracker: u32) -> Tally {
+        let unsaid = Tally::UNSAID;
+        Tally { tracker, seeds: unsaid, leechers: unsaid, downloads: unsaid, rest_until: 0 }
+    }
 }
 
 impl Line {
@@ -110,6 +138,7 @@ impl Line {
             info_hash,
             slots: slots.into(),
             notes: Box::default(),
+            tally: Tally::new(u32::MAX),
             earliest: now,
             due: now,
             not_before: 0,
@@ -119,6 +148,7 @@ impl Line {
             completed: false,
             whole,
             stopping: false,
+            together: true,
         }
     }
 
@@ -132,8 +162,17 @@ impl Line {
         }
     }
 
-    /// The tracker of slot `at` answered: it is the first of its tier from now on, and the next announce is planned.
-    pub fn answered(&mut self, at: u8, event: Event, answer: Answer, last: u32, random: &mut Random) {
+    /// The tracker of slot `at` answered: it is the first of its tier from now on, and the next announce is planned; where
+    /// it is one of `many` that went together, early by chance, so that they are spread over the interval from then on.
+    pub fn answered(
+        &mut self,
+        at: u8,
+        event: Event,
+        answer: Answer,
+        many: bool,
+        last: u32,
+        random: &mut Random,
+    ) {
         let at = usize::from(at);
         let Some(slot) = self.slots.get_mut(at) else { return };
         (slot.told, slot.failures, slot.rest_until) = (true, 0, 0);
@@ -146,17 +185,20 @@ impl Line {
             note.text = answer.warning;
             note.id = answer.tracker_id.or(note.id.take());
         });
+        self.counted(tracker, answer.counts);
         let interval = answer.interval.clamp(INTERVAL.0, INTERVAL.1);
         let min = answer.min_interval.min(INTERVAL.1);
         let window = (interval / WINDOW.0).min(WINDOW.1);
         let jitter = random.up_to(window / 4);
         self.not_before = last.saturating_add(min);
-        if min <= interval - window / 2 {
-            self.due = last.saturating_add(interval - jitter);
-            self.earliest = last.saturating_add(min.max(interval - window));
+        let spread = std::mem::take(&mut self.together) && many;
+        let period = interval - if spread { random.up_to(interval / 2) } else { 0 };
+        if min <= period - window / 2 {
+            self.due = last.saturating_add(period - jitter);
+            self.earliest = last.saturating_add(min.max(period - window));
         } else {
             // Nothing may go early, so it is planned late enough for the others to have come of age.
-            let period = interval.max(min);
+            let period = period.max(min);
             self.due = last.saturating_add(period + window / 4 + jitter);
             self.earliest = last.saturating_add(period);
         }
@@ -180,6 +222,45 @@ impl Line {
         slot.rest_until = last.saturating_add(retry.unwrap_or(0));
         let tracker = slot.tracker;
         self.note_mut(tracker, |note| note.text = Some(text));
+    }
+
+    /// A tracker said something of the torrent's peers; what it did not say now it may have said before.
+    pub fn counted(&mut self, tracker: u32, counts: Counts) {
+        if self.tally.tracker != tracker {
+            self.tally = Tally::new(tracker);
+        }
+        let tally = &mut self.tally;
+        for (place, said) in [
+            (&mut tally.seeds, counts.seeds),
+            (&mut tally.leechers, counts.leechers),
+            (&mut tally.downloads, counts.downloads),
+        ] {
+            *place = said.map_or(*place, |said| said.min(Tally::UNSAID - 1));
+        }
+    }
+
+    /// What a tracker said of the torrent's peers.
+    pub fn counts(&self, tracker: u32) -> Counts {
+        if self.tally.tracker != tracker {
+            return Counts::default();
+        }
+        let said = |number: u32| Some(number).filter(|number| *number != Tally::UNSAID);
+        let Tally { seeds, leechers, downloads, .. } = self.tally;
+        Counts { seeds: said(seeds), leechers: said(leechers), downloads: said(downloads) }
+    }
+
+    /// Whether the tracker that answered is to be asked for what it did not say of the peers; rarely so.
+    pub fn wants_scrape(&mut self, said: Counts, last: u32) -> bool {
+        let pause = match said {
+            Counts { seeds: Some(_), leechers: Some(_), downloads: Some(_) } => return false,
+            Counts { seeds: Some(_), leechers: Some(_), .. } => SCRAPE.1,
+            _ => SCRAPE.0,
+        };
+        let wants = !self.stopping && self.tally.rest_until <= last;
+        if wants {
+            self.tally.rest_until = last.saturating_add(pause);
+        }
+        wants
     }
 
     /// Plans the announce for a time at which the slot's tracker does not rest any more.

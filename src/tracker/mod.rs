@@ -1,7 +1,7 @@
 //! Trackers: what is told to them and what they answer, whatever the wire.
 //!
-//! Read first: BEP 3 ("trackers"). The wire's forms are in `http`, who is asked and when in `client`. Omits:
-//! scrape, UDP. Holds nothing; a [`Reply`] has at most [`MAX_PEERS`] peers.
+//! Read first: BEP 3 ("trackers"), 15. The wire's forms are in `http` and `udp`, who is asked and when in `client`.
+//! Holds nothing; a [`Reply`] has at most [`MAX_PEERS`] peers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,6 +16,8 @@ pub mod http;
 pub mod io;
 mod line;
 mod names;
+mod peers;
+pub mod udp;
 
 /// Peers of one reply that are kept, picked at random: more than anybody dials before the next announce.
 pub const MAX_PEERS: usize = 200;
@@ -44,6 +46,8 @@ pub enum Event {
     Completed,
     /// For the last time.
     Stopped,
+    /// Because the interval is over, and what is missing is not wanted (BEP 21).
+    Paused,
 }
 
 /// What a tracker is told.
@@ -86,10 +90,23 @@ pub struct Reply {
     pub complete: Option<u32>,
     /// Leechers.
     pub incomplete: Option<u32>,
+    /// How often it was downloaded to its end.
+    pub downloaded: Option<u32>,
     /// Our address as the tracker sees it (BEP 24).
     pub external_ip: Option<IpAddr>,
     /// Other peers: dialable ones alone.
     pub peers: Vec<SocketAddr>,
+}
+
+/// What a tracker knows of a torrent's peers, as far as it says so; it need not be true.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Peers that have all of it.
+    pub seeds: Option<u32>,
+    /// Those that do not.
+    pub leechers: Option<u32>,
+    /// How often it was downloaded to its end.
+    pub downloads: Option<u32>,
 }
 
 /// When a tracker that refuses wants to be asked again (BEP 31).
@@ -129,6 +146,7 @@ impl Default for Reply {
             warning: None,
             complete: None,
             incomplete: None,
+            downloaded: None,
             external_ip: None,
             peers: Vec::new(),
         }
@@ -136,6 +154,11 @@ impl Default for Reply {
 }
 
 impl Reply {
+    /// What it says of the torrent's peers.
+    pub fn counts(&self) -> Counts {
+        Counts { seeds: self.complete, leechers: self.incomplete, downloads: self.downloaded }
+    }
+
     /// Adds what the same tracker answered over the other family of addresses.
     pub fn merge(&mut self, other: Reply, random: &mut Random) {
         self.interval = self.interval.max(other.interval);
@@ -144,6 +167,7 @@ impl Reply {
         self.warning = self.warning.take().or(other.warning);
         self.complete = self.complete.max(other.complete);
         self.incomplete = self.incomplete.max(other.incomplete);
+        self.downloaded = self.downloaded.max(other.downloaded);
         self.external_ip = self.external_ip.or(other.external_ip);
         self.peers.extend(other.peers);
         self.peers.sort_unstable();

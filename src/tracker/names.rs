@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::host::{HostId, Hosts, Pool};
-use crate::http::{Scheme, Url};
+use super::http::scrape_url;
+use crate::http::{NO_TLS, Scheme, TLS, Url};
 
 /// Bytes of trackers' texts that are kept for all torrents together.
 const MAX_TEXTS: usize = 64 * 1024;
@@ -17,6 +18,8 @@ pub(super) struct Tracker {
     pub text: Rc<str>,
     /// How to ask it, or why not.
     pub place: Result<(Rc<Url>, HostId), Rc<str>>,
+    /// It is not asked for counts before, and scrapes in a row that failed.
+    pub scrape: (u32, u8),
     /// Slots that name it.
     slots: u32,
 }
@@ -51,15 +54,15 @@ impl Names {
         let known = self.numbers.get(url).copied();
         let id = known.unwrap_or_else(|| {
             let text: Rc<str> = url.into();
-            let place = match Url::parse(url) {
-                Ok(url) if url.scheme() == Scheme::Https => Err("https:// is not supported yet".into()),
+            let place = match Url::parse_tracker(url) {
+                Ok(url) if url.scheme() == Scheme::Https && !TLS => Err(NO_TLS.into()),
                 Ok(url) => {
-                    let host = hosts.intern(url.authority());
+                    let host = hosts.intern(url.origin());
                     Ok((Rc::new(url), host))
                 }
                 Err(error) => Err(error.to_string().into()),
             };
-            let id = self.trackers.insert(Tracker { text: text.clone(), place, slots: 0 });
+            let id = self.trackers.insert(Tracker { text: text.clone(), place, scrape: (0, 0), slots: 0 });
             self.numbers.insert(text, id);
             id
         });
@@ -86,6 +89,17 @@ impl Names {
     /// The tracker of that number.
     pub fn tracker(&self, id: u32) -> Option<&Tracker> {
         self.trackers.thing(id)
+    }
+
+    /// The tracker of that number.
+    pub fn tracker_mut(&mut self, id: u32) -> Option<&mut Tracker> {
+        self.trackers.thing_mut(id)
+    }
+
+    /// Whether it may be asked for counts now.
+    pub fn can_scrape(&self, id: u32, now: u32) -> bool {
+        let tracker = self.tracker(id).filter(|tracker| tracker.scrape.0 <= now);
+        tracker.and_then(|tracker| scrape_url(&tracker.place.as_ref().ok()?.0)).is_some()
     }
 
     /// Its host, if it can be asked at all.

@@ -281,7 +281,7 @@ impl Inflow<'_> {
 fn ended(error: Error) -> Ended {
     let why = error.to_string().into();
     match error {
-        Error::Tls | Error::Denied(_) => Ended::Useless(why),
+        Error::NoTls | Error::Denied(_) => Ended::Useless(why),
         Error::Url(_) | Error::Redirects => Ended::Refused(why),
         Error::Resolve(_) | Error::NoAddress(_) => Ended::Unreached(why),
         _ if error.is_transport() => Ended::Unreached(why),

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::http::{Scheme, Url};
+use crate::http::{Scheme, TLS, Url};
 use crate::key::TorrentKey;
 use crate::metainfo::InfoHash;
 use crate::peer::PeerKey;
@@ -31,8 +31,9 @@ const MAX_ABSENT: usize = 16;
 /// Answers that are not what was asked for before nothing more is asked.
 const MAX_WRONG: u8 = 3;
 
-/// Seconds of rest after a web seed was not reached or broke off, doubled each time up to the second number.
-const REST: (u32, u32) = (30, 3600);
+/// Seconds of rest after a web seed was not reached or broke off, doubled each time up to the second number: the name
+/// server or the uplink may be back within minutes.
+const REST: (u32, u32) = (30, 600);
 /// The same after it had sent something: connections break.
 const REST_BROKEN: (u32, u32) = (5, 5);
 /// The same where it has too much to do and does not say for how long.
@@ -200,7 +201,7 @@ impl WebSeeds {
         for at in 1..urls.len() {
             urls.swap(at, random.below(at + 1));
         }
-        urls.sort_by_key(|(url, _)| url.scheme() == Scheme::Https);
+        urls.sort_by_key(|(url, _)| url.scheme() == Scheme::Https && !TLS);
         urls.truncate(MAX_SEEDS);
         let seeds = urls
             .into_iter()
@@ -310,6 +311,15 @@ impl WebSeeds {
         worked.then(|| format!("web seed {}: {how}; it is asked again in {seconds} s", seed.url))
     }
 
+    /// The network is another: those that were not reached are tried again.
+    pub fn network_changed(&mut self) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.unreached) {
+            if matches!(seed.state, State::Resting(_)) {
+                (seed.state, seed.failures) = (State::Idle, 0);
+            }
+        }
+    }
+
     /// It alone sent a piece that is not right. What the log should say of it is returned.
     pub fn ban(&mut self, key: PeerKey) -> Option<String> {
         self.redirects.retain(|redirect| redirect.key != key);
@@ -319,17 +329,17 @@ impl WebSeeds {
         Some(format!("web seed {}: it sends wrong data; it is not asked again", seed.url))
     }
 
-    /// Until when a host is left alone, of which a web seed here found that it is not there.
+    /// Until when a host (a URL's origin) is left alone, of which a web seed here found that it is not there.
     pub fn rest_of(&self, host: &str) -> Option<Instant> {
         self.seeds.iter().find_map(|seed| match seed.state {
-            State::Resting(until) if seed.unreached && seed.url.authority() == host => Some(until),
+            State::Resting(until) if seed.unreached && seed.url.origin() == host => Some(until),
             _ => None,
         })
     }
 
     /// A web seed of another torrent has found that.
     pub fn rest_with(&mut self, host: &str, until: Instant) {
-        for seed in self.seeds.iter_mut().filter(|seed| seed.url.authority() == host) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.url.origin() == host) {
             let sooner = match seed.state {
                 State::Idle => true,
                 State::Resting(rest) => rest < until,
@@ -343,7 +353,7 @@ impl WebSeeds {
 
     /// A web seed of another torrent has reached that host.
     pub fn reached(&mut self, host: &str) {
-        for seed in self.seeds.iter_mut().filter(|seed| seed.unreached && seed.url.authority() == host) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.unreached && seed.url.origin() == host) {
             if matches!(seed.state, State::Resting(_)) {
                 seed.state = State::Idle;
             }
@@ -352,7 +362,7 @@ impl WebSeeds {
 
     /// The hosts of all of them.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
-        self.seeds.iter().map(|seed| seed.url.authority())
+        self.seeds.iter().map(|seed| seed.url.origin())
     }
 
     /// What is told of each.
@@ -527,11 +537,16 @@ mod tests {
         let mut seeds = web_seeds(&["http://a/"]);
         let key = seeds.seeds[0].key;
         let gone = Ended::Unreached("gone".into());
-        for least in [30, 60, 120, 240, 480, 960, 1920, 3600, 3600] {
+        for least in [30, 60, 120, 240, 480, 600, 600] {
             let rest = rest(&mut seeds, key, &gone, false, now);
             assert!((least..=least + least / 4).contains(&rest), "{rest} after {least}");
             now += seconds(rest + 1);
         }
+        rest(&mut seeds, key, &gone, false, now);
+        assert_eq!(seeds.free(now), []);
+        seeds.network_changed();
+        assert_eq!(seeds.free(now), [key], "in another network it is worth a try");
+        assert!((30..=38).contains(&rest(&mut seeds, key, &gone, false, now)));
         assert!(
             (5..=6).contains(&rest(&mut seeds, key, &gone, true, now)),
             "what gave something is asked soon"
@@ -554,18 +569,18 @@ mod tests {
         let mut other = web_seeds(&["http://dead:81/b/", "http://dead/b/", "http://fine/b/"]);
         let key = one.seeds.iter().find(|seed| seed.url.port() == 81).unwrap().key;
         one.ended(key, &Ended::Unreached("gone".into()), false, now);
-        let until = one.rest_of("dead:81").unwrap();
-        assert!(one.rest_of("dead").is_none() && one.rest_of("fine").is_none());
-        other.rest_with("dead:81", until);
+        let until = one.rest_of("http://dead:81").unwrap();
+        assert!(one.rest_of("http://dead").is_none() && one.rest_of("http://fine").is_none());
+        other.rest_with("http://dead:81", until);
         assert_eq!((other.free(now).len(), other.free(until).len()), (2, 3));
-        other.reached("dead");
+        other.reached("http://dead");
         assert_eq!(other.free(now).len(), 2);
-        other.reached("dead:81");
+        other.reached("http://dead:81");
         assert_eq!(other.free(now).len(), 3);
         // What it says itself, or what it broke off, is of one torrent.
         for (how, got) in [(Ended::Unreached("cut".into()), true), (Ended::Busy(None), false)] {
             one.ended(key, &how, got, now);
-            assert!(one.rest_of("dead:81").is_none());
+            assert!(one.rest_of("http://dead:81").is_none());
         }
     }
 

@@ -1,5 +1,5 @@
-//! A Linux of our own as a process (user mode Linux), for a file system that the kernel of this machine lacks: the test
-//! is run once more, inside. It sees the files of this machine and can not change them.
+//! A Linux of our own as a process (user mode Linux), for a file system that the kernel of this machine lacks, or a clock
+//! that may be set: the test is run once more, inside. It sees the files of this machine and can not change them.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,11 +13,20 @@ pub const LINUX: &str = "linux.uml";
 const MODULES: [&str; 5] =
     ["drivers/block/loop", "fs/fat/fat", "fs/fat/vfat", "fs/nls/nls_cp437", "fs/nls/nls_iso8859-1"];
 
+/// Tells those inside.
+const INSIDE: &str = "MESHSEED_MACHINE";
+
 /// Whether the calling test is to go on here, where the kernel knows FAT. If not it has been run inside, and passed.
 pub fn knows_fat() -> bool {
-    if kernel_knows("vfat") {
-        return true;
-    }
+    kernel_knows("vfat") || run_inside()
+}
+
+/// The same where all of the machine is ours, its clock too.
+pub fn is_our_own() -> bool {
+    std::env::var_os(INSIDE).is_some() || run_inside()
+}
+
+fn run_inside() -> bool {
     let folder = Folder::new();
     let path = |name: &str| folder.path().join(name);
     std::fs::create_dir(path("tmp")).expect("the folder is ours");
@@ -57,7 +66,7 @@ mount -t sysfs sysfs /sys
 mount -t hostfs -o '{folder}' none '{folder}'
 mount -t tmpfs tmpfs '{folder}/tmp'
 modules=/usr/lib/uml/modules/$(uname -r)/kernel
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR='{folder}/tmp' MESHSEED='{meshseed}' MESHSEED_PYTHON='{python}'
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR='{folder}/tmp' MESHSEED='{meshseed}' MESHSEED_PYTHON='{python}' {INSIDE}=1
 {modules}ip link set lo up
 '{this}' --exact '{test}' --nocapture
 echo $? >'{folder}/code'

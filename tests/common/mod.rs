@@ -5,10 +5,12 @@
 //! bound that only a broken program reaches.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub mod authority;
 pub mod daemon;
 pub mod disk;
 pub mod machine;
 pub mod metadata;
+pub mod nginx;
 pub mod peer;
 pub mod seed;
 pub mod torrent;
@@ -34,6 +36,8 @@ pub enum Need {
     Python(&'static str),
     /// FAT, in the kernel of this machine or in one of our own.
     Fat,
+    /// A kernel that remembers connections, as routers do.
+    Conntrack,
     /// The released binary, whose path `tests/run` gives: budgets are never taken from a debug build.
     Release,
     /// The project's shared folder of real torrents and their data.
@@ -47,6 +51,7 @@ impl Need {
             Self::Program(name) => on_path(name),
             Self::Python(module) => quiet(Command::new(python()).args(["-c", &format!("import {module}")])),
             Self::Fat => machine::kernel_knows("vfat") || (on_path(machine::LINUX) && on_path("insmod")),
+            Self::Conntrack => Path::new("/proc/sys/net/netfilter/nf_conntrack_max").exists(),
             Self::Release => std::env::var_os("MESHSEED").is_some(),
             Self::Shared => shared().is_some(),
         }

@@ -1,4 +1,4 @@
-//! A tracker that a test can look into and that misbehaves on demand (BEP 3, 7, 23), and a real one to compare.
+//! A tracker that a test can look into and that misbehaves on demand (BEP 3, 7, 23, 48), and a real one to compare.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -30,6 +30,12 @@ pub struct Announce {
     pub connection: u32,
 }
 
+/// One scrape as it came: the connection, and of which torrents.
+pub type Scrape = (u32, Vec<[u8; 20]>);
+
+/// What it answers to each: seeds, downloads, leechers.
+pub const COUNTS: [u64; 3] = [3, 9, 2];
+
 /// What the tracker says.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -51,6 +57,7 @@ pub enum Answer {
 pub struct Tracker {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Announce>>>,
+    scrapes: Arc<Mutex<Vec<Scrape>>>,
     /// Connections open now, and the most there were.
     open: Arc<[AtomicU32; 2]>,
     over: Arc<AtomicBool>,
@@ -78,7 +85,8 @@ impl Tracker {
         let listener = TcpListener::bind((at, 0)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (seen, over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (all, end) = (Arc::clone(&seen), Arc::clone(&over));
+        let scrapes = Arc::new(Mutex::new(Vec::new()));
+        let (all, scraped, end) = (Arc::clone(&seen), Arc::clone(&scrapes), Arc::clone(&over));
         let open = Arc::new([const { AtomicU32::new(0) }; 2]);
         let meter = Arc::clone(&open);
         let answer = Arc::new(answer);
@@ -89,18 +97,19 @@ impl Tracker {
                     return;
                 }
                 let (answer, all, end) = (Arc::clone(&answer), Arc::clone(&all), Arc::clone(&end));
+                let scraped = Arc::clone(&scraped);
                 let connection = count.fetch_add(1, Ordering::Relaxed);
                 let meter = Arc::clone(&meter);
                 if let Ok(stream) = stream {
                     meter[1].fetch_max(meter[0].fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
                     std::thread::spawn(move || {
-                        serve(stream, connection, &*answer, &all, &end);
+                        serve(stream, connection, &*answer, (&all, &scraped), &end);
                         meter[0].fetch_sub(1, Ordering::Relaxed);
                     });
                 }
             }
         });
-        Self { address, seen, open, over }
+        Self { address, seen, scrapes, open, over }
     }
 
     pub fn url(&self) -> String {
@@ -115,6 +124,11 @@ impl Tracker {
     /// All announces so far.
     pub fn announces(&self) -> Vec<Announce> {
         self.seen.lock().expect("no test panics here").clone()
+    }
+
+    /// All scrapes so far.
+    pub fn scrapes(&self) -> Vec<Scrape> {
+        self.scrapes.lock().expect("no test panics here").clone()
     }
 
     /// The events told for one torrent, in order; a regular announce is "".
@@ -144,7 +158,7 @@ fn serve(
     mut stream: TcpStream,
     connection: u32,
     answer: &dyn Fn(&Announce) -> Answer,
-    seen: &Mutex<Vec<Announce>>,
+    (seen, scrapes): (&Mutex<Vec<Announce>>, &Mutex<Vec<Scrape>>),
     over: &AtomicBool,
 ) {
     stream.set_read_timeout(Some(Duration::from_secs(1))).expect("above zero");
@@ -167,6 +181,20 @@ fn serve(
         };
         let head = String::from_utf8_lossy(&pending[..end]).into_owned();
         pending.drain(..end + 4);
+        if let Some(query) = head.strip_prefix("GET /scrape?") {
+            let wanted = query.split([' ', '&']).filter_map(|pair| pair.strip_prefix("info_hash="));
+            let wanted: Vec<[u8; 20]> = wanted.filter_map(|text| unescape(text).try_into().ok()).collect();
+            let [seeds, downloads, leechers] = COUNTS.map(integer);
+            let file =
+                dictionary(&[("complete", seeds), ("downloaded", downloads), ("incomplete", leechers)]);
+            let files: Vec<u8> =
+                wanted.iter().flat_map(|hash| [string(hash), file.clone()].concat()).collect();
+            scrapes.lock().expect("no test panics here").push((connection, wanted));
+            if stream.write_all(&ok(&[b"d5:filesd", &files[..], b"ee"].concat())).is_err() {
+                return;
+            }
+            continue;
+        }
         let Some(announce) = parse(&head, from, connection) else { return };
         seen.lock().expect("no test panics here").push(announce.clone());
         let reply = match answer(&announce) {
@@ -292,6 +320,8 @@ impl Opentracker {
                 &space.address.to_string(),
                 "-p",
                 &Self::PORT.to_string(),
+                "-P",
+                &Self::PORT.to_string(),
                 "-u",
                 "nobody",
                 "-w",
@@ -312,6 +342,11 @@ impl Opentracker {
 
     pub fn url(&self) -> String {
         format!("http://{}/announce", self.address)
+    }
+
+    /// The same over UDP (BEP 15).
+    pub fn udp_url(&self) -> String {
+        format!("udp://{}/announce", self.address)
     }
 
     /// Waits until its counts for this torrent hold `wanted`, asking (BEP 48) from a namespace.

@@ -81,6 +81,25 @@ impl World {
         ip(&["-n", &self.hub, "link", "set", &format!("port{n}"), state]);
     }
 
+    /// Takes some of them to a bridge of their own. No cable of theirs is pulled: they are told of nothing.
+    pub fn part(&self, away: &[&Namespace]) {
+        ip(&["-n", &self.hub, "link", "add", "other", "type", "bridge"]);
+        ip(&["-n", &self.hub, "link", "set", "other", "up"]);
+        self.move_to("other", away);
+    }
+
+    /// Brings them back.
+    pub fn heal(&self, away: &[&Namespace]) {
+        self.move_to("bridge", away);
+    }
+
+    fn move_to(&self, bridge: &str, spaces: &[&Namespace]) {
+        for space in spaces {
+            let [.., n] = space.address.octets();
+            ip(&["-n", &self.hub, "link", "set", &format!("port{n}"), "master", bridge]);
+        }
+    }
+
     /// The namespaces by name: `let [seed, tracker, client] = world.spaces();`
     pub fn spaces<const N: usize>(&self) -> [&Namespace; N] {
         self.spaces.iter().collect::<Vec<_>>().try_into().expect("as many as were made")
@@ -101,6 +120,11 @@ impl Namespace {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command
+    }
+
+    /// Runs `ip` inside.
+    pub fn ip(&self, arguments: &[&str]) {
+        ip(&[&["-n", &self.name], arguments].concat());
     }
 
     /// Runs code inside: the sockets it opens belong to the namespace and may be kept.

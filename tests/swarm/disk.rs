@@ -178,6 +178,17 @@ impl Torrent {
         right
     }
 
+    /// The files that have some of a piece.
+    fn files_of(&self, piece: u32) -> impl Iterator<Item = usize> {
+        let (range, mut start) = (self.range(piece), 0);
+        let files = self.metainfo.files.iter().enumerate().filter(move |(_, file)| {
+            let of = start..start + file.length;
+            start = of.end;
+            of.start < range.end && range.start < of.end
+        });
+        files.map(|(at, _)| at)
+    }
+
     fn stamps(&self) -> Box<[Stamp]> {
         let mut start = 0;
         let stamps = self.metainfo.files.iter().map(|file| {
@@ -451,6 +462,8 @@ impl Disk {
                 self.take_record(*record);
                 return None;
             }
+            Job::LoadNodes => Done::Nodes(Box::default()),
+            Job::SaveNodes(_) => return None,
             Job::Forget(info_hash) => {
                 self.records.remove(&info_hash);
                 return None;
@@ -667,7 +680,16 @@ impl Disk {
                 });
                 (have, todo)
             }
-            _ => (Have::None, all.clone()),
+            // Of files that are as they were nothing is hashed.
+            Some(Verified { have, todo, stamps: old, .. }) => {
+                let is_known = |piece: u32| torrent.files_of(piece).all(|file| old[file] == stamps[file]);
+                let count = torrent.lengths().piece_count();
+                let known = Have::from_fn(count, |piece| is_known(piece) && have.contains(piece));
+                let is_due =
+                    |piece: u32| if is_known(piece) { todo.contains(piece) } else { is_there(piece) };
+                (known, Have::from_fn(count, is_due))
+            }
+            None => (Have::None, all.clone()),
         };
         let len = torrent.extents.end_in(0..torrent.lengths().total());
         let fingerprint = len.wrapping_mul(31).wrapping_add(torrent.mtime.unsigned_abs());
@@ -720,7 +742,8 @@ impl Disk {
         let recorded = self.records.get(&torrent.info_hash()).and_then(|record| record.verified.as_ref());
         if self.opened.insert((at, file))
             && !torrent.open
-            && recorded.is_some_and(|verified| verified.stamps != torrent.stamps())
+            && recorded
+                .is_some_and(|verified| verified.stamps[file as usize] != torrent.stamps()[file as usize])
         {
             return Err(Trouble::Changed(path));
         }

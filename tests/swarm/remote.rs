@@ -4,8 +4,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use meshseed::bencode::Value;
 use meshseed::have::Have;
-use meshseed::peer::extension;
+use meshseed::net::{Family, compact};
+use meshseed::peer::extension::{self, Ids};
+use meshseed::peer::pex::{self, Contact};
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
 use meshseed::piece::Lengths;
 
@@ -35,6 +38,17 @@ pub enum Kind {
     Hostile(Vec<u8>),
 }
 
+/// By which ids those that speak extensions want to be sent them.
+const IDS: Ids = Ids { ut_metadata: None, ut_pex: Some(9), lt_donthave: Some(10) };
+
+/// A list of peers as it came.
+#[derive(Clone, Debug)]
+pub struct List {
+    pub at: f64,
+    pub added: Vec<Contact>,
+    pub dropped: Vec<SocketAddr>,
+}
+
 /// A peer of the virtual network.
 pub struct Remote {
     pub kind: Kind,
@@ -42,6 +56,10 @@ pub struct Remote {
     pub addr: SocketAddr,
     pub id: [u8; 20],
     pub fast: bool,
+    /// Says where it listens, and takes lists of peers and what we have lost.
+    pub introduces: bool,
+    /// The lists that came.
+    pub lists: Vec<List>,
     /// Sends its id only when it has seen ours.
     pub patient: bool,
     /// We came to it: its handshake is the second.
@@ -95,6 +113,8 @@ impl Remote {
             addr: SocketAddr::from(([10, 1, b, a], 6881)),
             id,
             fast: n.is_multiple_of(2),
+            introduces: false,
+            lists: Vec::new(),
             patient: false,
             dialled: false,
             pipeline: 8,
@@ -238,7 +258,11 @@ impl Remote {
         }
         if self.fast {
             let mut payload = Vec::new();
-            extension::Handshake { client: Some("test".into()), ..Default::default() }.encode(&mut payload);
+            let mut handshake = extension::Handshake { client: Some("test".into()), ..Default::default() };
+            if self.introduces {
+                (handshake.ids, handshake.port) = (IDS, Some(self.addr.port()));
+            }
+            handshake.encode(&mut payload);
             wire::encode(&Message::Extended { id: extension::HANDSHAKE, payload: &payload }, out);
         }
         if let Kind::Hostile(bytes) = &self.kind {
@@ -288,6 +312,21 @@ impl Remote {
             }
             Message::Piece { piece, begin, data, rest } => self.block((piece, begin), data, rest, out, now),
             Message::KeepAlive => self.keep_alives += 1,
+            Message::Extended { id, payload } if id == IDS.ut_pex.expect("ours") => {
+                let list = Value::parse(payload).expect("a list of peers");
+                let dropped = |(key, family)| {
+                    let bytes = list.find(key).and_then(Value::as_bytes).unwrap_or_default();
+                    compact::decode(bytes, family)
+                };
+                let families = [(&b"dropped"[..], Family::V4), (b"dropped6", Family::V6)];
+                let dropped = families.into_iter().flat_map(dropped).collect();
+                let added = pex::decode(payload).expect("a list of peers");
+                self.lists.push(List { at: now, added, dropped });
+            }
+            Message::Extended { id, payload } if id == IDS.lt_donthave.expect("ours") => {
+                let piece = payload.try_into().map(u32::from_be_bytes).expect("a piece");
+                assert!(self.seen.remove(piece, count), "{piece} was never there");
+            }
             _ => {}
         }
         let wants = match self.kind {

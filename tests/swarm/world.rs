@@ -55,6 +55,7 @@ pub fn settings() -> Settings {
         download: 0,
         local_download: 0,
         superseed: false,
+        pex: true,
         local: Vec::new(),
         dials_per_second: 5,
         memory: 64 << 20,
@@ -62,6 +63,7 @@ pub fn settings() -> Settings {
         web_seeds: true,
         also: Vec::new(),
         static_peers: Vec::new(),
+        dht: None,
     }
 }
 

@@ -36,6 +36,11 @@ impl Availability {
         self.bump(piece as usize, local, 1);
     }
 
+    /// A peer has one piece less.
+    pub(super) fn lost(&mut self, piece: u32, local: bool) {
+        self.bump(piece as usize, local, -1);
+    }
+
     /// How many peers have that piece.
     pub(super) fn of(&self, piece: u32) -> u32 {
         let count = self.counts.get(piece as usize).copied().unwrap_or(0);
@@ -107,6 +112,11 @@ mod tests {
             peers[1].0.insert(piece, PIECES);
         }
         assert_eq!(peers[1].0, Have::All);
+        // Another loses some.
+        for piece in [0, 3, 20] {
+            counts.lost(piece, false);
+            peers[0].0.remove(piece, PIECES);
+        }
         while let Some((has, local)) = peers.pop() {
             counts.remove(&has, local);
             for piece in 0..PIECES {

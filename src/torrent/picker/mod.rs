@@ -172,6 +172,11 @@ impl Picker {
         self.epoch = self.epoch.wrapping_add(1);
     }
 
+    /// A peer that counts has one piece less.
+    pub fn lacks(&mut self, piece: u32, local: bool) {
+        self.availability.lost(piece, local);
+    }
+
     /// A peer goes, and with it what it was asked for. What it sent stays under its name.
     pub fn left(&mut self, peer: PeerKey, has: &Have, local: bool) {
         self.availability.remove(has, local);
