@@ -11,7 +11,7 @@ use crate::net::ours::News;
 use crate::peer::PeerKey;
 use crate::piece::BLOCK;
 use crate::torrent::candidates::Source;
-use crate::torrent::{State, Tiers, TorrentKey};
+use crate::torrent::{Tiers, TorrentKey};
 use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
 use crate::tracker::{Counts, Failure, Reply};
@@ -41,7 +41,7 @@ impl Session {
             let named = self.settings.static_peers.iter().chain(&torrent.named);
             self.candidates.insert(key.0, named.copied(), Source::Static, now);
             self.lpd.insert(torrent.info_hash);
-            if torrent.state == State::Downloading {
+            if torrent.state.seeks() {
                 self.set_by(Timer::Seek, now + SEEK);
             }
             self.dial_again(now);
@@ -112,7 +112,7 @@ impl Session {
     /// Calls once more for torrents that nobody gives: a neighbour who came by a bridge or another's cable is a change
     /// that no interface of ours tells.
     pub(super) fn seek(&mut self, now: Instant) {
-        let fetched = self.torrents.values().filter(|torrent| torrent.state == State::Downloading);
+        let fetched = self.torrents.values().filter(|torrent| torrent.state.seeks());
         let mut fetched = fetched.filter(|torrent| !torrent.private).peekable();
         if self.stopping || fetched.peek().is_none() {
             return;

@@ -108,6 +108,11 @@ impl State {
         )
     }
 
+    /// Whether peers are wanted who have what we lack.
+    pub fn seeks(self) -> bool {
+        matches!(self, State::FetchingMetadata | State::Downloading)
+    }
+
     /// Whether a later look at the disk may bring it back.
     pub fn may_recover(self) -> bool {
         matches!(self, State::Incomplete | State::WaitingForDisk | State::WaitingForData | State::Error)
@@ -344,8 +349,7 @@ impl Torrent {
 
     /// Whether there is something of it that peers are given, or wanted from them.
     pub fn serves(&self) -> bool {
-        let seeks = matches!(self.state, State::Downloading | State::FetchingMetadata);
-        self.state.serves() && (seeks || !self.have.is_none())
+        self.state.serves() && (self.state.seeks() || !self.have.is_none())
     }
 
     /// Whether it lacks pieces that are to be fetched.
@@ -571,8 +575,7 @@ mod tests {
         for state in State::ALL {
             torrent.state = state;
             torrent.have = Have::None;
-            let seeks = matches!(state, State::Downloading | State::FetchingMetadata);
-            assert_eq!(torrent.serves(), seeks, "{state}");
+            assert_eq!(torrent.serves(), state.seeks(), "{state}");
             torrent.have = bits(&[3]);
             assert_eq!(torrent.serves(), state.serves(), "{state}");
         }
