@@ -43,14 +43,6 @@
 //! 4. The storage thread compares the files with the record (`Job::Check`) and hashes what is not on it (`Job::Verify`).
 //! 5. [`session::Session::poll`] hands out the announce; [`tracker::client::Client`] decides when and to whom.
 //!
-//! # A magnet link is dropped
-//!
-//! 1. The storage thread reads it (`Job::Link`); [`session::Session::insert_magnet`] makes it a torrent of which nothing
-//!    is known. Its trackers and neighbours are asked for peers as for any other.
-//! 2. Peers say that they have the metadata; [`torrent::metadata::Gathering::next`] says whom to ask for which piece.
-//! 3. All of it is here: the storage thread verifies it and writes the .torrent (`Job::Keep`);
-//!    [`session::Session::learn`] takes it, with the peers that are connected. From there it goes as above.
-//!
 //! # A cable is plugged in
 //!
 //! 1. [`net::io::changes::Changes`] hears of it from the kernel and gathers what comes with it; the daemon looks at
@@ -59,6 +51,14 @@
 //!    link, and neighbours are told.
 //! 3. [`net::ours::Ours`] decides whether it is news: what could not be reached is tried again, and trackers are told
 //!    if we are elsewhere now.
+//!
+//! # A magnet link is dropped
+//!
+//! 1. The storage thread reads it (`Job::Link`); [`session::Session::insert_magnet`] makes it a torrent of which nothing
+//!    is known. Its trackers and neighbours are asked for peers as for any other.
+//! 2. Peers say that they have the metadata; [`torrent::metadata::Gathering::next`] says whom to ask for which piece.
+//! 3. All of it is here: the storage thread verifies it and writes the .torrent (`Job::Keep`);
+//!    [`session::Session::learn`] takes it, with the peers that are connected. From there it goes as above.
 //!
 //! # A block is fetched
 //!

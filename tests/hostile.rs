@@ -9,9 +9,13 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use meshseed::bencode::{Value, Writer};
 use meshseed::config::Config;
+use meshseed::dht::id::Id;
+use meshseed::dht::krpc::{self, Body, Query, Want};
+use meshseed::dht::{self, Node, Output, Saved};
 use meshseed::have::Have;
 use meshseed::http::{Receiver, Url, decode_request_head};
 use meshseed::lpd::{self, Search};
@@ -21,6 +25,7 @@ use meshseed::net::{Family, Prefix};
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
 use meshseed::peer::{PeerKey, extension, metadata, pex};
 use meshseed::random::Random;
+use meshseed::rate::Bucket;
 use meshseed::storage::resume::{self, Record, Stamp, Verified};
 use meshseed::torrent::metadata::{Came, Gathering, MAX_METADATA, Offer};
 use meshseed::tracker::{self, MAX_PEERS, MAX_TEXT, MAX_TRACKER_ID, Reply};
@@ -372,22 +377,6 @@ fn extension_handshakes() {
 }
 
 #[test]
-fn messages_about_metadata() {
-    let samples = [
-        b"d8:msg_typei0e5:piecei3ee".to_vec(),
-        b"d8:msg_typei1e5:piecei3e10:total_sizei50000eexxxxxxxx".to_vec(),
-        b"d8:msg_typei2e5:piecei0ee".to_vec(),
-    ];
-    torture(&samples, times(60), |bytes| {
-        let Some(message) = metadata::Message::decode(bytes) else { return false };
-        let mut again = Vec::new();
-        message.encode(&mut again);
-        assert_eq!(metadata::Message::decode(&again), Some(message));
-        true
-    });
-}
-
-#[test]
 fn lists_of_peers() {
     let mut samples =
         vec![b"d5:added12:\x0a\0\0\x01\x1a\xe1\x0a\0\0\x02\x1a\xe17:added.f2:\x02\x107:dropped0:e".to_vec()];
@@ -407,6 +396,22 @@ fn lists_of_peers() {
         contacts.sort_by_key(|contact| contact.addr);
         read.sort_by_key(|contact| contact.addr);
         assert_eq!(read, contacts);
+        true
+    });
+}
+
+#[test]
+fn messages_about_metadata() {
+    let samples = [
+        b"d8:msg_typei0e5:piecei3ee".to_vec(),
+        b"d8:msg_typei1e5:piecei3e10:total_sizei50000eexxxxxxxx".to_vec(),
+        b"d8:msg_typei2e5:piecei0ee".to_vec(),
+    ];
+    torture(&samples, times(60), |bytes| {
+        let Some(message) = metadata::Message::decode(bytes) else { return false };
+        let mut again = Vec::new();
+        message.encode(&mut again);
+        assert_eq!(metadata::Message::decode(&again), Some(message));
         true
     });
 }
@@ -774,6 +779,85 @@ fn searches_of_neighbours() {
         assert_eq!(lpd::decode(&again).map(|again| again.info_hashes), Some(search.info_hashes));
         true
     });
+}
+
+/// Messages of each kind, as nodes send them.
+fn messages() -> Vec<Vec<u8>> {
+    let [v4, v6] = ["10.1.1.1:6881", "[fd00::1]:6881"].map(|addr| addr.parse().unwrap());
+    let (id, info_hash) = (Id([1; 20]), InfoHash::from_bytes([2; 20]));
+    let want = Want { v4: true, v6: true };
+    let reply =
+        krpc::Reply { id, token: Some(b"token"), nodes: vec![(id, v4), (id, v6)], values: vec![v4, v6] };
+    let bodies = [
+        Body::Query(id, Query::Ping),
+        Body::Query(id, Query::FindNode(Id([3; 20]), want)),
+        Body::Query(id, Query::GetPeers(info_hash, want)),
+        Body::Query(id, Query::Announce { info_hash, port: Some(6881), token: b"token" }),
+        Body::Query(id, Query::Announce { info_hash, port: None, token: b"token" }),
+        Body::Reply(reply),
+        Body::Error(203),
+    ];
+    let message = |body| krpc::Message { transaction: b"aa", read_only: true, ip: Some(v4), body };
+    bodies.into_iter().map(|body| krpc::encode(&message(body))).collect()
+}
+
+#[test]
+fn messages_of_the_dht() {
+    torture(&messages(), times(60), |bytes| {
+        let Some(message) = krpc::decode(bytes) else { return false };
+        if let Body::Reply(reply) = &message.body {
+            assert!(reply.nodes.len() <= 2 * krpc::MAX_NODES && reply.values.len() <= krpc::MAX_VALUES);
+        }
+        let again = krpc::encode(&message);
+        assert!(krpc::decode(&again).is_some_and(|again| again.transaction == message.transaction));
+        true
+    });
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the only way to make an instant")]
+fn a_node_of_the_dht_that_hears_anything() {
+    let mut now = Instant::now();
+    let mut node = Node::new(dht::Options::default(), [0; 20], 1, now);
+    node.set_families(true, true, now);
+    let mut endpoints = Bucket::new(0, 1, now);
+    let mut chance = Chance(5);
+    let samples = messages();
+    for n in 0..40_000_u32 {
+        let [.., a, b] = n.to_be_bytes();
+        let from = if n % 3 == 0 { ([10, 1, a, b % 8], 1).into() } else { ([10, 1, 0, b % 4], 1).into() };
+        if n % 50 == 0 {
+            node.contact(from, now);
+            node.insert(InfoHash::from_bytes([b; 20]), 1, n % 100 == 0, now);
+        }
+        let heard = mutated(&samples[chance.below(samples.len())], &samples, &mut chance);
+        node.handle(&heard, from, now);
+        for round in 0.. {
+            assert!(round < 1000, "it never stops");
+            let Some(output) = node.poll(&mut endpoints, now) else { break };
+            let Output::Send { to, datagram } = output else { continue };
+            // Whoever is asked answers something with the right transaction.
+            if let Some(krpc::Message { transaction, body: Body::Query(..), .. }) = krpc::decode(&datagram) {
+                let sample = mutated(&samples[5], &samples, &mut chance);
+                if let Some(message) = krpc::decode(&sample) {
+                    node.handle(&krpc::encode(&krpc::Message { transaction, ..message }), to, now);
+                }
+            }
+        }
+        assert!(node.deadline().is_none_or(|at| at > now));
+        now += Duration::from_millis(chance.below(200) as u64);
+        if n % 1000 == 0 {
+            assert!(node.memory() < 300 * 1024, "{} bytes", node.memory());
+        }
+    }
+    assert!(node.counts().known > 0);
+}
+
+#[test]
+fn saved_nodes() {
+    let nodes = vec!["10.1.1.1:6881".parse().unwrap(), "[fd00::1]:6881".parse().unwrap()];
+    let sample = Saved { id: [1; 20], nodes }.encode();
+    torture(&[sample], times(60), |bytes| Saved::decode(bytes).is_some_and(|saved| saved.encode() == bytes));
 }
 
 #[test]

@@ -214,15 +214,6 @@ impl Daemon {
         }
     }
 
-    /// The .torrent of a torrent is not what it was: the next look at the directories tells, but of what was kept
-    /// elsewhere for a link.
-    pub(super) fn doubt(&self, key: u32) {
-        let session = self.house.session.borrow();
-        if let Some(torrent) = session.torrent(TorrentKey(key)) {
-            self.watch.borrow_mut().doubt(torrent.info_hash);
-        }
-    }
-
     /// What the session hears of a .torrent, and where that and its data lie. The nodes that it names are known from now on.
     fn known(
         &self,
@@ -236,6 +227,15 @@ impl Daemon {
         let place = self.place(&loaded, named, torrent, ident);
         self.nodes_named(session, std::mem::take(&mut loaded.summary.nodes), now);
         (loaded.summary, place)
+    }
+
+    /// The .torrent of a torrent is not what it was: the next look at the directories tells, but of what was kept
+    /// elsewhere for a link.
+    pub(super) fn doubt(&self, key: u32) {
+        let session = self.house.session.borrow();
+        if let Some(torrent) = session.torrent(TorrentKey(key)) {
+            self.watch.borrow_mut().doubt(torrent.info_hash);
+        }
     }
 
     /// Where a torrent and its data lie; `named` is the path by whose name the layout goes.

@@ -52,8 +52,6 @@ const STOP_TIME: Duration = Duration::from_millis(4500);
 const LINGER: Duration = Duration::from_secs(2);
 /// A tracker has this long to hear that we stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// Names of static peers that could not be resolved are tried again after this long.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(300);
 /// How often a user at a terminal is told how it goes.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -126,7 +124,9 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let now = Instant::now();
     let port = listeners::addresses_of(&bound).first().map_or(0, SocketAddr::port);
     let seed = random();
-    let session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
+    let mut session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
+    // Our id tells most of the seed.
+    session.set_secret(random());
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
@@ -177,7 +177,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.spawn(daemon.clone().follow_storage());
     house.spawn(daemon.clone().follow_directories());
     house.spawn(daemon.clone().follow_network());
-    daemon.find_static_peers();
+    daemon.seek_static_peers();
     house.session.borrow_mut().rescan_now(now);
     async_io::block_on(house.executor().run(daemon.clone().work()));
     // Tasks hold what they use, and some delete files when they end.
@@ -248,7 +248,9 @@ impl Daemon {
                 }
             }
             Job::Announce(request, totals) => {
-                self.house.spawn(self.clone().announce(request, totals));
+                let kept = self.bursts.borrow_mut().remove(&request.host);
+                let burst = kept.map_or_else(|| self.announcer.burst(), |(burst, _)| burst);
+                self.house.spawn(self.clone().announce(burst, request, totals));
             }
             Job::Dial(key, addr) => {
                 self.look_at_tracked();
@@ -273,10 +275,8 @@ impl Daemon {
 
     /// Announces to a host for as long as there is something for it, over the same connection. That is kept a little
     /// longer: torrents that are checked one after the other share it too.
-    async fn announce(self: Rc<Daemon>, request: Request, totals: Totals) {
+    async fn announce(self: Rc<Daemon>, mut burst: Burst, request: Request, totals: Totals) {
         let host = request.host;
-        let kept = self.bursts.borrow_mut().remove(&host);
-        let mut burst = kept.map_or_else(|| self.announcer.burst(), |(burst, _)| burst);
         let mut next = Some((request, totals));
         while let Some((request, totals)) = next {
             let params = self.announce_params(totals);
@@ -329,8 +329,7 @@ impl Daemon {
             if next.is_none()
                 && let Some((request, totals)) = session.next_announce(host, now)
             {
-                self.bursts.borrow_mut().insert(host, (burst, now));
-                self.house.spawn(self.clone().announce(request, totals));
+                self.house.spawn(self.clone().announce(burst, request, totals));
                 break;
             }
         }
@@ -486,7 +485,7 @@ impl Daemon {
             self.forget_all(&mut session, now);
         }
         session.apply(Settings { static_peers, ..settings(&config, port, id) }, config.rescan, now);
-        self.find_static_peers();
+        self.seek_static_peers();
         if old.listen != config.listen {
             self.house.spawn(self.clone().listen_elsewhere(old));
         }

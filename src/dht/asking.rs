@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use super::id::Id;
 use super::krpc::{self, Body, Message, Query, Want};
 use super::search::{Goal, Search, Step};
-use super::{Candidate, INTERVAL_RARE, LATE, Node, Output, Pending, Side, TIMEOUT, Why};
+use super::table::Contact;
+use super::{Candidate, INTERVAL_RARE, LATE, Node, Output, Pending, Side, TIMEOUT, Why, number};
 use crate::rate::Bucket;
 
 /// Searches at a time.
@@ -19,33 +20,49 @@ const MAX_PENDING: usize = 64;
 const UPKEEP: Duration = Duration::from_secs(10);
 /// Seconds between two searches for an urgent torrent: other nodes forget after half an hour.
 const INTERVAL: u32 = 15 * 60;
-/// Seconds before an urgent one that found nobody is searched again, in a small table and in others; twice as many each time.
+/// Seconds before an urgent one that found nobody is searched again, in a small table and in others; twice as many each
+/// time, and one for each torrent that we have: of many, none is in a hurry.
 const RETRY_SMALL: u32 = 8;
 const RETRY: u32 = 60;
 
 impl Node {
-    /// Addresses that may be nodes are pinged: at once where next to nobody is known.
+    /// Addresses that may be nodes are pinged, at once where next to nobody is known.
     pub(super) fn ping(&mut self, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
         let rested = now >= self.upkeep;
-        let due = |node: &Node, addr: SocketAddr| {
-            let side = node.side(addr);
+        let named = self.contacts.iter().position(|candidate| {
+            let side = self.side(candidate.addr);
             side.enabled && (rested || side.is_small())
-        };
-        let contacts = self.contacts.iter().position(|candidate| due(self, candidate.addr));
-        let rumours = self.rumours.iter().position(|addr| due(self, *addr));
-        let (addr, why) = match (contacts, rumours) {
-            (Some(at), _) => {
-                let Candidate { addr, again } = self.contacts[at];
-                (addr, Why::Contact { again })
-            }
-            (None, Some(at)) => (self.rumours[at], Why::Rumour),
-            (None, None) => return None,
-        };
+        });
+        if let Some(at) = named {
+            let Candidate { addr, again } = self.contacts[at];
+            let ping = self.ping_one(addr, Why::Contact { again }, endpoints, now)?;
+            self.contacts.remove(at);
+            return Some(ping);
+        }
+        let at = self.rumours.iter().position(|rumour| {
+            let side = self.side(rumour.addr);
+            // A family in which nobody answers and nobody asks may be one in which nobody can.
+            side.enabled && side.is_small() && (side.is_alive() || rumour.has_asked)
+        })?;
+        self.ping_rumour(at, endpoints, now)
+    }
+
+    fn ping_rumour(&mut self, at: usize, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
+        let ping = self.ping_one(self.rumours[at].addr, Why::Rumour, endpoints, now)?;
+        self.rumours.remove(at);
+        Some(ping)
+    }
+
+    fn ping_one(
+        &mut self,
+        addr: SocketAddr,
+        why: Why,
+        endpoints: &mut Bucket,
+        now: Instant,
+    ) -> Option<Output> {
         if !self.may_send(addr, endpoints, now) {
             return None;
         }
-        self.contacts.retain(|candidate| candidate.addr != addr);
-        self.rumours.retain(|rumour| *rumour != addr);
         self.upkeep = now + UPKEEP;
         Some(self.send(addr, &Query::Ping, why, endpoints, now))
     }
@@ -98,10 +115,10 @@ impl Node {
             }
         }
         let seconds = self.seconds(now);
-        while self.may_begin(now) && self.soonest <= seconds {
+        while self.has_room() && self.searching.available(now) > 0 && self.soonest <= seconds {
             let torrents = self.torrents.iter().enumerate();
             let due = torrents.filter(|(_, torrent)| torrent.due <= seconds);
-            let Some((at, _)) = due.min_by_key(|(_, torrent)| (!torrent.urgent, torrent.due)) else {
+            let Some((at, _)) = due.min_by_key(|(_, torrent)| torrent.turn()) else {
                 self.soonest = self.torrents.iter().map(|torrent| torrent.due).min().unwrap_or(u32::MAX);
                 break;
             };
@@ -130,6 +147,7 @@ impl Node {
         let Goal::Peers(info_hash, _) = search.goal else { return };
         let seconds = self.seconds(now);
         let small = self.side_of(search.family).is_small();
+        let gap = number(self.torrents.len());
         let more = self.searches.iter().any(|other| other.goal == search.goal);
         if let Ok(at) = self.find(info_hash) {
             let torrent = &mut self.torrents[at];
@@ -138,29 +156,46 @@ impl Node {
             } else if torrent.urgent && !more {
                 torrent.vain = torrent.vain.saturating_add(1);
                 let retry = if small { RETRY_SMALL } else { RETRY };
-                let retry = retry.saturating_mul(1 << (torrent.vain - 1).min(10));
+                let retry = retry.saturating_mul(1 << (torrent.vain - 1).min(10)).max(gap);
                 torrent.due = torrent.due.min(seconds.saturating_add(retry));
                 self.soonest = self.soonest.min(torrent.due);
             }
         }
     }
 
-    /// The node that was not heard of for longest gives a sign of life, and tells of others.
+    /// By turns one that was only heard of is pinged, and one that was not heard of for longest gives a sign of life.
     pub(super) fn keep_up(&mut self, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
-        let seconds = self.seconds(now);
         if now < self.upkeep {
             return None;
         }
-        let sides = self.sides.iter().filter(|side| side.enabled);
-        let (due, contact) = sides.filter_map(|side| side.table.due()).min_by_key(|(due, _)| *due)?;
-        if due > seconds || !self.may_send(contact.addr, endpoints, now) {
+        let rumour = self.rumours.iter().position(|rumour| self.side(rumour.addr).enabled);
+        let due = self.next_due().filter(|(due, _)| *due <= self.seconds(now));
+        match (rumour, due) {
+            (Some(at), None) => self.ping_rumour(at, endpoints, now),
+            (Some(at), Some(_)) if self.transactions.is_multiple_of(2) => {
+                self.ping_rumour(at, endpoints, now)
+            }
+            (_, Some((_, contact))) => self.ask_after(contact.addr, endpoints, now),
+            (None, None) => None,
+        }
+    }
+
+    fn ask_after(&mut self, addr: SocketAddr, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
+        if !self.may_send(addr, endpoints, now) {
             return None;
         }
         self.upkeep = now + UPKEEP;
-        self.side_mut(contact.addr).table.ask(contact.addr, seconds);
+        let seconds = self.seconds(now);
+        self.side_mut(addr).table.ask(addr, seconds);
         let target = if self.random.below(2) == 0 { self.id } else { Id::by_chance(&mut self.random) };
         let query = Query::FindNode(target, self.want());
-        Some(self.send(contact.addr, &query, Why::Upkeep, endpoints, now))
+        Some(self.send(addr, &query, Why::Upkeep, endpoints, now))
+    }
+
+    /// Whom we have not heard of for longest, and when it is to be asked, in seconds.
+    fn next_due(&self) -> Option<(u32, Contact)> {
+        let sides = self.sides.iter().filter(|side| side.enabled);
+        sides.filter_map(|side| side.table.due()).min_by_key(|(due, _)| *due)
     }
 
     /// Where one table is small the other's nodes may know of some.
@@ -169,12 +204,10 @@ impl Node {
         Want { v4: both, v6: both }
     }
 
-    fn may_begin(&self, now: Instant) -> bool {
+    /// Another torrent could be searched.
+    fn has_room(&self) -> bool {
         let alive = self.sides.iter().filter(|side| side.is_alive()).count();
-        !self.options.router
-            && alive > 0
-            && self.searches.len() + alive <= MAX_SEARCHES
-            && self.searching.available(now) > 0
+        !self.options.router && alive > 0 && self.searches.len() + alive <= MAX_SEARCHES
     }
 
     fn may_search(&mut self, to: SocketAddr, endpoints: &Bucket, now: Instant) -> bool {
@@ -241,14 +274,18 @@ impl Node {
             pending.at + if waits { LATE } else { TIMEOUT }
         });
         let enabled = || self.sides.iter().filter(|side| side.enabled);
-        let candidates =
-            self.contacts.iter().map(|candidate| candidate.addr).chain(self.rumours.iter().copied());
+        let candidates = self
+            .contacts
+            .iter()
+            .map(|candidate| candidate.addr)
+            .chain(self.rumours.iter().map(|rumour| rumour.addr));
         let waits = candidates.filter(|addr| self.side(*addr).enabled).map(|_| self.upkeep).next();
-        let due = enabled().filter_map(|side| side.table.due()).map(|(due, _)| at(due).max(self.upkeep));
+        let due = self.next_due().map(|(due, _)| at(due).max(self.upkeep));
         let looks = enabled().filter(|side| side.is_alive()).filter_map(|side| side.look);
-        let begins = self.may_begin(now) && self.soonest < u32::MAX;
+        let begins = self.has_room() && self.soonest < u32::MAX;
+        let begins = begins.then(|| at(self.soonest).max(self.searching.ready_at(1, now)));
         let all = pending.chain(self.blocked).chain(waits).chain(due).chain(looks);
-        let all = all.chain(begins.then(|| at(self.soonest)));
+        let all = all.chain(begins);
         // What could not be done now though it is due waits for something else; that is looked at once a second.
         let later = now + Duration::from_secs(1);
         all.map(|at| if at <= now { later } else { at }).min()

@@ -125,7 +125,7 @@ pub struct Node {
     /// IPv4 and IPv6.
     sides: [Side; 2],
     contacts: VecDeque<Candidate>,
-    rumours: VecDeque<SocketAddr>,
+    rumours: VecDeque<Rumour>,
     /// In the order of their info-hashes.
     torrents: Vec<Torrent>,
     /// No torrent is due before, in seconds.
@@ -167,12 +167,19 @@ struct Side {
     looked: Option<Instant>,
 }
 
-/// An address that may be a node's.
+/// An address that somebody outside named.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     addr: SocketAddr,
     /// It was silent once.
     again: bool,
+}
+
+/// An address that a node named, or one that asked us.
+#[derive(Clone, Copy, Debug)]
+struct Rumour {
+    addr: SocketAddr,
+    has_asked: bool,
 }
 
 /// Multiplied by a thousand.
@@ -185,6 +192,13 @@ struct Torrent {
     urgent: bool,
     /// Searches in a row that found nobody.
     vain: u8,
+}
+
+impl Torrent {
+    /// The least goes first: the urgent ones for a while, not for ever.
+    fn turn(&self) -> u32 {
+        if self.urgent { self.due } else { self.due.saturating_add(INTERVAL_RARE / 4) }
+    }
 }
 
 /// A query on its way.
@@ -221,7 +235,7 @@ impl Side {
     }
 
     fn is_alive(&self) -> bool {
-        self.enabled && !self.table.contacts().is_empty()
+        self.enabled && self.table.good() > 0
     }
 
     /// What we send is our own business until a table is complete; from then on it is upkeep.
@@ -295,8 +309,8 @@ impl Node {
     /// pinged when the budget allows.
     pub fn contact(&mut self, addr: SocketAddr, now: Instant) {
         let addr = canonical(addr);
+        self.rumours.retain(|rumour| rumour.addr != addr);
         if self.is_news(addr, now) && self.contacts.len() < MAX_CONTACTS {
-            self.rumours.retain(|rumour| *rumour != addr);
             self.contacts.push_back(Candidate { addr, again: false });
             self.wake = Some(now);
         }
@@ -355,7 +369,7 @@ impl Node {
             Body::Query(id, query) => {
                 if !self.options.read_only && self.answer(message.transaction, id, &query, from, now) {
                     if !message.read_only && self.side(from).table.wants(id, from) {
-                        self.rumour(from, now);
+                        self.rumour(Rumour { addr: from, has_asked: true }, now);
                     }
                     self.wake = Some(now);
                 }
@@ -436,7 +450,7 @@ impl Node {
             + self.ready.capacity() * size_of::<Output>()
             + self.searches.capacity() * size_of::<Search>()
             + self.contacts.capacity() * size_of::<Candidate>()
-            + self.rumours.capacity() * size_of::<SocketAddr>()
+            + self.rumours.capacity() * size_of::<Rumour>()
             + self.torrents.capacity() * size_of::<Torrent>()
             + self.pending.capacity() * size_of::<Pending>()
             + self.store.memory()
@@ -459,18 +473,18 @@ impl Node {
         }
     }
 
-    fn rumour(&mut self, addr: SocketAddr, now: Instant) {
-        if self.rumours.len() < MAX_RUMOURS && self.is_news(addr, now) {
-            self.rumours.push_back(addr);
+    fn rumour(&mut self, rumour: Rumour, now: Instant) {
+        if self.rumours.len() < MAX_RUMOURS && self.is_news(rumour.addr, now) {
+            self.rumours.push_back(rumour);
         }
     }
 
-    /// Nobody who is known, waits to be asked, or was asked just now.
+    /// Nobody who answers, waits to be asked, or was asked just now.
     fn is_news(&self, addr: SocketAddr, now: Instant) -> bool {
         dialable(addr, class(addr.ip()) == Class::Loopback)
-            && !self.side(addr).table.contains(addr)
+            && !self.side(addr).table.has_good(addr)
             && !self.contacts.iter().any(|candidate| candidate.addr == addr)
-            && !self.rumours.contains(&addr)
+            && !self.rumours.iter().any(|rumour| rumour.addr == addr)
             && !self.pending.iter().any(|pending| pending.to == addr)
             && !self.sent.was_sent(addr, PING_AGAIN, self.seconds(now))
     }
@@ -511,3 +525,6 @@ impl Node {
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

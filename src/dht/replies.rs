@@ -9,13 +9,14 @@ use super::id::Id;
 use super::krpc::Reply;
 use super::reach::as_named;
 use super::search::Goal;
-use super::{Candidate, LATE, MAX_CONTACTS, Node, Output, Pending, TIMEOUT, Why};
+use super::{Candidate, LATE, MAX_CONTACTS, Node, Output, Pending, Rumour, TIMEOUT, Why, number};
 use crate::metainfo::InfoHash;
 use crate::net::Family;
 
 /// Gathers nodes that come together before they are asked for others.
 pub(super) const LOOK: Duration = Duration::from_millis(700);
-/// When a node has come to a small table: who found nobody before, and who did.
+/// Seconds after which torrents are searched again when a node has come to a small table: one that found nobody before,
+/// and one that did. More where there are many.
 const NEWS: u32 = 2;
 const NEWS_RARE: u32 = 60;
 
@@ -62,7 +63,7 @@ impl Node {
         }
         for (id, addr) in nodes {
             if self.side(addr).table.wants(id, addr) {
-                self.rumour(addr, now);
+                self.rumour(Rumour { addr, has_asked: false }, now);
             }
         }
     }
@@ -77,7 +78,7 @@ impl Node {
         self.ready.push_back(Output::Peers { info_hash, peers });
     }
 
-    /// A node is new in its table.
+    /// A node is new in its table, or the first to answer again.
     fn has_come(&mut self, addr: SocketAddr, is_outside: bool, now: Instant) {
         let side = self.side_mut(addr);
         let small = side.is_small();
@@ -87,9 +88,9 @@ impl Node {
         if !small {
             return;
         }
-        let seconds = self.seconds(now);
+        let (seconds, gap) = (self.seconds(now), number(self.torrents.len()));
         for torrent in self.torrents.iter_mut().filter(|torrent| torrent.urgent) {
-            let wait = if torrent.vain > 0 { NEWS } else { NEWS_RARE };
+            let wait = if torrent.vain > 0 { NEWS.max(gap / 2) } else { NEWS_RARE.max(gap) };
             torrent.due = torrent.due.min(seconds + wait);
             self.soonest = self.soonest.min(torrent.due);
         }

@@ -32,7 +32,8 @@ const MAX_FALSE: usize = 3;
 /// Of those who are asked, named and told so many are of our own mesh, if there are: they are there when the gateway is not.
 pub const NEAR: usize = 3;
 
-/// Of those who are told so many may have ids that do not suit their addresses, if there are others.
+/// Of those who are asked and told so many may have ids that do not suit their addresses, if there are others: whoever
+/// chooses ids next to a torrent's has that torrent for himself otherwise.
 const UNSUITED: usize = 4;
 
 /// What it is for.
@@ -83,6 +84,10 @@ struct Found {
     addr: SocketAddr,
     /// Who named it first, by the number of its query; `None` for those that we knew.
     by: Option<u8>,
+    /// It is of our own mesh, as far as we or another of the mesh know.
+    mesh: bool,
+    /// Its id suits its address.
+    suits: bool,
     /// The number of the query that it got.
     query: u8,
     state: State,
@@ -111,7 +116,7 @@ impl Search {
         let nearest = table.nearest(target, K, |_| true);
         let of_mesh = table.nearest(target, NEAR, |contact| contact.is_good() && contact.is_near());
         for contact in nearest.into_iter().chain(of_mesh) {
-            search.insert(contact.id, contact.addr, None);
+            search.insert(contact.id, contact.addr, None, true);
         }
         search
     }
@@ -156,10 +161,12 @@ impl Search {
         if found.id != id {
             // Somebody named it so that we would ask it sooner.
             found.id = id;
+            found.suits = id.suits(addr.ip());
             self.found.sort_by_key(|found| found.id.distance(self.target));
         }
+        let near = is_near(addr.ip());
         for &(id, addr) in named.iter().take(MAX_NAMED) {
-            self.insert(id, addr, Some(query));
+            self.insert(id, addr, Some(query), near);
         }
     }
 
@@ -189,7 +196,8 @@ impl Search {
         self.found.iter_mut().find(|found| found.addr == addr)
     }
 
-    fn insert(&mut self, id: Id, addr: SocketAddr, by: Option<u8>) {
+    /// `near`: who names it is of the mesh. A stranger knows no addresses of ours, and could make us ask at any.
+    fn insert(&mut self, id: Id, addr: SocketAddr, by: Option<u8>, near: bool) {
         if let Some(found) = self.at(addr) {
             if found.by != by {
                 // Two say so.
@@ -210,7 +218,8 @@ impl Search {
                 _ => return,
             };
         }
-        self.found.insert(at, Found { id, addr, by, query: 0, state: State::New, token: None });
+        let (mesh, suits) = (near && is_near(addr.ip()), id.suits(addr.ip()));
+        self.found.insert(at, Found { id, addr, by, mesh, suits, query: 0, state: State::New, token: None });
     }
 
     /// The nearest that is not asked, of the eight nearest that are of any use, and before it that of the mesh.
@@ -225,9 +234,11 @@ impl Search {
             State::Late | State::Silent => false,
         };
         let is_new = |found: &&Found| found.state == State::New;
-        let of_mesh = self.found.iter().filter(|found| is_near(found.addr.ip()));
+        let of_mesh = self.found.iter().filter(|found| found.mesh);
         let of_mesh = of_mesh.filter(of_use).take(NEAR).find(is_new);
-        of_mesh.or_else(|| self.found.iter().filter(of_use).take(K).find(is_new))
+        let mut unsuited = UNSUITED;
+        let counts = |found: &&Found| found.suits || take(&mut unsuited);
+        of_mesh.or_else(|| self.found.iter().filter(of_use).filter(counts).take(K).find(is_new))
     }
 
     /// Whether those that the one of that query named have proved to be there, more or less.
@@ -257,10 +268,9 @@ impl Search {
         let mut unsuited = UNSUITED;
         for round in 0..3 {
             for found in &mut able {
-                let suits = found.id.suits(found.addr.ip());
                 let fits = match round {
-                    0 => is_near(found.addr.ip()) && take(&mut near),
-                    1 => suits || (found.token.is_some() && take(&mut unsuited)),
+                    0 => found.mesh && take(&mut near),
+                    1 => found.suits || (found.token.is_some() && take(&mut unsuited)),
                     _ => true,
                 };
                 if fits

@@ -96,9 +96,9 @@ impl Table {
         self.contacts.iter().filter(|contact| contact.is_good()).count()
     }
 
-    /// Whether a node is there.
-    pub fn contains(&self, addr: SocketAddr) -> bool {
-        self.contacts.iter().any(|contact| contact.addr == addr)
+    /// Whether a node is there and not silent.
+    pub fn has_good(&self, addr: SocketAddr) -> bool {
+        self.contacts.iter().any(|contact| contact.addr == addr && contact.is_good())
     }
 
     /// We are another now: what does not fit any more goes.
@@ -113,17 +113,18 @@ impl Table {
 
     /// Whether a node would be kept if it answered.
     pub fn wants(&self, id: Id, addr: SocketAddr) -> bool {
-        !self.contains(addr) && self.place(id, addr).is_some()
+        !self.contacts.iter().any(|contact| contact.addr == addr) && self.place(id, addr).is_some()
     }
 
-    /// A node has answered. Says whether it is new here.
+    /// A node has answered. Says whether that is news: it is new here, or all were silent.
     pub fn answered(&mut self, id: Id, addr: SocketAddr, now: u32) -> bool {
         self.heard = now;
+        let alone = self.good() == 0;
         if let Some(at) = self.contacts.iter().position(|contact| contact.addr == addr) {
             let contact = &mut self.contacts[at];
             if contact.id == id {
                 (contact.heard, contact.silent) = (now, 0);
-                return false;
+                return alone;
             }
             // Begun anew, or another behind the same address.
             self.contacts.swap_remove(at);

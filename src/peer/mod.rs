@@ -43,6 +43,9 @@ const MAX_BAD_REQUESTS: u8 = 64;
 /// Blocks that nobody asked for, forgiven before the connection is closed: a request and its cancel may cross.
 const MAX_UNASKED: u8 = 64;
 
+/// Pieces that a peer may have lost, beside each of the torrent once: a cache may lose the same ones many times.
+const MAX_LOST: u32 = 1000;
+
 /// Requests at a time for a peer that does not say how many it takes: what old clients queue.
 const DEFAULT_REQQ: u32 = 250;
 
@@ -197,6 +200,8 @@ pub struct Peer {
     early: Option<Box<Early>>,
     /// How many pieces it has.
     has: u32,
+    /// How many it has lost so far.
+    lost: u16,
     /// Which: kept while we lack some ourselves.
     pub pieces: Have,
     /// What it was asked for, while its torrent is fetched.
@@ -281,6 +286,7 @@ impl Peer {
             sending: Sending::Nothing,
             early: None,
             has: 0,
+            lost: 0,
             pieces: Have::None,
             requests: None,
             outbox: Outbox::default(),
@@ -514,6 +520,11 @@ impl Peer {
                 let piece = payload.first_chunk().map(|index| u32::from_be_bytes(*index));
                 let piece = piece.and_then(|index| view.lengths.piece(index));
                 let piece = piece.ok_or(Close::Protocol("has lost a piece that does not exist"))?;
+                // Each may cost a look at all of them.
+                self.lost = self.lost.saturating_add(1);
+                if self.lost == u16::MAX || u32::from(self.lost) > count + MAX_LOST {
+                    return Err(Close::Protocol("has lost more pieces than there are"));
+                }
                 if view.have.is_all() {
                     self.has = self.has.saturating_sub(1);
                 } else if self.pieces.remove(piece.index(), count) {
@@ -914,6 +925,8 @@ mod tests {
         for payload in [&[0, 0, 0, 4][..], &[0, 0, 0]] {
             assert!(matches!(peer.handle(&message(payload), &view), Err(Close::Protocol(_))));
         }
+        let lost = (0..).take_while(|_| peer.handle(&message(&[0, 0, 0, 2]), &view).is_ok()).count();
+        assert!((1000..1004).contains(&lost), "{lost} times");
     }
 
     #[test]
@@ -1039,6 +1052,6 @@ mod tests {
 
     #[test]
     fn an_idle_peer_is_small() {
-        assert!(size_of::<Peer>() <= 320, "{}", size_of::<Peer>());
+        assert!(size_of::<Peer>() <= 336, "{}", size_of::<Peer>());
     }
 }

@@ -8,10 +8,9 @@ use super::{Job, Session, Timer, Totals};
 use crate::lpd::Link;
 use crate::metainfo::InfoHash;
 use crate::net::ours::News;
-use crate::peer::PeerKey;
 use crate::piece::BLOCK;
 use crate::torrent::candidates::Source;
-use crate::torrent::{Tiers, TorrentKey};
+use crate::torrent::{State, Tiers, Torrent, TorrentKey};
 use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
 use crate::tracker::{Counts, Failure, Reply};
@@ -41,7 +40,7 @@ impl Session {
             let named = self.settings.static_peers.iter().chain(&torrent.named);
             self.candidates.insert(key.0, named.copied(), Source::Static, now);
             self.lpd.insert(torrent.info_hash);
-            if torrent.state.seeks() {
+            if torrent.seeks() {
                 self.set_by(Timer::Seek, now + SEEK);
             }
             self.dial_again(now);
@@ -112,13 +111,16 @@ impl Session {
     /// Calls once more for torrents that nobody gives: a neighbour who came by a bridge or another's cable is a change
     /// that no interface of ours tells.
     pub(super) fn seek(&mut self, now: Instant) {
-        let fetched = self.torrents.values().filter(|torrent| torrent.state.seeks());
-        let mut fetched = fetched.filter(|torrent| !torrent.private).peekable();
+        let mut fetched =
+            self.torrents.values().filter(|torrent| torrent.seeks() && !torrent.private).peekable();
         if self.stopping || fetched.peek().is_none() {
             return;
         }
-        let gives = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.interesting);
-        let starved = fetched.filter(|torrent| !torrent.peers().iter().any(gives));
+        let gives = |torrent: &Torrent| {
+            let mut peers = torrent.peers().iter().filter_map(|key| self.peers.get(key));
+            peers.any(|peer| peer.interesting || torrent.state == State::FetchingMetadata)
+        };
+        let starved = fetched.filter(|torrent| !gives(torrent));
         let starved: Vec<InfoHash> = starved.map(|torrent| torrent.info_hash).collect();
         self.set(Timer::Seek, now + SEEK);
         let from = self.random.below(starved.len().max(1));

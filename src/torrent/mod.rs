@@ -108,11 +108,6 @@ impl State {
         )
     }
 
-    /// Whether peers are wanted who have what we lack.
-    pub fn seeks(self) -> bool {
-        matches!(self, State::FetchingMetadata | State::Downloading)
-    }
-
     /// Whether a later look at the disk may bring it back.
     pub fn may_recover(self) -> bool {
         matches!(self, State::Incomplete | State::WaitingForDisk | State::WaitingForData | State::Error)
@@ -349,7 +344,12 @@ impl Torrent {
 
     /// Whether there is something of it that peers are given, or wanted from them.
     pub fn serves(&self) -> bool {
-        self.state.serves() && (self.state.seeks() || !self.have.is_none())
+        self.state.serves() && (self.seeks() || !self.have.is_none())
+    }
+
+    /// Whether something of it is wanted from peers.
+    pub fn seeks(&self) -> bool {
+        matches!(self.state, State::Downloading | State::FetchingMetadata)
     }
 
     /// Whether it lacks pieces that are to be fetched.
@@ -575,7 +575,8 @@ mod tests {
         for state in State::ALL {
             torrent.state = state;
             torrent.have = Have::None;
-            assert_eq!(torrent.serves(), state.seeks(), "{state}");
+            let seeks = matches!(state, State::Downloading | State::FetchingMetadata);
+            assert_eq!(torrent.serves(), seeks, "{state}");
             torrent.have = bits(&[3]);
             assert_eq!(torrent.serves(), state.serves(), "{state}");
         }

@@ -1326,7 +1326,7 @@ mod tests {
         world.host("a.example", every(600));
         world.insert(
             1,
-            &[&["ftp://t.example:80/announce", "https://t.example/announce"], &[A], &["http://a b/"]],
+            &[&["ftp://t.example:80/announce", "wss://t.example/announce"], &[A], &["http://a b/"]],
         );
         world.insert(2, &[&["wss://t.example/"]]);
         world.insert(3, &[]);

@@ -5,9 +5,9 @@
 //! Omits: peers by name, `ip=`. Holds no memory beside the reply.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::peers::{Sample, decode_ip, encode_compact};
+use super::peers::{Sample, encode_compact};
 use super::{Announce, Counts, DEFAULT_INTERVAL, Event, Failure, MAX_TRACKER_ID, Reply, Retry, text};
 use crate::bencode::{self, Value, Writer};
 use crate::http::{Scheme, Url, escape};
@@ -282,6 +282,13 @@ fn number(value: Value<'_>) -> Option<u32> {
     value.as_int().map(|n| u32::try_from(n.max(0)).unwrap_or(u32::MAX))
 }
 
+fn decode_ip(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(v4).into());
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(|v6| Ipv6Addr::from(v6).into())
+}
+
 fn decode_bytes(text: &str) -> Option<Vec<u8>> {
     let mut bytes = text.bytes();
     let mut out = Vec::with_capacity(20);
@@ -317,8 +324,6 @@ fn hex(byte: u8) -> [u8; 2] {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::super::MAX_PEERS;
     use super::*;
 

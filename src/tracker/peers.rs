@@ -1,11 +1,11 @@
-//! Peers in a tracker's reply: their compact form, and which of too many are kept.
+//! Peers in a tracker's reply: which of too many are kept.
 //!
-//! Read first: BEP 7 and 23. Holds at most [`MAX_PEERS`] of them.
+//! Read first: `net::compact`. Holds at most [`MAX_PEERS`] of them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::MAX_PEERS;
-use crate::net::{Family, dialable};
+use crate::net::{Family, compact, dialable};
 use crate::random::Random;
 
 /// The peers that are kept while all are read (reservoir sampling: each has the same chance).
@@ -24,12 +24,7 @@ impl Sample<'_> {
 
     /// Takes compact peers; what is left over at their end is no peer.
     pub fn compact(&mut self, bytes: &[u8], family: Family) {
-        let width = width(family);
-        for peer in bytes.chunks_exact(width + 2) {
-            if let (Some(ip), &[high, low]) = (decode_ip(&peer[..width]), &peer[width..]) {
-                self.insert(SocketAddr::new(ip, u16::from_be_bytes([high, low])));
-            }
-        }
+        compact::decode(bytes, family).for_each(|peer| self.insert(peer));
     }
 
     /// Takes one, if it can be dialled.
@@ -54,23 +49,6 @@ impl Sample<'_> {
 
 /// Appends those of one family in compact form.
 pub(super) fn encode_compact(peers: &[SocketAddr], family: Family, out: &mut Vec<u8>) {
-    for peer in peers.iter().filter(|peer| Family::of(peer.ip()) == family) {
-        match peer.ip().to_canonical() {
-            IpAddr::V4(v4) => out.extend_from_slice(&v4.octets()),
-            IpAddr::V6(v6) => out.extend_from_slice(&v6.octets()),
-        }
-        out.extend_from_slice(&peer.port().to_be_bytes());
-    }
-}
-
-/// An address of four or sixteen bytes.
-pub(super) fn decode_ip(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(Ipv4Addr::from(v4).into());
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(|v6| Ipv6Addr::from(v6).into())
-}
-
-fn width(family: Family) -> usize {
-    if family == Family::V4 { 4 } else { 16 }
+    let of_family = peers.iter().filter(|peer| Family::of(peer.ip()) == family);
+    of_family.for_each(|peer| compact::encode(*peer, out));
 }
