@@ -25,6 +25,7 @@
 //! | [`tracker`] | announces: what is asked of whom and when |
 //! | [`webseed`] | web servers that have a torrent: which of them is asked for what |
 //! | [`lpd`] | neighbours on our own links: what we tell them, and they us |
+//! | [`dht`] | peers without a tracker, through nodes that each know a few others |
 //! | [`torrent`] | one torrent: its record, what is asked of whom, its choker, whom it might dial |
 //! | [`session`] | all torrents, all peers and one set of clocks |
 //! | [`watch`] | the watched directories: the database |
@@ -50,6 +51,14 @@
 //!    link, and neighbours are told.
 //! 3. [`net::ours::Ours`] decides whether it is news: what could not be reached is tried again, and trackers are told
 //!    if we are elsewhere now.
+//!
+//! # A magnet link is dropped
+//!
+//! 1. The storage thread reads it (`Job::Link`); [`session::Session::insert_magnet`] makes it a torrent of which nothing
+//!    is known. Its trackers and neighbours are asked for peers as for any other.
+//! 2. Peers say that they have the metadata; [`torrent::metadata::Gathering::next`] says whom to ask for which piece.
+//! 3. All of it is here: the storage thread verifies it and writes the .torrent (`Job::Keep`);
+//!    [`session::Session::learn`] takes it, with the peers that are connected. From there it goes as above.
 //!
 //! # A block is fetched
 //!
@@ -120,6 +129,8 @@ pub mod tracker;
 pub mod webseed;
 
 pub mod lpd;
+
+pub mod dht;
 
 pub mod torrent;
 

@@ -9,6 +9,7 @@
 
 mod common;
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use common::Need::{Python, Root};
 use common::daemon::{Daemon, Home};
 use common::torrent::Torrent;
 use common::world::{Namespace, World};
-use common::{Folder, Running, able, python, wait_value};
+use common::{Folder, PATIENCE, Running, able, python, wait, wait_value};
 use serde_json::{Value, json};
 
 /// Libtorrent tells of others once a minute, and what comes next a minute later.
@@ -27,7 +28,18 @@ const EXCHANGED: Duration = Duration::from_secs(150);
 const LOST: Duration = Duration::from_secs(60);
 
 #[test]
-fn two_libtorrents_that_know_us_alone_find_each_other() {
+fn two_libtorrents_that_call_us_find_each_other() {
+    find_each_other(|space| space.address.into(), false);
+}
+
+#[test]
+fn two_libtorrents_that_we_call_find_each_other_by_ipv6() {
+    // Calling us by IPv6 they would not say where they listen.
+    find_each_other(|space| space.address6.into(), true);
+}
+
+/// Nobody knows anybody but whom it calls. Of the addresses of each machine only the one that `address` picks is used.
+fn find_each_other(address: fn(&Namespace) -> IpAddr, we_call: bool) {
     if !able(&[Root, Python("libtorrent")]) {
         return;
     }
@@ -38,12 +50,19 @@ fn two_libtorrents_that_know_us_alone_find_each_other() {
     // So slow that both are there for long.
     home.set("limits", "local-upload", json!("10k"));
     torrent.add_to(&home);
+    if we_call {
+        home.set("", "peers", json!(spaces.map(|space| SocketAddr::new(address(space), 6881))));
+    }
+    let called = if we_call { None } else { Some(address(ours)) };
+    let start = |space| Libtorrent::start(space, address(space), &torrent, 0, "", called.as_slice());
+    let mut clients = we_call.then(|| spaces.map(start));
     let daemon = home.start();
     daemon.wait_seeding(&torrent);
-    let clients = spaces.map(|space| Libtorrent::start(space, &torrent, 0, "", &[ours]));
+    let clients = clients.get_or_insert_with(|| spaces.map(start));
     let told = || clients.each_ref().map(Libtorrent::peers);
     let said = wait_value("they have met", EXCHANGED, told, |[one, other]| {
-        one.get(spaces[1].address.to_string()).is_some() && other.get(spaces[0].address.to_string()).is_some()
+        let knows = |peers: &Value, at: usize| peers.get(address(spaces[at]).to_string()).is_some();
+        knows(one, 1) && knows(other, 0)
     });
     assert!(said.iter().any(|peers| peers.to_string().contains("\"by_exchange\":true")), "{said:?}");
 }
@@ -60,9 +79,16 @@ fn a_libtorrent_tells_us_of_another_and_we_call_it() {
     home.set("", "peers", json!([format!("{}:6881", middle.address)]));
     torrent.drop_into(&home.torrents);
     // The one that is named calls nobody itself, and half of it all is all there is: nobody leaves.
-    let _other =
-        Libtorrent::start(other, &torrent, 0, "session.apply_settings({'connection_speed': 0})", &[]);
-    let _middle = Libtorrent::start(middle, &torrent, 1_000_000, "", &[other]);
+    let _other = Libtorrent::start(
+        other,
+        other.address.into(),
+        &torrent,
+        0,
+        "session.apply_settings({'connection_speed': 0})",
+        &[],
+    );
+    let _middle =
+        Libtorrent::start(middle, middle.address.into(), &torrent, 1_000_000, "", &[other.address.into()]);
     let daemon = home.start();
     let said = wait_value(
         "we have called it",
@@ -93,7 +119,7 @@ fn a_libtorrent_hears_which_pieces_we_have_lost_and_stays() {
     // It asks for nothing: that would show us what is gone, and end the connection.
     let idle = "torrent.set_flags(lt.torrent_flags.upload_mode)
 session.apply_settings({'close_redundant_connections': False})";
-    let client = Libtorrent::start(other, &torrent, 0, idle, &[ours]);
+    let client = Libtorrent::start(other, other.address.into(), &torrent, 0, idle, &[ours.address.into()]);
     let ours = ours.address.to_string();
     let pieces = || client.peers()[&ours]["pieces"].clone();
     wait_value("it knows what we have", EXCHANGED, pieces, |pieces| *pieces == 40);
@@ -129,14 +155,22 @@ struct Libtorrent {
 }
 
 impl Libtorrent {
-    /// It has the first `len` bytes, does what Python code says that is `set`, and calls the `others`.
-    fn start(space: &Namespace, torrent: &Torrent, len: usize, set: &str, others: &[&Namespace]) -> Self {
+    /// At that address of its machine. It has the first `len` bytes, does what Python code says that is `set`, and calls the `others`.
+    fn start(
+        space: &Namespace,
+        address: IpAddr,
+        torrent: &Torrent,
+        len: usize,
+        set: &str,
+        others: &[IpAddr],
+    ) -> Self {
         let script = "import glob, json, os, sys, time, libtorrent as lt
 out, torrents, told, address, setting, *others = sys.argv[1:]
-session = lt.session({'enable_dht': False, 'enable_lsd': False, 'listen_interfaces': address + ':6881'})
+session = lt.session({'enable_dht': False, 'enable_lsd': False, 'listen_interfaces': address})
 parameters = lt.add_torrent_params()
 parameters.ti = lt.torrent_info(glob.glob(torrents + '/*.torrent')[0])
 parameters.save_path = out
+parameters.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
 torrent = session.add_torrent(parameters)
 while torrent.status().state in (lt.torrent_status.checking_files, lt.torrent_status.checking_resume_data):
     time.sleep(0.05)
@@ -160,9 +194,13 @@ while True:
         }
         let told = torrents.join("told");
         let mut command = space.command(python());
-        command.args(["-c", script]).args([out, torrents, &told]).arg(space.address.to_string());
-        command.arg(set).args(others.iter().map(|other| other.address.to_string()));
+        command
+            .args(["-c", script])
+            .args([out, torrents, &told])
+            .arg(SocketAddr::new(address, 6881).to_string());
+        command.arg(set).args(others.iter().map(IpAddr::to_string));
         let process = Running(command.stdin(Stdio::null()).spawn().expect("the client starts"));
+        wait("the client is there", PATIENCE, || told.exists().then_some(()));
         Self { _process: process, told, _folders: folders }
     }
 

@@ -9,9 +9,13 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use meshseed::bencode::{Value, Writer};
 use meshseed::config::Config;
+use meshseed::dht::id::Id;
+use meshseed::dht::krpc::{self, Body, Query, Want};
+use meshseed::dht::{self, Node, Output, Saved};
 use meshseed::have::Have;
 use meshseed::http::{Receiver, Url, decode_request_head};
 use meshseed::lpd::{self, Search};
@@ -19,9 +23,11 @@ use meshseed::metainfo::{self, InfoHash, magnet::Magnet};
 use meshseed::net::datagram::{Datagram, UTP_HEADER, tell_apart};
 use meshseed::net::{Family, Prefix};
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
-use meshseed::peer::{extension, pex};
+use meshseed::peer::{PeerKey, extension, metadata, pex};
 use meshseed::random::Random;
+use meshseed::rate::Bucket;
 use meshseed::storage::resume::{self, Record, Stamp, Verified};
+use meshseed::torrent::metadata::{Came, Gathering, MAX_METADATA, Offer};
 use meshseed::tracker::{self, MAX_PEERS, MAX_TEXT, MAX_TRACKER_ID, Reply};
 
 /// Mutations by chance of each sample, beside those of each byte.
@@ -395,6 +401,89 @@ fn lists_of_peers() {
 }
 
 #[test]
+fn messages_about_metadata() {
+    let samples = [
+        b"d8:msg_typei0e5:piecei3ee".to_vec(),
+        b"d8:msg_typei1e5:piecei3e10:total_sizei50000eexxxxxxxx".to_vec(),
+        b"d8:msg_typei2e5:piecei0ee".to_vec(),
+    ];
+    torture(&samples, times(60), |bytes| {
+        let Some(message) = metadata::Message::decode(bytes) else { return false };
+        let mut again = Vec::new();
+        message.encode(&mut again);
+        assert_eq!(metadata::Message::decode(&again), Some(message));
+        true
+    });
+}
+
+/// Whatever peers offer, answer, refuse and leave in whatever order: what is kept is bounded by what came, no piece is
+/// asked of two, and all of it comes in the end.
+#[test]
+fn metadata_of_any_crowd() {
+    use std::net::IpAddr;
+    for seed in 0..200 {
+        let mut chance = Chance(seed);
+        let mut gathering = Gathering::default();
+        let sizes = [1, metadata::PIECE, 5 * metadata::PIECE + 9, MAX_METADATA];
+        let mut offers: Vec<Offer> = Vec::new();
+        let mut asked: Vec<(PeerKey, u32)> = Vec::new();
+        let (mut now, mut came) = (0, 0);
+        for turn in 0..400 {
+            match chance.below(8) {
+                0 if offers.len() < 12 => {
+                    offers.push(Offer { peer: PeerKey(turn), size: sizes[chance.below(sizes.len())] });
+                }
+                1 if !offers.is_empty() => {
+                    let gone = offers.swap_remove(chance.below(offers.len())).peer;
+                    gathering.left(gone);
+                    asked.retain(|(peer, _)| *peer != gone);
+                }
+                2 => now += u32::from(chance.byte()) / 8,
+                3 => drop(gathering.look(now)),
+                4 if !asked.is_empty() => {
+                    let (peer, piece) = asked.swap_remove(chance.below(asked.len()));
+                    gathering.rejected(peer, piece, now);
+                }
+                5 => {
+                    let (peer, piece) = (PeerKey(u32::from(chance.byte())), u32::from(chance.byte()));
+                    gathering.received(peer, IpAddr::from([10, 0, 0, 1]), piece, &[1; 20], now);
+                }
+                _ => {
+                    if let Some(ask) = gathering.next(&offers, now) {
+                        assert!(offers.iter().any(|offer| offer.peer == ask.0), "of one that is gone");
+                        asked.push(ask);
+                    }
+                    let Some((peer, piece)) = asked.pop() else { continue };
+                    let Some(offer) = offers.iter().find(|offer| offer.peer == peer) else { continue };
+                    let data = vec![0; metadata::piece_len(offer.size, piece) as usize];
+                    came += data.len();
+                    if gathering.received(peer, IpAddr::from([10, 0, 0, chance.byte()]), piece, &data, now)
+                        == Came::Whole
+                    {
+                        let whole: usize = gathering.take().iter().map(|piece| piece.len()).sum();
+                        assert!(whole > 0 && gathering.next(&offers, now).is_none());
+                        gathering.wrong();
+                        asked.clear();
+                    }
+                }
+            }
+            assert!(gathering.memory() <= came + 1024 * 16, "{} of {came}", gathering.memory());
+        }
+        let honest = [Offer { peer: PeerKey(u32::MAX), size: 5 * metadata::PIECE }];
+        let end = now + 1000;
+        gathering.look(end);
+        offers.iter().for_each(|offer| gathering.left(offer.peer));
+        while let Some((peer, piece)) = gathering.next(&honest, end) {
+            let data = vec![0; metadata::PIECE as usize];
+            if gathering.received(peer, IpAddr::from([10, 0, 0, 1]), piece, &data, end) == Came::Whole {
+                break;
+            }
+        }
+        assert_eq!(gathering.take().len(), 5);
+    }
+}
+
+#[test]
 fn bitfields() {
     let samples: Vec<_> =
         [8, 13, 1000].map(|n| Have::from_fn(n, |piece| piece % 3 == 0).encode_bitfield(n)).into();
@@ -488,6 +577,7 @@ fn magnet_links() {
     ];
     torture(&samples, times(60), |bytes| {
         let Some(magnet) = text(bytes).and_then(|link| link.parse::<Magnet>().ok()) else { return false };
+        assert!(Magnet::of_file(bytes).is_ok() || bytes.contains(&b'\n') || bytes.contains(&b'\r'));
         let link = magnet.to_string();
         assert_eq!(link.parse::<Magnet>().as_ref(), Ok(&magnet), "{link}");
         true
@@ -531,6 +621,21 @@ fn http_heads_and_bodies() {
         times(60),
         |bytes| matches!(decode_request_head(bytes), Ok(Some(_))),
     );
+}
+
+#[test]
+fn scrape_replies() {
+    let torrents = [b'a', b'b'].map(|byte| InfoHash::from_bytes([byte; 20]));
+    let file =
+        |byte: u8| [b"20:", &[byte; 20][..], b"d8:completei1e10:downloadedi2e10:incompletei3ee"].concat();
+    let samples = [[&b"d5:filesd"[..], &file(b'a'), &file(b'x'), &file(b'b'), b"ee"].concat()];
+    torture(&samples, times(60), |bytes| match tracker::http::decode_scrape(bytes, &torrents) {
+        Ok(counts) => counts.len() == torrents.len(),
+        Err(error) => {
+            assert!(error.to_string().len() <= 2 * MAX_TEXT);
+            false
+        }
+    });
 }
 
 #[test]
@@ -674,6 +779,85 @@ fn searches_of_neighbours() {
         assert_eq!(lpd::decode(&again).map(|again| again.info_hashes), Some(search.info_hashes));
         true
     });
+}
+
+/// Messages of each kind, as nodes send them.
+fn messages() -> Vec<Vec<u8>> {
+    let [v4, v6] = ["10.1.1.1:6881", "[fd00::1]:6881"].map(|addr| addr.parse().unwrap());
+    let (id, info_hash) = (Id([1; 20]), InfoHash::from_bytes([2; 20]));
+    let want = Want { v4: true, v6: true };
+    let reply =
+        krpc::Reply { id, token: Some(b"token"), nodes: vec![(id, v4), (id, v6)], values: vec![v4, v6] };
+    let bodies = [
+        Body::Query(id, Query::Ping),
+        Body::Query(id, Query::FindNode(Id([3; 20]), want)),
+        Body::Query(id, Query::GetPeers(info_hash, want)),
+        Body::Query(id, Query::Announce { info_hash, port: Some(6881), token: b"token" }),
+        Body::Query(id, Query::Announce { info_hash, port: None, token: b"token" }),
+        Body::Reply(reply),
+        Body::Error(203),
+    ];
+    let message = |body| krpc::Message { transaction: b"aa", read_only: true, ip: Some(v4), body };
+    bodies.into_iter().map(|body| krpc::encode(&message(body))).collect()
+}
+
+#[test]
+fn messages_of_the_dht() {
+    torture(&messages(), times(60), |bytes| {
+        let Some(message) = krpc::decode(bytes) else { return false };
+        if let Body::Reply(reply) = &message.body {
+            assert!(reply.nodes.len() <= 2 * krpc::MAX_NODES && reply.values.len() <= krpc::MAX_VALUES);
+        }
+        let again = krpc::encode(&message);
+        assert!(krpc::decode(&again).is_some_and(|again| again.transaction == message.transaction));
+        true
+    });
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the only way to make an instant")]
+fn a_node_of_the_dht_that_hears_anything() {
+    let mut now = Instant::now();
+    let mut node = Node::new(dht::Options::default(), [0; 20], 1, now);
+    node.set_families(true, true, now);
+    let mut endpoints = Bucket::new(0, 1, now);
+    let mut chance = Chance(5);
+    let samples = messages();
+    for n in 0..40_000_u32 {
+        let [.., a, b] = n.to_be_bytes();
+        let from = if n % 3 == 0 { ([10, 1, a, b % 8], 1).into() } else { ([10, 1, 0, b % 4], 1).into() };
+        if n % 50 == 0 {
+            node.contact(from, now);
+            node.insert(InfoHash::from_bytes([b; 20]), 1, n % 100 == 0, now);
+        }
+        let heard = mutated(&samples[chance.below(samples.len())], &samples, &mut chance);
+        node.handle(&heard, from, now);
+        for round in 0.. {
+            assert!(round < 1000, "it never stops");
+            let Some(output) = node.poll(&mut endpoints, now) else { break };
+            let Output::Send { to, datagram } = output else { continue };
+            // Whoever is asked answers something with the right transaction.
+            if let Some(krpc::Message { transaction, body: Body::Query(..), .. }) = krpc::decode(&datagram) {
+                let sample = mutated(&samples[5], &samples, &mut chance);
+                if let Some(message) = krpc::decode(&sample) {
+                    node.handle(&krpc::encode(&krpc::Message { transaction, ..message }), to, now);
+                }
+            }
+        }
+        assert!(node.deadline().is_none_or(|at| at > now));
+        now += Duration::from_millis(chance.below(200) as u64);
+        if n % 1000 == 0 {
+            assert!(node.memory() < 300 * 1024, "{} bytes", node.memory());
+        }
+    }
+    assert!(node.counts().known > 0);
+}
+
+#[test]
+fn saved_nodes() {
+    let nodes = vec!["10.1.1.1:6881".parse().unwrap(), "[fd00::1]:6881".parse().unwrap()];
+    let sample = Saved { id: [1; 20], nodes }.encode();
+    torture(&[sample], times(60), |bytes| Saved::decode(bytes).is_some_and(|saved| saved.encode() == bytes));
 }
 
 #[test]

@@ -79,6 +79,23 @@ fn a_private_torrent_and_a_paused_one_are_not_told() {
 }
 
 #[test]
+fn a_magnet_link_without_a_tracker_is_enough_among_neighbours() {
+    if !able(&[Root]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let [seed, leech] = world.spaces();
+    let torrent = Torrent::single("by its link.bin", 1_000_001, 32 * 1024);
+    let (ours, theirs) = (home(seed), home(leech));
+    torrent.add_to(&ours);
+    torrent.drop_link_into(&theirs.torrents, "");
+    let (giver, taker) = (ours.start(), theirs.start());
+    giver.wait_seeding(&torrent);
+    fetched(&taker, &torrent, FOUND);
+    torrent.assert_lies_in(&theirs.data);
+}
+
+#[test]
 fn libtorrent_hears_us() {
     if !able(&[Root, Python("libtorrent")]) {
         return;

@@ -16,6 +16,8 @@ mod connecting;
 mod content;
 #[path = "swarm/crowds.rs"]
 mod crowds;
+#[path = "swarm/dht.rs"]
+mod dht;
 #[path = "swarm/disk.rs"]
 mod disk;
 #[path = "swarm/foes.rs"]

@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use super::output::{self, bytes, clean};
 use crate::clock::utc;
-use crate::metainfo::magnet::{Magnet, ranges};
+use crate::metainfo::magnet::{self, Magnet, ranges};
 use crate::metainfo::{self, Metainfo, hex, io};
+use crate::watch::is_magnet;
 
 /// The help of `meshseed show`.
 pub const HELP: &str = "\
@@ -100,19 +101,19 @@ fn show(what: &OsString, json: bool) -> ExitCode {
 }
 
 fn load(what: &OsString) -> Result<Shown, String> {
-    let link = |text: &str| text.parse().map(Shown::of_magnet);
-    let is_link = |bytes: &[u8]| bytes.get(..7).is_some_and(|head| head.eq_ignore_ascii_case(b"magnet:"));
-    if let Some(text) = what.to_str().filter(|text| is_link(text.as_bytes())) {
-        return link(text).map_err(|error| error.to_string());
+    let is_link = |text: &&str| text.get(..7).is_some_and(|head| head.eq_ignore_ascii_case("magnet:"));
+    if let Some(text) = what.to_str().filter(is_link) {
+        return text.parse().map(Shown::of_magnet).map_err(|error: magnet::Error| error.to_string());
     }
     let path = Path::new(what);
     let content = io::read(path).map_err(|error| error.to_string())?;
     let named = |reason: String| format!("{}: {reason}", path.display());
-    match std::str::from_utf8(&content) {
-        Ok(text) if is_link(text.trim_start().as_bytes()) => {
-            link(text).map_err(|error| named(error.to_string()))
+    match Magnet::of_file(&content) {
+        Ok(magnet) => Ok(Shown::of_magnet(magnet)),
+        Err(magnet::Error::NoMagnet | magnet::Error::NotOne) if !is_magnet(path) => {
+            metainfo::parse(&content).map(Shown::of_torrent).map_err(|error| named(error.to_string()))
         }
-        _ => metainfo::parse(&content).map(Shown::of_torrent).map_err(|error| named(error.to_string())),
+        Err(error) => Err(named(error.to_string())),
     }
 }
 

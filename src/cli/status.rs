@@ -217,6 +217,10 @@ fn summary(status: &Status) -> String {
     if !status.lpd_interfaces.is_empty() {
         put(&mut text, format_args!("neighbours are looked for on {}", status.lpd_interfaces.join(", ")));
     }
+    if let Some(dht) = &status.dht {
+        let nodes = count(dht.nodes.into(), "node");
+        put(&mut text, format_args!("{nodes} of the DHT, {} known", dht.known));
+    }
     put(
         &mut text,
         format_args!(
@@ -392,7 +396,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::WebSeedStatus;
+    use crate::status::{DhtStatus, WebSeedStatus};
 
     fn options(arguments: &[&str]) -> Result<Options, lexopt::Error> {
         parse(Parser::from_args(arguments))
@@ -471,6 +475,7 @@ mod tests {
             uptime: 90_000,
             listen: vec!["0.0.0.0:6881".to_owned(), "[::]:6881".to_owned()],
             lpd_interfaces: vec!["br-lan".to_owned()],
+            dht: Some(DhtStatus { nodes: 12, known: 40, searches: 1, stored: 3 }),
             peers: 1,
             up_rate: 50_000,
             memory: 3 << 20,
@@ -483,6 +488,7 @@ mod tests {
             "meshseed 1.2.3, up 1 d 1 h, listening on 0.0.0.0:6881, [::]:6881\n\
              2 torrents: 1 seeding, 1 waiting for disk\n\
              neighbours are looked for on br-lan\n\
+             12 nodes of the DHT, 40 known\n\
              1 peer, up 50.0 kB/s (0 bytes in all), down 0 B/s (0 bytes in all), memory 3.0 MiB\n"
         );
         assert!(

@@ -25,7 +25,7 @@ pub use entry::Error;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Every key, in the order of `config/meshseed.toml`.
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 40] = [
     "torrents",
     "data",
     "layout",
@@ -54,6 +54,10 @@ const KEYS: [&str; 36] = [
     "disk.require-mount",
     "trackers.enabled",
     "trackers.also",
+    "dht.enabled",
+    "dht.bootstrap",
+    "dht.read-only",
+    "dht.router",
     "lpd.enabled",
     "lpd.interfaces",
     "lpd.hops",
@@ -65,12 +69,13 @@ const KEYS: [&str; 36] = [
 ];
 
 /// The sections among them.
-const SECTIONS: [&str; 9] = ["listen", "limits", "disk", "trackers", "lpd", "seed", "pex", "webseeds", "log"];
+const SECTIONS: [&str; 10] =
+    ["listen", "limits", "disk", "trackers", "dht", "lpd", "seed", "pex", "webseeds", "log"];
 
 /// The configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The watched trees of .torrent files, absolute; at least one.
+    /// The watched trees of .torrent and .magnet files, absolute; at least one.
     pub torrents: Vec<PathBuf>,
     /// Where content lies, absolute; `None`: beside each .torrent.
     pub data: Option<PathBuf>,
@@ -94,6 +99,8 @@ pub struct Config {
     pub disk: Disk,
     /// `[trackers]`
     pub trackers: Trackers,
+    /// `[dht]`
+    pub dht: Dht,
     /// `[lpd]`
     pub lpd: Lpd,
     /// `[seed]`
@@ -190,6 +197,19 @@ pub struct Trackers {
     pub also: Vec<String>,
 }
 
+/// The distributed hash table (BEP 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dht {
+    /// Whether we are a node of it.
+    pub enabled: bool,
+    /// Nodes that are asked while we know too few, `host:port`.
+    pub bootstrap: Vec<String>,
+    /// Asks and is not asked (BEP 43).
+    pub read_only: bool,
+    /// Gives contacts and nothing else.
+    pub router: bool,
+}
+
 /// Local Peer Discovery (BEP 14).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lpd {
@@ -268,6 +288,14 @@ impl Default for Config {
             },
             disk: Disk::default(),
             trackers: Trackers { enabled: true, also: Vec::new() },
+            dht: Dht {
+                enabled: true,
+                bootstrap: ["dht.libtorrent.org:25401", "router.bittorrent.com:6881"]
+                    .map(str::to_owned)
+                    .into(),
+                read_only: false,
+                router: false,
+            },
             lpd: Lpd { enabled: true, interfaces: Vec::new(), hops: 1 },
             seed: Seed { superseed: false },
             pex: Pex { enabled: true },
@@ -395,6 +423,10 @@ impl Config {
         line("disk.require-mount", self.disk.require_mount.explain().to_owned());
         line("trackers.enabled", yes_or_no(self.trackers.enabled));
         line("trackers.also", or_none(&self.trackers.also));
+        line("dht.enabled", yes_or_no(self.dht.enabled));
+        line("dht.bootstrap", or_none(&self.dht.bootstrap));
+        line("dht.read-only", yes_or_no(self.dht.read_only));
+        line("dht.router", yes_or_no(self.dht.router));
         line("lpd.enabled", yes_or_no(self.lpd.enabled));
         line(
             "lpd.interfaces",
@@ -483,6 +515,10 @@ impl Config {
             }
             "trackers.enabled" => self.trackers.enabled = entry.flag()?,
             "trackers.also" => self.trackers.also = entry.list(tracker_url)?,
+            "dht.enabled" => self.dht.enabled = entry.flag()?,
+            "dht.bootstrap" => self.dht.bootstrap = entry.list(host_and_port)?,
+            "dht.read-only" => self.dht.read_only = entry.flag()?,
+            "dht.router" => self.dht.router = entry.flag()?,
             "lpd.enabled" => self.lpd.enabled = entry.flag()?,
             "lpd.interfaces" => self.lpd.interfaces = entry.list(interface)?,
             "lpd.hops" => self.lpd.hops = u8::try_from(entry.count(1..=255)?).unwrap_or(u8::MAX),
@@ -686,6 +722,7 @@ mod tests {
             disk = { free-floor = "1.5G", preallocate = true, require-mount = true }
             trackers.enabled = false
             trackers.also = ["http://t/announce", "udp://[fd00::1]:6969"]
+            dht = { enabled = false, bootstrap = ["10.0.0.1:6881", "dht.mesh:1"], read-only = true, router = true }
             lpd = { enabled = false, interfaces = ["br-lan", "wg0"], hops = 3 }
             seed.superseed = true
             pex.enabled = false
@@ -728,6 +765,12 @@ mod tests {
                 enabled: false,
                 also: vec!["http://t/announce".into(), "udp://[fd00::1]:6969".into()],
             },
+            dht: Dht {
+                enabled: false,
+                bootstrap: vec!["10.0.0.1:6881".into(), "dht.mesh:1".into()],
+                read_only: true,
+                router: true,
+            },
             lpd: Lpd { enabled: false, interfaces: vec!["br-lan".into(), "wg0".into()], hops: 3 },
             seed: Seed { superseed: true },
             pex: Pex { enabled: false },
@@ -749,11 +792,11 @@ mod tests {
             refused("[log]\nrescan = 1"),
             "line 2: log.rescan: unknown key here; it stands above the first [section]"
         );
-        let long = refused("[trackers]\nbootstrap = 1");
-        assert_eq!(long, "line 2: trackers.bootstrap: unknown key; known in [trackers] are enabled, also");
+        let long = refused("[trackers]\nbehind = 1");
+        assert_eq!(long, "line 2: trackers.behind: unknown key; known in [trackers] are enabled, also");
         assert!(
-            refused("[dht]\nenabled = true")
-                .starts_with("line 1: dht: unknown key or section; known are torrents")
+            refused("[proxy]\nenabled = true")
+                .starts_with("line 1: proxy: unknown key or section; known are torrents")
         );
         assert_eq!(refused("[limit]\npeers = 3"), "line 1: limit: unknown section; did you mean [limits]?");
         assert_eq!(refused("limits = 3"), "line 1: limits: this is a section, begun by a line [limits]");
@@ -824,6 +867,8 @@ mod tests {
                 "lpd.interfaces",
                 &["[\"\"]", "[\"br lan\"]", "[\"a/b\"]", "[\"longer-than-fifteen\"]", "\"lan\""],
             ),
+            ("dht.bootstrap", &["[\"router\"]", "\"router:1\"", "[\"router:0\"]"]),
+            ("dht.read-only", &["\"yes\"", "1"]),
             ("lpd.hops", &["0", "256", "\"1\""]),
             ("log.level", &["\"trace\"", "\"\""]),
             ("user", &["\"a:b\"", "\"a b\""]),

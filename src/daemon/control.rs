@@ -10,8 +10,8 @@ use crate::metainfo::{InfoHash, hex};
 use crate::peer::Peer;
 use crate::session::Session;
 use crate::status::{
-    Counts, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Progress, Refused, RefusedFiles, Reply,
-    Status, TorrentStatus, TrackerStatus, WebSeedStatus, eta,
+    Counts, DhtStatus, Error, List, MAX_LIST, Method, Part, PeerStatus, Peers, Progress, Refused,
+    RefusedFiles, Reply, Status, TorrentStatus, TrackerStatus, WebSeedStatus, eta,
 };
 use crate::torrent::{State, Torrent, TorrentKey};
 
@@ -66,6 +66,12 @@ impl Daemon {
             watched: self.config.borrow().torrents.iter().map(|path| path.display().to_string()).collect(),
             listen: self.listeners.addresses().iter().map(SocketAddr::to_string).collect(),
             lpd_interfaces: self.links.names(),
+            dht: session.dht_counts().map(|counts| DhtStatus {
+                nodes: counts.nodes,
+                known: counts.known,
+                searches: counts.searches,
+                stored: counts.stored,
+            }),
             torrents,
             refused: number(self.watch.borrow().refused().count()),
             peers: number(session.peers().filter(|peer| peer.ready).count()),

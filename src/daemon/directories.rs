@@ -11,6 +11,7 @@ use crate::clock::time_of_day;
 use crate::config::{Config, SaveAs};
 use crate::ident::Ident;
 use crate::metainfo::InfoHash;
+use crate::metainfo::Summary;
 use crate::metainfo::magnet::ranges;
 use crate::session::Session;
 use crate::storage::io::{Job, Kept, Linked, Loaded, Place};
@@ -140,8 +141,8 @@ impl Daemon {
     fn insert(&self, session: &mut Session, read: Read, path: Arc<Path>, ident: Ident, now: Instant) {
         match read {
             Read::Torrent(loaded) => {
-                let place = self.place(&loaded, &path, path.clone(), ident);
-                session.insert(loaded.summary, place, now);
+                let (summary, place) = self.known(session, *loaded, &path, path.clone(), ident, now);
+                session.insert(summary, place, now);
             }
             Read::Link(linked) => {
                 let Linked { link, kept, record } = *linked;
@@ -151,8 +152,9 @@ impl Daemon {
                 }
                 match kept {
                     Some(Kept { path: torrent, ident, loaded }) => {
-                        let place = self.place(&loaded, &path.with_extension("torrent"), torrent, ident);
-                        session.insert(loaded.summary, place, now);
+                        let named = path.with_extension("torrent");
+                        let (summary, place) = self.known(session, loaded, &named, torrent, ident, now);
+                        session.insert(summary, place, now);
                     }
                     None => {
                         let place = self.place_of_link(path, ident);
@@ -168,22 +170,23 @@ impl Daemon {
         let info_hash = read.info_hash();
         match read {
             Read::Torrent(loaded) => {
-                let place = self.place(&loaded, &path, path.clone(), ident);
-                let tiers = loaded.summary.trackers.clone();
-                if !session.learn(loaded.summary, place, now) {
-                    session.moved(info_hash, path, ident, tiers, now);
+                let (summary, place) = self.known(session, *loaded, &path, path.clone(), ident, now);
+                let (tiers, info_at) = (summary.trackers.clone(), summary.info_at.clone());
+                if !session.learn(summary, place, now) {
+                    session.moved(info_hash, path, ident, tiers, info_at, now);
                 }
             }
             Read::Link(linked) => {
                 let unknown = session.key(info_hash).and_then(|key| session.torrent(key)?.metadata.as_ref());
                 match linked.kept {
                     Some(kept) => {
-                        let tiers = kept.loaded.summary.trackers;
-                        session.moved(info_hash, kept.path, kept.ident, tiers, now);
+                        let summary = kept.loaded.summary;
+                        let (tiers, info_at) = (summary.trackers, summary.info_at);
+                        session.moved(info_hash, kept.path, kept.ident, tiers, info_at, now);
                     }
                     None if unknown.is_some() => {
                         let tiers = linked.link.trackers.into_iter().map(|url| vec![url]).collect();
-                        session.moved(info_hash, path, ident, tiers, now);
+                        session.moved(info_hash, path, ident, tiers, 0..0, now);
                     }
                     None => {
                         // Its .torrent is gone: it begins again with the link.
@@ -201,12 +204,37 @@ impl Daemon {
         let info_hash = loaded.summary.info_hash;
         match session.torrent(TorrentKey(key)).map(|torrent| torrent.place.torrent.clone()) {
             Some(link) if is_magnet(&link) => {
-                let place = self.place(&loaded, &link.with_extension("torrent"), path, ident);
-                session.learn(loaded.summary, place, now);
+                let named = link.with_extension("torrent");
+                let (summary, place) = self.known(session, loaded, &named, path, ident, now);
+                session.learn(summary, place, now);
             }
             // It came by another way meanwhile.
             Some(_) => {}
             None => session.submit(Job::Discard { info_hash, beside: None }),
+        }
+    }
+
+    /// What the session hears of a .torrent, and where that and its data lie. The nodes that it names are known from now on.
+    fn known(
+        &self,
+        session: &mut Session,
+        mut loaded: Loaded,
+        named: &Path,
+        torrent: Arc<Path>,
+        ident: Ident,
+        now: Instant,
+    ) -> (Summary, Place) {
+        let place = self.place(&loaded, named, torrent, ident);
+        self.nodes_named(session, std::mem::take(&mut loaded.summary.nodes), now);
+        (loaded.summary, place)
+    }
+
+    /// The .torrent of a torrent is not what it was: the next look at the directories tells, but of what was kept
+    /// elsewhere for a link.
+    pub(super) fn doubt(&self, key: u32) {
+        let session = self.house.session.borrow();
+        if let Some(torrent) = session.torrent(TorrentKey(key)) {
+            self.watch.borrow_mut().doubt(torrent.info_hash);
         }
     }
 

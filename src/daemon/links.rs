@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::Daemon;
+use async_io::Timer;
+
 use super::listeners::{Bound, bind};
 use super::start::local_prefixes;
+use super::{Daemon, RESOLVE_AGAIN};
 use crate::config::Config;
+use crate::metainfo::InfoHash;
 use crate::net::io::changes::Changes;
-use crate::net::io::interfaces;
+use crate::net::io::{ResolveError, interfaces};
 use crate::session::Settings;
 
 impl Daemon {
@@ -100,6 +103,7 @@ impl Daemon {
         self.house.udp.listen(&self.house, &self.listeners.addresses());
         let port = self.listeners.port();
         let mut session = self.house.session.borrow_mut();
+        self.set_dht_families(&mut session);
         if port != 0 && port != session.settings().port {
             let settings = Settings { port, ..session.settings().clone() };
             session.apply(settings, self.config.borrow().rescan, now);
@@ -111,13 +115,71 @@ impl Daemon {
         self.resolver.forget_failures();
         self.announcer.network_changed();
         if self.finding.borrow().as_ref().is_some_and(|finding| !finding.is_finished()) {
-            self.seek_static_peers();
+            self.find_static_peers();
         }
     }
 
-    /// Resolves the static peers of the configuration; whoever did it before stops.
-    pub(super) fn seek_static_peers(self: &Rc<Daemon>) {
+    /// Resolves the static peers of the configuration; names that fail are tried again until they are known.
+    pub(super) fn find_static_peers(self: &Rc<Daemon>) {
         let peers = self.config.borrow().peers.clone();
-        self.finding.replace(Some(self.house.task(self.clone().find_static_peers(peers))));
+        // Whoever looked for others before stops.
+        self.finding.replace(Some(self.house.task(self.clone().resolve_static_peers(peers))));
     }
+
+    async fn resolve_static_peers(self: Rc<Daemon>, peers: Vec<String>) {
+        let named: Vec<(String, u16)> = peers.iter().map(|peer| host_and_port(peer)).collect();
+        loop {
+            let (found, missing) = self.find_peers(&named).await;
+            self.house.session.borrow_mut().set_static_peers(found, Instant::now());
+            self.house.kick();
+            if !missing {
+                return;
+            }
+            Timer::after(RESOLVE_AGAIN).await;
+        }
+    }
+
+    /// The same for the peers that a magnet link names, as long as its torrent is there.
+    pub(super) async fn find_named_peers(self: Rc<Daemon>, info_hash: InfoHash, peers: Vec<(String, u16)>) {
+        let key = self.house.session.borrow().key(info_hash);
+        loop {
+            let (found, missing) = self.find_peers(&peers).await;
+            if self.house.session.borrow().key(info_hash) != key {
+                return;
+            }
+            self.house.session.borrow_mut().offer_peers(info_hash, &found, Instant::now());
+            self.house.kick();
+            if !missing {
+                return;
+            }
+            Timer::after(RESOLVE_AGAIN).await;
+        }
+    }
+
+    /// The addresses of peers, and whether some are not known yet.
+    async fn find_peers(&self, peers: &[(String, u16)]) -> (Vec<SocketAddr>, bool) {
+        let (mut found, mut missing) = (Vec::new(), false);
+        for (host, port) in peers {
+            match self.resolve(host, *port).await {
+                Ok(addresses) => found.extend(addresses),
+                Err(error) => {
+                    missing = true;
+                    log::debug!("peer {host} port {port}: {error}");
+                }
+            }
+        }
+        (found, missing)
+    }
+
+    /// The addresses of something at a port.
+    pub(super) async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
+        let found = self.resolver.resolve(host).await?;
+        Ok(found.iter().map(|&ip| SocketAddr::new(ip, port)).collect())
+    }
+}
+
+/// A `host:port` of the configuration, which has been checked.
+pub(super) fn host_and_port(peer: &str) -> (String, u16) {
+    let (host, port) = peer.rsplit_once(':').unwrap_or((peer, ""));
+    (host.trim_start_matches('[').trim_end_matches(']').to_owned(), port.parse().unwrap_or(0))
 }

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 mod control;
+mod dht;
 mod directories;
 pub mod house;
 mod links;
@@ -27,13 +28,13 @@ use smol::Task;
 
 use crate::config::Config;
 use crate::lpd::io::Links;
-use crate::metainfo::InfoHash;
 use crate::net::Family;
 use crate::net::io::Resolver;
 use crate::net::io::udp::Udp;
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
 use crate::status::Status;
 use crate::status::io::Control;
+use crate::storage::Trouble;
 use crate::storage::io::{Done, Files, Job as StorageJob, Storage};
 use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
@@ -87,6 +88,8 @@ pub struct Daemon {
     links: Links,
     /// Resolves the static peers.
     finding: RefCell<Option<Task<()>>>,
+    /// What the DHT begins with.
+    begin: dht::Begin,
     /// Torrents were read or checked since memory was last given back.
     churned: Cell<bool>,
     /// The data root of the torrent that was added last.
@@ -150,6 +153,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         hints: hints.ok(),
         links: Links::default(),
         finding: RefCell::default(),
+        begin: dht::Begin::default(),
         churned: Cell::new(false),
         last_root: RefCell::default(),
         config: RefCell::new(config),
@@ -173,7 +177,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.spawn(daemon.clone().follow_storage());
     house.spawn(daemon.clone().follow_directories());
     house.spawn(daemon.clone().follow_network());
-    daemon.seek_static_peers();
+    daemon.find_static_peers();
     house.session.borrow_mut().rescan_now(now);
     async_io::block_on(house.executor().run(daemon.clone().work()));
     // Tasks hold what they use, and some delete files when they end.
@@ -244,9 +248,21 @@ impl Daemon {
                 }
             }
             Job::Announce(request, totals) => {
-                self.house.spawn(self.clone().announce(request, totals));
+                let kept = self.bursts.borrow_mut().remove(&request.host);
+                let burst = kept.map_or_else(|| self.announcer.burst(), |(burst, _)| burst);
+                self.house.spawn(self.clone().announce(burst, request, totals));
             }
-            Job::Dial(key, addr) => self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr)),
+            Job::Dial(key, addr) => {
+                self.look_at_tracked();
+                self.house.spawn(crate::peer::io::dial(self.house.clone(), key, addr));
+            }
+            Job::Datagram(to, datagram) => {
+                self.look_at_tracked();
+                if let Err(error) = self.house.udp.send(&datagram, to) {
+                    log::debug!("a datagram to {to} is not sent: {error}");
+                }
+            }
+            Job::Bootstrap => self.house.spawn(self.clone().bootstrap()),
             Job::Search(link, datagram) => self.links.send(&self.house, link, &datagram),
             Job::WebFetch(fetch) => {
                 self.house.spawn(crate::webseed::io::fetch(self.house.clone(), self.resolver.clone(), fetch));
@@ -259,10 +275,8 @@ impl Daemon {
 
     /// Announces to a host for as long as there is something for it, over the same connection. That is kept a little
     /// longer: torrents that are checked one after the other share it too.
-    async fn announce(self: Rc<Daemon>, request: Request, totals: Totals) {
+    async fn announce(self: Rc<Daemon>, mut burst: Burst, request: Request, totals: Totals) {
         let host = request.host;
-        let kept = self.bursts.borrow_mut().remove(&host);
-        let mut burst = kept.map_or_else(|| self.announcer.burst(), |(burst, _)| burst);
         let mut next = Some((request, totals));
         while let Some((request, totals)) = next {
             let params = self.announce_params(totals);
@@ -300,6 +314,7 @@ impl Daemon {
 
     /// Asks a host for counts before its connection is closed.
     async fn scrape(self: Rc<Daemon>, scrape: Scrape, mut burst: Burst) {
+        let host = scrape.host;
         let mut next = Some(scrape);
         while let Some(scrape) = next {
             let result = burst.scrape(&scrape, PATIENCE).await;
@@ -307,8 +322,16 @@ impl Daemon {
                 log::debug!("{}: {error}", scrape.url);
             }
             let mut session = self.house.session.borrow_mut();
-            session.scraped(&scrape, result.as_deref(), Instant::now());
-            next = session.next_scrape(scrape.host);
+            let now = Instant::now();
+            session.scraped(&scrape, result.as_deref(), now);
+            next = session.next_scrape(host);
+            // What has become due meanwhile goes over it too.
+            if next.is_none()
+                && let Some((request, totals)) = session.next_announce(host, now)
+            {
+                self.house.spawn(self.clone().announce(burst, request, totals));
+                break;
+            }
         }
         self.house.kick();
     }
@@ -392,7 +415,14 @@ impl Daemon {
                     }
                     self.house.session.borrow_mut().stored(Done::Flushed(result), now);
                 }
-                done => self.house.session.borrow_mut().stored(done, now),
+                done => {
+                    if let Done::Checked { key, result: Err(Trouble::TorrentChanged), .. }
+                    | Done::LaidOut { key, result: Err(Trouble::TorrentChanged) } = &done
+                    {
+                        self.doubt(*key);
+                    }
+                    self.house.session.borrow_mut().stored(done, now);
+                }
             }
             self.house.kick();
         }
@@ -400,60 +430,6 @@ impl Daemon {
 }
 
 impl Daemon {
-    /// Resolves the static peers of the configuration; names that fail are tried again until they are known, or the
-    /// configuration names others.
-    async fn find_static_peers(self: Rc<Daemon>, peers: Vec<String>) {
-        let named = peers.iter().filter_map(|peer| {
-            let (host, port) = peer.rsplit_once(':')?;
-            Some((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port.parse().ok()?))
-        });
-        let named: Vec<(String, u16)> = named.collect();
-        loop {
-            let (found, missing) = self.find_peers(&named).await;
-            if self.config.borrow().peers != peers {
-                return;
-            }
-            self.house.session.borrow_mut().set_static_peers(found, Instant::now());
-            self.house.kick();
-            if !missing {
-                return;
-            }
-            Timer::after(RESOLVE_AGAIN).await;
-        }
-    }
-
-    /// The same for the peers that a magnet link names, as long as its torrent is there.
-    async fn find_named_peers(self: Rc<Daemon>, info_hash: InfoHash, peers: Vec<(String, u16)>) {
-        let key = self.house.session.borrow().key(info_hash);
-        loop {
-            let (found, missing) = self.find_peers(&peers).await;
-            if self.house.session.borrow().key(info_hash) != key {
-                return;
-            }
-            self.house.session.borrow_mut().offer_peers(info_hash, &found, Instant::now());
-            self.house.kick();
-            if !missing {
-                return;
-            }
-            Timer::after(RESOLVE_AGAIN).await;
-        }
-    }
-
-    /// The addresses of peers, and whether some are not known yet.
-    async fn find_peers(&self, peers: &[(String, u16)]) -> (Vec<SocketAddr>, bool) {
-        let (mut found, mut missing) = (Vec::new(), false);
-        for (host, port) in peers {
-            match self.resolver.resolve(host).await {
-                Ok(addresses) => found.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, *port))),
-                Err(error) => {
-                    missing = true;
-                    log::debug!("peer {host} port {port}: {error}");
-                }
-            }
-        }
-        (found, missing)
-    }
-
     /// Tells a user at a terminal how it goes.
     async fn report(self: Rc<Daemon>, mut report: Report) {
         (report.tell)(&self.status());
@@ -509,7 +485,7 @@ impl Daemon {
             self.forget_all(&mut session, now);
         }
         session.apply(Settings { static_peers, ..settings(&config, port, id) }, config.rescan, now);
-        self.seek_static_peers();
+        self.find_static_peers();
         if old.listen != config.listen {
             self.house.spawn(self.clone().listen_elsewhere(old));
         }

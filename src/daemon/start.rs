@@ -8,6 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::config::Config;
+use crate::dht::Options;
 use crate::net::Prefix;
 use crate::net::io::{Interface, on_link};
 use crate::session::Settings;
@@ -49,6 +50,10 @@ pub fn settings(config: &Config, port: u16, peer_id: [u8; 20]) -> Settings {
         also: config.trackers.also.clone(),
         // Names are resolved once there is a loop to do it.
         static_peers: Vec::new(),
+        dht: config
+            .dht
+            .enabled
+            .then_some(Options { read_only: config.dht.read_only, router: config.dht.router }),
     }
 }
 

@@ -550,9 +550,9 @@ async fn connect(resolver: &Resolver, ask: &Ask<'_>, purpose: Purpose) -> Result
         match dialled {
             Ok(socket) => {
                 let link = match url.scheme() {
-                    Scheme::Http => Link::plain(socket),
+                    // `udp://` never comes here: only trackers' clients take it, and send it elsewhere.
+                    Scheme::Http | Scheme::Udp => Link::plain(socket),
                     Scheme::Https => Link::secure(socket, url.host(), SystemTime::now()).await?,
-                    Scheme::Udp => return Err(Error::Url(UrlError::Scheme("udp".into()))),
                 };
                 return Ok(Connection { link, remote, origin: url.origin().into() });
             }

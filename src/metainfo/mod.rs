@@ -34,6 +34,9 @@ pub const MAX_PIECES: u32 = 2_097_152;
 /// Trackers, web seeds and nodes, of each kind: the longest honest lists have about a hundred.
 const MAX_LIST: usize = 256;
 
+/// DHT nodes of a [`Summary`]: one that answers leads to all others.
+const SUMMARY_NODES: usize = 8;
+
 /// Bytes of a URL that servers take.
 const MAX_URL: usize = 2048;
 
@@ -122,6 +125,8 @@ pub struct Summary {
     pub trackers: Vec<Vec<String>>,
     /// It names web seeds.
     pub web_seeded: bool,
+    /// The first few of its DHT nodes; none of a private torrent, which may not be looked for there.
+    pub nodes: Vec<(String, u16)>,
 }
 
 /// Why a .torrent is refused.
@@ -197,6 +202,7 @@ impl Metainfo {
             multi_file: self.multi_file,
             trackers: self.trackers.clone(),
             web_seeded: !self.web_seeds.is_empty() || !self.http_seeds.is_empty(),
+            nodes: self.nodes.iter().filter(|_| !self.private).take(SUMMARY_NODES).cloned().collect(),
         }
     }
 

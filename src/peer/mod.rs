@@ -43,6 +43,9 @@ const MAX_BAD_REQUESTS: u8 = 64;
 /// Blocks that nobody asked for, forgiven before the connection is closed: a request and its cancel may cross.
 const MAX_UNASKED: u8 = 64;
 
+/// Pieces that a peer may have lost, beside each of the torrent once: a cache may lose the same ones many times.
+const MAX_LOST: u32 = 1000;
+
 /// Requests at a time for a peer that does not say how many it takes: what old clients queue.
 const DEFAULT_REQQ: u32 = 250;
 
@@ -117,6 +120,8 @@ pub enum Action {
     Choked(Vec<Block>),
     /// It refuses a block.
     Rejected(Block),
+    /// Its node of the DHT has this UDP port (BEP 5).
+    Node(u16),
 }
 
 /// Why the writer of a peer sleeps.
@@ -163,6 +168,8 @@ pub struct Peer {
     pub local: bool,
     /// Both sides speak the fast extension.
     pub fast: bool,
+    /// It has told the port of its node: others that it tells are none of its own.
+    told_node: bool,
     /// Handshakes are done.
     pub ready: bool,
     /// We choke it.
@@ -193,6 +200,8 @@ pub struct Peer {
     early: Option<Box<Early>>,
     /// How many pieces it has.
     has: u32,
+    /// How many it has lost so far.
+    lost: u16,
     /// Which: kept while we lack some ourselves.
     pub pieces: Have,
     /// What it was asked for, while its torrent is fetched.
@@ -260,6 +269,7 @@ impl Peer {
             outgoing,
             local,
             fast: false,
+            told_node: false,
             ready: false,
             choked: true,
             interested: false,
@@ -276,6 +286,7 @@ impl Peer {
             sending: Sending::Nothing,
             early: None,
             has: 0,
+            lost: 0,
             pieces: Have::None,
             requests: None,
             outbox: Outbox::default(),
@@ -509,12 +520,21 @@ impl Peer {
                 let piece = payload.first_chunk().map(|index| u32::from_be_bytes(*index));
                 let piece = piece.and_then(|index| view.lengths.piece(index));
                 let piece = piece.ok_or(Close::Protocol("has lost a piece that does not exist"))?;
+                // Each may cost a look at all of them.
+                self.lost = self.lost.saturating_add(1);
+                if self.lost == u16::MAX || u32::from(self.lost) > count + MAX_LOST {
+                    return Err(Close::Protocol("has lost more pieces than there are"));
+                }
                 if view.have.is_all() {
                     self.has = self.has.saturating_sub(1);
                 } else if self.pieces.remove(piece.index(), count) {
                     self.has -= 1;
                     return Ok(Action::Lost(piece));
                 }
+            }
+            Message::Port(port) if port != 0 && !self.told_node => {
+                self.told_node = true;
+                return Ok(Action::Node(port));
             }
             // We have everything by now, and this was on its way: the last blocks are often asked of two.
             Message::Piece { rest: 0, .. } => self.sent_unasked()?,
@@ -797,6 +817,13 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_tells_of_one_node() {
+        let mut peer = peer(true);
+        let mut tells = |port| peer.handle(&Message::Port(port), &seeding()).unwrap();
+        assert_eq!([tells(0), tells(6881), tells(6882)], [Action::None, Action::Node(6881), Action::None]);
+    }
+
+    #[test]
     fn a_few_blocks_that_were_on_their_way_when_we_had_all_are_forgiven_and_many_are_not() {
         let mut peer = peer(true);
         let block = Message::Piece { piece: 1, begin: 0, data: &[7; 100], rest: 0 };
@@ -898,6 +925,8 @@ mod tests {
         for payload in [&[0, 0, 0, 4][..], &[0, 0, 0]] {
             assert!(matches!(peer.handle(&message(payload), &view), Err(Close::Protocol(_))));
         }
+        let lost = (0..).take_while(|_| peer.handle(&message(&[0, 0, 0, 2]), &view).is_ok()).count();
+        assert!((1000..1004).contains(&lost), "{lost} times");
     }
 
     #[test]
@@ -1023,6 +1052,6 @@ mod tests {
 
     #[test]
     fn an_idle_peer_is_small() {
-        assert!(size_of::<Peer>() <= 320, "{}", size_of::<Peer>());
+        assert!(size_of::<Peer>() <= 336, "{}", size_of::<Peer>());
     }
 }

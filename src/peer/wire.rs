@@ -256,6 +256,12 @@ impl Reserved {
     /// What we say: extension protocol and fast extension.
     pub const OURS: Reserved = Reserved([0, 0, 0, 0, 0, 0x10, 0, 0x04]);
 
+    /// The same, and that we have a node of the DHT.
+    pub fn and_dht(mut self) -> Reserved {
+        self.0[7] |= 0x01;
+        self
+    }
+
     /// BEP 10
     pub fn has_extension_protocol(self) -> bool {
         self.0[5] & 0x10 != 0
@@ -878,6 +884,7 @@ mod tests {
         }
         assert!(Reserved::OURS.has_fast_extension() && Reserved::OURS.has_extension_protocol());
         assert!(!Reserved::OURS.has_dht() && Reserved([0, 0, 0, 0, 0, 0, 0, 5]).has_dht());
+        assert_eq!(Reserved::OURS.and_dht(), Reserved([0, 0, 0, 0, 0, 0x10, 0, 5]));
     }
 
     #[test]

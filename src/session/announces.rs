@@ -44,6 +44,7 @@ impl Session {
                 self.set_by(Timer::Seek, now + SEEK);
             }
             self.dial_again(now);
+            self.tell_dht(key, now);
         }
     }
 
@@ -86,7 +87,12 @@ impl Session {
         link: Link,
         now: Instant,
     ) -> Option<Instant> {
-        for (info_hash, addr) in self.lpd.handle(datagram, from, link, now) {
+        let heard = self.lpd.handle(datagram, from, link, now);
+        if let Some(&(_, addr)) = heard.first() {
+            // Most clients have their node on the port of the same number.
+            self.dht_contact(addr, now);
+        }
+        for (info_hash, addr) in heard {
             self.neighbour(info_hash, addr, now);
         }
         self.lpd.deaf_until(link, now)

@@ -144,6 +144,7 @@ impl Session {
             Done::Metadata { peer, piece, result, .. } => {
                 self.metadata_read(PeerKey(peer), piece, result, now);
             }
+            Done::Nodes(bytes) => self.open_dht(&bytes, now),
             Done::Scanned(_) | Done::Loaded { .. } | Done::Linked { .. } | Done::Kept { .. } => {}
         }
     }

@@ -2,13 +2,14 @@
 //!
 //! Read first: `torrent/mod.rs`, `peer/mod.rs`. The session schedules; what a piece or a message means is decided
 //! there. Omitted: all I/O; nothing here waits. Beside this file: the life of a torrent (`torrents`), its checks
-//! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), its connections (`peers`),
-//! what they tell each other of others (`pex`), what they send a second (`rates`), how the only seed gives it
-//! (`superseeding`), its web seeds (`webseeds`), what a magnet link does not say of it (`metadata`). Holds one
+//! (`checks`), what is fetched of it (`fetching`), its trackers and neighbours (`announces`), the DHT (`dht`), its
+//! connections (`peers`), what they tell each other of others (`pex`), what they send a second (`rates`), how the only seed
+//! gives it (`superseeding`), its web seeds (`webseeds`), what a magnet link does not say of it (`metadata`). Holds one
 //! box a torrent, one a peer, and one table of deadlines for all of them.
 
 mod announces;
 mod checks;
+mod dht;
 mod fetching;
 mod metadata;
 mod peers;
@@ -25,6 +26,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use checks::Rest;
+use dht::Dht;
 
 use crate::lpd::{Link, Lpd};
 use crate::metainfo::InfoHash;
@@ -94,6 +96,10 @@ pub enum Job {
     Announce(Request, Totals),
     /// Tell the neighbours on a link.
     Search(Link, Vec<u8>),
+    /// Send a datagram of the DHT.
+    Datagram(SocketAddr, Vec<u8>),
+    /// Find nodes to begin with, by the names that the configuration and torrents give.
+    Bootstrap,
     /// Connect to a peer.
     Dial(PeerKey, SocketAddr),
     /// Fetch from a web seed.
@@ -191,15 +197,17 @@ enum Timer {
     Fetch,
     /// When web seeds may be asked.
     Web,
-    /// When neighbours are asked once more for what nobody gives.
-    Seek,
     /// When peers are told of others.
     Pex,
     /// When slow peers of magnet links are looked at, and those that wait for metadata of ours.
     Metadata,
+    /// When neighbours are asked once more for what nobody gives.
+    Seek,
+    /// When the node of the DHT is looked after.
+    Dht,
 }
 
-const TIMERS: usize = 13;
+const TIMERS: usize = 14;
 
 /// The torrents, the peers and their clocks.
 pub struct Session {
@@ -214,6 +222,7 @@ pub struct Session {
     trackers: Client,
     candidates: Candidates,
     lpd: Lpd,
+    dht: Dht,
     choker: Choker,
     upload: Bucket,
     local_upload: Bucket,
@@ -279,13 +288,14 @@ pub struct Session {
 impl Session {
     /// A session without torrents; `seed` makes its choices, so that a test can repeat them.
     pub fn new(settings: Settings, rescan: Duration, seed: u64, now: Instant) -> Session {
-        Session {
+        let mut session = Session {
             upload: Bucket::new(settings.upload, byte_burst(settings.upload), now),
             local_upload: Bucket::new(settings.local_upload, byte_burst(settings.local_upload), now),
             download: Bucket::new(settings.download, byte_burst(settings.download), now),
             local_download: Bucket::new(settings.local_download, byte_burst(settings.local_download), now),
             random: Random::new(seed),
             lpd: Lpd::new(seed.rotate_left(29)),
+            dht: Dht::default(),
             dials: Bucket::new(settings.dials_per_second.into(), settings.dials_per_second.into(), now),
             settings,
             start: now,
@@ -330,7 +340,9 @@ impl Session {
             downloaded: 0,
             down_rated: 0,
             down_rate: 0,
-        }
+        };
+        session.apply_to_dht(now);
+        session
     }
 
     /// Seconds since the start: what the records keep.
@@ -376,6 +388,7 @@ impl Session {
         if other_seeding {
             self.set_by(Timer::Sweep, now);
         }
+        self.apply_to_dht(now);
         self.apply_to_web(now);
         self.feed_hungry(now);
         self.fill_slots(now);
@@ -511,6 +524,9 @@ impl Session {
         if self.expired(Timer::Pex, now) {
             self.exchange_peers(now);
         }
+        if self.expired(Timer::Dht, now) {
+            self.look_at_dht(now);
+        }
         // What the timers brought is among them.
         if let Some(job) = self.next_job() {
             return Some(job);
@@ -552,6 +568,10 @@ impl Session {
         {
             return Some(job);
         }
+        // What dials leave of the new endpoints of a second.
+        if let Some(job) = self.next_datagram(now) {
+            return Some(job);
+        }
         // What was looked at may have led to something.
         self.next_job()
     }
@@ -571,6 +591,7 @@ impl Session {
             .chain(self.trackers.deadline())
             .chain(self.lpd.deadline())
             .chain(self.ours.deadline())
+            .chain(self.dht.deadline())
             .min()
     }
 
@@ -595,6 +616,7 @@ impl Session {
             }
             _ => true,
         });
+        self.close_dht();
         let keys: Vec<TorrentKey> = self.torrents.keys().copied().collect();
         for key in keys {
             self.end_fetch(key);

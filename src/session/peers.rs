@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::superseeding::view;
 use super::{
     AHEAD, BATCH, CHOKE_ROUND, HANDSHAKE_TIME, Job, KEEP_ALIVE, LAYOUT_TIME, LEAST_WRITE, MAX_DIALLING, Miss,
-    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, TORRENT_COST, Timer, Upload, WRITES_PER_SECOND,
-    is_local,
+    PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, Settings, TORRENT_COST, Timer, Upload,
+    WRITES_PER_SECOND, is_local,
 };
 use crate::metainfo::InfoHash;
 use crate::peer::extension::{self, MAX_PAYLOAD};
@@ -78,7 +78,8 @@ impl Session {
         let superseeds: u64 = superseeds.map(|superseed| superseed.memory() as u64).sum();
         let inflows: u64 = self.peers.values().map(|peer| peer.memory() as u64).sum();
         let (torrents, peers) = (self.torrents.len() as u64, self.peers.len() as u64);
-        torrents * TORRENT_COST + peers * PEER_COST + pickers + superseeds + metadata + inflows
+        let peers_and_all = pickers + superseeds + metadata + inflows;
+        torrents * TORRENT_COST + peers * PEER_COST + peers_and_all + self.dht.memory()
     }
 
     /// We are connected to a peer that we dialled: our handshake goes first.
@@ -87,7 +88,7 @@ impl Session {
         let Some(torrent) = peer.torrent.and_then(|torrent| self.torrents.get(&torrent)) else {
             return peer.close(Close::TorrentStopped);
         };
-        peer.control.extend_from_slice(&handshake(torrent.info_hash, self.settings.peer_id));
+        peer.control.extend_from_slice(&handshake(torrent, &self.settings));
     }
 
     /// A peer has named its torrent: it is answered at once, since old clients send their id last.
@@ -117,7 +118,7 @@ impl Session {
             return Err(Close::Limit("memory"));
         }
         if !peer.outgoing {
-            peer.control.extend_from_slice(&handshake(torrent.info_hash, self.settings.peer_id));
+            peer.control.extend_from_slice(&handshake(torrent, &self.settings));
         }
         peer.torrent = Some(torrent_key);
         peer.fast = theirs.has_fast_extension();
@@ -136,6 +137,12 @@ impl Session {
             matches!(torrent.state, State::Downloading | State::FetchingMetadata) || torrent.is_hidden(),
             metadata_size,
         );
+        if theirs.has_dht()
+            && !torrent.private
+            && let Some(port) = self.settings.dht_port()
+        {
+            wire::encode(&Message::Port(port), &mut peer.control);
+        }
         let swarm = torrent.swarm.get_or_insert_default();
         swarm.peers.push(key);
         if let Some(superseed) = &mut swarm.superseed {
@@ -216,7 +223,7 @@ impl Session {
             return self.metadata_message(key, payload, now);
         }
         let action = peer.handle(message, &view(torrent, key, message))?;
-        if is_unknown {
+        if is_unknown && matches!(message, Message::Extended { .. }) {
             // It may have said that it has the metadata.
             self.ask_for_metadata(torrent_key, now);
         }
@@ -230,6 +237,7 @@ impl Session {
             Action::Pieces => self.consider(key, now),
             Action::Choked(blocks) => self.refused(torrent_key, key, &blocks, now),
             Action::Rejected(block) => self.refused(torrent_key, key, &[block], now),
+            Action::Node(port) => self.node_told(key, port, now),
         }
         Ok(())
     }
@@ -323,9 +331,12 @@ impl Session {
         if dialling().count() >= MAX_DIALLING
             || self.peers.len() >= self.settings.peers
             || self.memory() + PEER_COST > self.settings.memory
-            || self.dials.available(now) == 0
         {
             // The next connection that is made or ends sets the timer again.
+            return None;
+        }
+        if self.dials.available(now) == 0 {
+            self.set_dial(now);
             return None;
         }
         // The other half is for those who call us: where all fill up with whom they know, those who come first are left
@@ -618,6 +629,8 @@ fn least_write(rate: u64) -> u64 {
     (rate / WRITES_PER_SECOND).clamp(u64::from(LEAST_WRITE), u64::from(BATCH))
 }
 
-fn handshake(info_hash: InfoHash, peer_id: [u8; 20]) -> [u8; wire::HANDSHAKE_LEN] {
-    Handshake { reserved: Reserved::OURS, info_hash: *info_hash.as_bytes(), peer_id }.encode()
+fn handshake(torrent: &Torrent, settings: &Settings) -> [u8; wire::HANDSHAKE_LEN] {
+    let dht = settings.dht.is_some() && !torrent.private;
+    let reserved = if dht { Reserved::OURS.and_dht() } else { Reserved::OURS };
+    Handshake { reserved, info_hash: *torrent.info_hash.as_bytes(), peer_id: settings.peer_id }.encode()
 }

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use crate::dht::Options;
 use crate::net::Prefix;
 
 /// What of the configuration the session works with.
@@ -47,4 +48,14 @@ pub struct Settings {
     pub also: Vec<String>,
     /// Peers offered to every public torrent.
     pub static_peers: Vec<SocketAddr>,
+    /// Whether we are a node of the DHT, and of which kind.
+    pub dht: Option<Options>,
+}
+
+impl Settings {
+    /// Where our node of the DHT is asked, if it is at all.
+    pub fn dht_port(&self) -> Option<u16> {
+        let answers = self.dht.is_some_and(|dht| !dht.read_only);
+        Some(self.port).filter(|&port| answers && port != 0)
+    }
 }

@@ -1,5 +1,6 @@
 //! The life of a torrent in the session: added, moved, paused, parked, removed.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,6 +49,7 @@ impl Session {
         self.trackers.remove(key.0, now);
         self.candidates.remove(key.0);
         self.lpd.remove(info_hash);
+        self.dht.remove(info_hash);
         if let Some(torrent) = self.torrents.remove(&key) {
             self.jobs.push_back(Job::Event(event(Happened::Removed, &torrent, path_of(&torrent))));
         }
@@ -60,6 +62,7 @@ impl Session {
         file: Arc<Path>,
         ident: Ident,
         tiers: Vec<Vec<String>>,
+        info_at: Range<u32>,
         now: Instant,
     ) {
         let tiers = self.tiers(tiers);
@@ -76,6 +79,7 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         torrent.place.torrent = file;
         torrent.place.ident = ident;
+        torrent.info_at = info_at;
         // Where its data is to lie is not known before its name.
         torrent.place.kept = torrent.metadata.is_none();
         self.record(key, now);
@@ -150,6 +154,7 @@ impl Session {
                 self.trackers.remove(key.0, now);
             }
             self.lpd.remove(torrent.info_hash);
+            self.dht.remove(torrent.info_hash);
             self.close_peers(key, &Close::TorrentStopped);
             self.candidates.remove(key.0);
         }

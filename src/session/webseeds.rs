@@ -467,7 +467,11 @@ pub(super) mod tests {
             Rig::with(urls, trackers, |_| {})
         }
 
-        fn with(urls: &[&str], trackers: &[&str], change: impl FnOnce(&mut Settings)) -> Rig {
+        pub(in crate::session) fn with(
+            urls: &[&str],
+            trackers: &[&str],
+            change: impl FnOnce(&mut Settings),
+        ) -> Rig {
             #[expect(clippy::disallowed_methods, reason = "the only way to make an instant")]
             let now = Instant::now();
             let mut settings = Settings {
@@ -490,6 +494,7 @@ pub(super) mod tests {
                 pex: true,
                 also: Vec::new(),
                 static_peers: Vec::new(),
+                dht: None,
             };
             change(&mut settings);
             let session = Session::new(settings, Duration::from_secs(3600), 5, now);
@@ -523,6 +528,7 @@ pub(super) mod tests {
                 multi_file: false,
                 trackers: trackers.iter().map(|url| vec![url.to_string()]).collect(),
                 web_seeded: !self.urls.is_empty(),
+                nodes: Vec::new(),
             };
             self.session.insert(summary, place, self.now).unwrap()
         }

@@ -132,6 +132,8 @@ pub struct Status {
     pub listen: Vec<String>,
     /// Interfaces on which neighbours are told and heard.
     pub lpd_interfaces: Vec<String>,
+    /// Our node of the DHT; null where it is turned off.
+    pub dht: Option<DhtStatus>,
     /// Torrents by state.
     pub torrents: Counts,
     /// .torrent and .magnet files that are not taken.
@@ -152,6 +154,19 @@ pub struct Status {
     pub memory: u64,
     /// Of the whole daemon or any torrent, until it is over.
     pub last_error: Option<String>,
+}
+
+/// The node of the DHT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhtStatus {
+    /// Other nodes that have answered lately.
+    pub nodes: u32,
+    /// All that are known.
+    pub known: u32,
+    /// Searches that are under way.
+    pub searches: u32,
+    /// Peers that others have told it of.
+    pub stored: u32,
 }
 
 /// Number of torrents in each state.

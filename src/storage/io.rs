@@ -13,6 +13,7 @@ mod files;
 mod hashing;
 mod jobs;
 mod links;
+mod nodes;
 mod output;
 mod prepare;
 mod records;
@@ -510,6 +511,8 @@ impl Desk {
             }
             Job::Flush => Done::Flushed(self.records.flush()),
             Job::Record(record) => return self.records.insert(*record),
+            Job::LoadNodes => Done::Nodes(nodes::load(self.records.directory())),
+            Job::SaveNodes(bytes) => return nodes::save(self.records.directory(), &bytes),
             // For the worker.
             Job::Verify { .. }
             | Job::Prepare { .. }

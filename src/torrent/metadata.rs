@@ -22,7 +22,7 @@ const _: () = assert!(MAX_METADATA as usize + 4 * MAX_LINK == MAX_TORRENT);
 const AT_A_TIME: usize = 4;
 
 /// A peer of which nothing has come for so many seconds is slow.
-const PATIENCE: u32 = 30;
+const PATIENCE: u32 = 15;
 
 /// Seconds for which one that was slow, or refused, is left alone.
 const REST: u32 = 60;

@@ -305,6 +305,7 @@ impl Torrent {
             multi_file: false,
             trackers: Vec::new(),
             web_seeded: false,
+            nodes: Vec::new(),
         };
         let metadata = Some(Box::new(Missing::new(link)));
         Torrent { metadata, ..Torrent::new(summary, tiers, place, added) }
@@ -504,6 +505,7 @@ mod tests {
             multi_file: false,
             trackers: Vec::new(),
             web_seeded: false,
+            nodes: Vec::new(),
         };
         Torrent::new(summary, Rc::default(), place, Some(7))
     }

@@ -184,6 +184,11 @@ impl Hosts {
         (self.busy < self.limit && *at <= now).then_some(HostId(*id))
     }
 
+    /// Whether somebody is finding out, or soon will, if a host that was not reached last time answers again.
+    pub fn is_probed(&self, id: HostId) -> bool {
+        self.host(id).is_some_and(|host| host.failures > 0 && (host.in_flight || !host.queue.is_empty()))
+    }
+
     /// When [`Hosts::first`] will name a host.
     pub fn deadline(&self) -> Option<u32> {
         if self.busy >= self.limit { None } else { self.ready.first().map(|(at, _)| *at) }

@@ -1,9 +1,9 @@
 //! Carries out what the tracker client decides, over HTTP or UDP: an announce to both address families of the host, or a
 //! scrape.
 //!
-//! Read first: BEP 7 (a client with two kinds of addresses tells both), 21 (`paused`), 48 (scrape). A [`Burst`]
-//! holds the connections of one burst to one host (one a family, one more where it redirects) and one reply at a
-//! time; what is remembered between bursts is which family leads nowhere, for at most 64 hosts.
+//! Read first: BEP 7 (a client with two kinds of addresses tells both), 21 (`paused`), 48 (scrape). A [`Burst`] holds the
+//! connections of one burst to one host (one a family, one more where it redirects) and one reply at a time; what is
+//! remembered between bursts is which family leads nowhere, for at most 64 hosts.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::borrow::Cow;

@@ -300,6 +300,16 @@ impl Watch {
         (changes, again)
     }
 
+    /// What was made of the link that a torrent is seeded from is gone: it is read again at the next look.
+    pub fn doubt(&mut self, info_hash: InfoHash) {
+        let seeding = self.seeding(info_hash).map(|(at, file)| (at, file.path.clone()));
+        if let Some((at, path)) = seeding.filter(|(_, path)| is_magnet(path)) {
+            self.files[at].state = State::Suspect { failures: 0 };
+            self.orphans.push(Orphan { info_hash, path });
+            self.sort_by_hash();
+        }
+    }
+
     /// For [`io::rescan`]: the last listing's fingerprint, or 0 while another look at the same files is due.
     pub fn fingerprint(&self) -> u64 {
         let due = self.loading > 0
@@ -972,6 +982,21 @@ mod tests {
         world.round();
         world.unlisted.push("/t");
         assert_eq!(world.round(), ["blind /t"]);
+    }
+
+    #[test]
+    fn a_link_whose_torrent_was_kept_elsewhere_and_is_gone_begins_again() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        world.put("/t/b.torrent", 2);
+        world.round();
+        world.watch.doubt(hash(2));
+        world.watch.doubt(hash(3));
+        assert_eq!((world.round(), world.reads.len()), (vec![], 0));
+        world.watch.doubt(hash(1));
+        assert_eq!(world.watch.fingerprint(), 0);
+        assert_eq!(world.round(), ["~1 /t/a.magnet"]);
+        assert_eq!((world.round(), world.reads.len()), (vec![], 0));
     }
 
     #[test]

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 import urllib.request
@@ -17,7 +18,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def meshseed(binary):
-    def command(port, made, state, peers, slots):
+    def command(port, made, state, peers, slots, addresses=(ADDRESS,), dht=(), lpd=False):
+        """`dht`: nodes to begin with; none for no DHT."""
         config = f"{state}/meshseed.toml"
         with open(config, "w") as file:
             file.write(f"""
@@ -29,12 +31,17 @@ control  = "{state}/control.sock"
 rescan   = 60
 [listen]
 port      = "{port}"
-addresses = ["{ADDRESS}"]
+addresses = {json.dumps(addresses)}
 [limits]
 peers               = {peers}
 peers-per-torrent   = {peers}
 uploads             = {slots}
 uploads-per-torrent = {slots}
+[dht]
+enabled   = {json.dumps(bool(dht))}
+bootstrap = {json.dumps(dht)}
+[lpd]
+enabled = {json.dumps(lpd)}
 [log]
 to = "stderr"
 """)
@@ -58,11 +65,12 @@ def transmission(port, made, state, peers, slots):
     return ["transmission-daemon", "--foreground", "--config-dir", state]
 
 
-def aria2(port, made, state, peers, slots):
+def aria2(port, made, state, peers, slots, addresses=(ADDRESS,), dht=(), lpd=False):
     options = [
-        "--no-conf", "--quiet", "--dir=" + made.data, f"--listen-port={port}", f"--interface={ADDRESS}", "-j2000",
-        "--seed-ratio=0", "--enable-dht=false", "--bt-enable-lpd=false", "--disable-ipv6", "--file-allocation=none",
-        f"--bt-max-peers={peers}", "--auto-save-interval=0", "--check-integrity",
+        "--no-conf", "--quiet", "--dir=" + made.data, f"--listen-port={port}", f"--interface={addresses[0]}", "-j2000",
+        "--seed-ratio=0", "--enable-dht=" + json.dumps(bool(dht)), "--bt-enable-lpd=" + json.dumps(lpd), "--disable-ipv6",
+        "--file-allocation=none", f"--bt-max-peers={peers}", "--auto-save-interval=0", "--check-integrity",
+        f"--dht-file-path={state}/dht", f"--dht-listen-port={port}", *(f"--dht-entry-point={node}" for node in dht[:1]),
     ]
     return ["aria2c", *options, *sorted(glob.glob(made.torrents + "/*"))]
 
@@ -116,7 +124,7 @@ class Seeder:
         self.process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=state, env=environment, preexec_fn=enter
         )
-        self.name, self.port, self.made, self.launched = name, port, made, bool(before)
+        self.name, self.port, self.made, self.state, self.launched = name, port, made, state, bool(before)
 
     @property
     def pid(self):
@@ -132,6 +140,23 @@ class Seeder:
                 return time.time() - start
             time.sleep(0.1)
         raise RuntimeError(f"{self.name}: {ask(tracker, 'seeds', self.port)} of {count} after {patience} s")
+
+    def says(self, method, **params):
+        """What meshseed answers on its control socket; none while it does not."""
+        with socket.socket(socket.AF_UNIX) as control, contextlib.suppress(OSError, ValueError, KeyError):
+            control.settimeout(5)
+            control.connect(self.state + "/control.sock")
+            control.sendall(json.dumps({"method": method, "params": params}).encode() + b"\n")
+            return json.loads(control.makefile().readline())["result"]
+
+    def until(self, done, patience):
+        """Seconds until something is so."""
+        start = time.monotonic()
+        while not done():
+            if self.process.poll() is not None or time.monotonic() - start > patience:
+                raise RuntimeError(f"{self.name} did not come to it in {patience} s; see its log in the work folder")
+            time.sleep(0.02)
+        return time.monotonic() - start
 
     def stop(self):
         others = measure.family(self.pid)[1:]

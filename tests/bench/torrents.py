@@ -19,20 +19,27 @@ def bencode(value):
 
 
 class Set:
-    """A folder of torrents and one of data. `one` describes the torrent of a set that has just one."""
+    """A folder of torrents and one of data. `announce`: a tracker, a list of them, or none. `one` describes the torrent of a
+    set that has just one."""
 
     def __init__(self, folder, announce):
         self.torrents, self.data, self.announce, self.one = folder + "/torrents", folder + "/data", announce, None
         self.done = os.path.exists(folder + "/done")
-        self.folder = folder
+        self.folder, self.count = folder, 0
         os.makedirs(self.torrents, exist_ok=True)
         os.makedirs(self.data, exist_ok=True)
 
     def add(self, info):
-        """Writes the torrent of this info dictionary."""
+        """Writes the torrent of this info dictionary. Of several trackers each second torrent names the last one first."""
         bytes_ = bencode(info)
+        torrent = {"info": info}
+        if isinstance(self.announce, list):
+            torrent["announce-list"] = [[url] for url in self.announce[:: 1 if self.count % 2 else -1]]
+        elif self.announce:
+            torrent["announce"] = self.announce
+        self.count += 1
         with open(f"{self.torrents}/{info['name']}.torrent", "wb") as file:
-            file.write(bencode({"announce": self.announce, "info": info}))
+            file.write(bencode(torrent))
         self.one = hashlib.sha1(bytes_).hexdigest()
 
     def into(self, folder):

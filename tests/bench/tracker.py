@@ -67,6 +67,9 @@ async def answer(path):
     name, _, query = path.partition(b"?")
     if name == b"/announce":
         return await announce(query)
+    if name == b"/scrape":
+        asked = [unquote_to_bytes(pair[10:]) for pair in query.split(b"&")]
+        return b"d5:filesd%see" % b"".join(b"20:%sd8:completei1e10:downloadedi0e10:incompletei0ee" % one for one in asked)
     number, _, peers = query.partition(b"=")[2].partition(b"&peers=")
     number = int(number)
     if name == b"/hold":

@@ -57,6 +57,8 @@ impl Home {
         home.set("", "rescan", 1);
         home.set("listen", "port", json!(format!("{port}-{}", port + 9)));
         home.set("listen", "addresses", json!(["127.0.0.1"]));
+        // Nothing of a test asks the Internet.
+        home.set("dht", "bootstrap", json!([]));
         home.set("log", "to", json!("stderr"));
         home
     }

@@ -36,6 +36,8 @@ pub enum Need {
     Python(&'static str),
     /// FAT, in the kernel of this machine or in one of our own.
     Fat,
+    /// A kernel that remembers connections, as routers do.
+    Conntrack,
     /// The released binary, whose path `tests/run` gives: budgets are never taken from a debug build.
     Release,
     /// The project's shared folder of real torrents and their data.
@@ -49,6 +51,7 @@ impl Need {
             Self::Program(name) => on_path(name),
             Self::Python(module) => quiet(Command::new(python()).args(["-c", &format!("import {module}")])),
             Self::Fat => machine::kernel_knows("vfat") || (on_path(machine::LINUX) && on_path("insmod")),
+            Self::Conntrack => Path::new("/proc/sys/net/netfilter/nf_conntrack_max").exists(),
             Self::Release => std::env::var_os("MESHSEED").is_some(),
             Self::Shared => shared().is_some(),
         }

@@ -22,6 +22,8 @@ pub struct Torrent {
     announce: Option<String>,
     /// `url-list` (BEP 19) and `httpseeds` (BEP 17).
     web_seeds: [Vec<String>; 2],
+    /// Nodes of the DHT (BEP 5).
+    nodes: Vec<(String, u16)>,
 }
 
 /// A file of a torrent: zeros, which need no memory here, up to the bytes at its end.
@@ -109,8 +111,8 @@ impl Torrent {
 
     fn new(name: &str, files: Vec<Entry>, lengths: &[(&str, Vec<u8>)], piece_length: usize) -> Self {
         let (name, info_hash, info, announce) = (name.to_owned(), [0; 20], Vec::new(), None);
-        let web_seeds = Default::default();
-        let mut torrent = Self { name, info_hash, piece_length, files, info, announce, web_seeds };
+        let (web_seeds, nodes) = Default::default();
+        let mut torrent = Self { name, info_hash, piece_length, files, info, announce, web_seeds, nodes };
         torrent.info = torrent.info(lengths);
         torrent.info_hash = Sha1::digest(&torrent.info).into();
         torrent
@@ -204,6 +206,12 @@ impl Torrent {
         self
     }
 
+    /// The same torrent, with a node of the DHT.
+    pub fn node(mut self, host: &str, port: u16) -> Self {
+        self.nodes.push((host.to_owned(), port));
+        self
+    }
+
     /// The same content as a private torrent (BEP 27).
     pub fn private(mut self) -> Self {
         self.info.truncate(self.info.len() - 1);
@@ -240,6 +248,11 @@ impl Torrent {
             keys.push(("httpseeds", urls(&self.web_seeds[1])));
         }
         keys.push(("info", self.info.clone()));
+        if !self.nodes.is_empty() {
+            let node =
+                |(host, port): &(String, u16)| list(&[string(host.as_bytes()), integer((*port).into())]);
+            keys.push(("nodes", list(&self.nodes.iter().map(node).collect::<Vec<_>>())));
+        }
         if !self.web_seeds[0].is_empty() {
             keys.push(("url-list", urls(&self.web_seeds[0])));
         }

@@ -395,6 +395,10 @@ fn data_that_changes_while_it_is_served_is_hashed_again() {
     let late = world.connect(Kind::Leecher, torrent);
     world.run(30.0);
     assert_eq!(world.remotes[late].received, 31 * 256 * KIB);
+    // It is whole no more, and wants nothing: trackers are told both.
+    world.run(3600.0);
+    let told = world.announces.last().unwrap().totals;
+    assert!(told.partial && told.left == 256 * KIB, "{told:?}");
 }
 
 #[test]

@@ -462,6 +462,8 @@ impl Disk {
                 self.take_record(*record);
                 return None;
             }
+            Job::LoadNodes => Done::Nodes(Box::default()),
+            Job::SaveNodes(_) => return None,
             Job::Forget(info_hash) => {
                 self.records.remove(&info_hash);
                 return None;

@@ -335,6 +335,7 @@ impl Node {
             Job::Rescan => self.rescans += 1,
             Job::Event(news) => self.news.push((at, news)),
             Job::Search(..) => panic!("no node of this world has a link"),
+            Job::Datagram(..) | Job::Bootstrap => panic!("no node of this world is one of the DHT"),
             Job::Reconnect => panic!("no node of this world changes its address"),
             Job::WebFetch(_) => panic!("no torrent of this world names a web seed"),
         }
@@ -580,6 +581,8 @@ fn name(job: &Job) -> String {
         Job::Announce(request, _) => format!("an announce of {}", request.info_hash),
         Job::Search(link, _) => format!("a search on {link:?}"),
         Job::Dial(_, addr) => format!("a dial of {addr}"),
+        Job::Datagram(to, _) => format!("a datagram to {to}"),
+        Job::Bootstrap => "a bootstrap".into(),
         Job::Rescan => "a rescan".into(),
         Job::Reconnect => "another network".into(),
         Job::Event(news) => format!("{news:?}"),

@@ -63,6 +63,7 @@ pub fn settings() -> Settings {
         web_seeds: true,
         also: Vec::new(),
         static_peers: Vec::new(),
+        dht: None,
     }
 }
 
@@ -233,8 +234,9 @@ impl World {
     pub fn moved(&mut self, torrent: usize, path: &str) {
         let (hash, path) = (self.hash(torrent), self.disk.rename(torrent, path));
         let tiers = self.disk.torrents[torrent].metainfo.trackers.clone();
+        let info_at = self.disk.torrents[torrent].metainfo.info_at.clone();
         let ident = ident(torrent as u64);
-        self.act(|session, now| session.moved(hash, path, ident, tiers, now));
+        self.act(|session, now| session.moved(hash, path, ident, tiers, info_at, now));
     }
 
     pub fn shut_down(&mut self) {

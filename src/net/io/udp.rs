@@ -308,7 +308,8 @@ fn source(to: SocketAddr) -> Option<IpAddr> {
 /// Reads for as long as it lives.
 async fn read(house: Rc<House>) {
     loop {
-        poll_fn(|cx| house.udp.poll_read(cx, |_datagram, _from, _now| {})).await;
+        let hear = |datagram: &[u8], from, now| house.session.borrow_mut().dht_received(datagram, from, now);
+        poll_fn(|cx| house.udp.poll_read(cx, hear)).await;
         house.kick();
     }
 }

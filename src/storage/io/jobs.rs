@@ -214,8 +214,12 @@ pub enum Job {
     },
     /// Write what has changed of the records.
     Flush,
+    /// Read the nodes of the DHT that were saved.
+    LoadNodes,
     /// Write as these settings say. Always taken.
     Disk(Disk),
+    /// Save the nodes of the DHT. Always taken.
+    SaveNodes(Box<[u8]>),
     /// Remember a torrent, at the next flush. Without `verified`, that and the path of the data stay as they are on
     /// record. Always taken.
     Record(Box<Record>),
@@ -337,6 +341,8 @@ pub enum Done {
     },
     /// Records are written, or why not: logged by the thread, once.
     Flushed(Result<(), String>),
+    /// The nodes of the DHT as they were saved; empty where there are none.
+    Nodes(Box<[u8]>),
 }
 
 /// What a .torrent says of where its data is.
@@ -420,6 +426,14 @@ pub struct Checked {
 
 impl Job {
     pub(super) fn is_answered(&self) -> bool {
-        !matches!(self, Job::Disk(_) | Job::Record(_) | Job::Forget(_) | Job::Discard { .. } | Job::Stop)
+        !matches!(
+            self,
+            Job::Disk(_)
+                | Job::Record(_)
+                | Job::SaveNodes(_)
+                | Job::Forget(_)
+                | Job::Discard { .. }
+                | Job::Stop
+        )
     }
 }

@@ -89,6 +89,11 @@ impl Records {
         records
     }
 
+    /// Where they are kept, and what else is remembered.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
     /// The record of a torrent.
     pub(super) fn find(&self, info_hash: &InfoHash) -> Option<Record> {
         match self.pending.get(info_hash) {
@@ -264,24 +269,24 @@ impl Records {
     }
 }
 
-fn create_directory(path: &Path) -> io::Result<()> {
+pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     attempt()?;
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
-fn create(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn create(path: &Path) -> io::Result<OwnedFd> {
     attempt()?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?)
 }
 
-fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     attempt()?;
     Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn write(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         attempt()?;
         match rustix::io::write(file, bytes) {
@@ -294,7 +299,7 @@ fn write(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn sync(file: &OwnedFd) -> io::Result<()> {
+pub(super) fn sync(file: &OwnedFd) -> io::Result<()> {
     attempt()?;
     match rustix::fs::fsync(file) {
         // A file system that has nothing to sync.
@@ -303,7 +308,7 @@ fn sync(file: &OwnedFd) -> io::Result<()> {
     }
 }
 
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     attempt()?;
     std::fs::rename(from, to)
 }
@@ -417,7 +422,7 @@ impl Window<'_> {
 }
 
 /// Reads until `bytes` is full or the file ends.
-fn read_at(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
+pub(super) fn read_at(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut read = 0;
     while read < bytes.len() {
         match pread(file, &mut bytes[read..], offset + read as u64) {
