@@ -4,18 +4,21 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_io::Timer;
 
+use super::Daemon;
 use super::listeners::{Bound, bind};
 use super::start::local_prefixes;
-use super::{Daemon, RESOLVE_AGAIN};
 use crate::config::Config;
 use crate::metainfo::InfoHash;
 use crate::net::io::changes::Changes;
 use crate::net::io::{ResolveError, interfaces};
 use crate::session::Settings;
+
+/// Names of static peers that could not be resolved are tried again after this long.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(300);
 
 impl Daemon {
     /// Looks at the network whenever the kernel says that it changed; where it does not say so the regular scan finds
@@ -115,14 +118,13 @@ impl Daemon {
         self.resolver.forget_failures();
         self.announcer.network_changed();
         if self.finding.borrow().as_ref().is_some_and(|finding| !finding.is_finished()) {
-            self.find_static_peers();
+            self.seek_static_peers();
         }
     }
 
-    /// Resolves the static peers of the configuration; names that fail are tried again until they are known.
-    pub(super) fn find_static_peers(self: &Rc<Daemon>) {
+    /// Resolves the static peers of the configuration; whoever did it before stops.
+    pub(super) fn seek_static_peers(self: &Rc<Daemon>) {
         let peers = self.config.borrow().peers.clone();
-        // Whoever looked for others before stops.
         self.finding.replace(Some(self.house.task(self.clone().resolve_static_peers(peers))));
     }
 

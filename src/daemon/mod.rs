@@ -52,8 +52,6 @@ const STOP_TIME: Duration = Duration::from_millis(4500);
 const LINGER: Duration = Duration::from_secs(2);
 /// A tracker has this long to hear that we stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// Names of static peers that could not be resolved are tried again after this long.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(300);
 /// How often a user at a terminal is told how it goes.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -126,7 +124,9 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let now = Instant::now();
     let port = listeners::addresses_of(&bound).first().map_or(0, SocketAddr::port);
     let seed = random();
-    let session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
+    let mut session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
+    // Our id tells most of the seed.
+    session.set_secret(random());
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
@@ -177,7 +177,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.spawn(daemon.clone().follow_storage());
     house.spawn(daemon.clone().follow_directories());
     house.spawn(daemon.clone().follow_network());
-    daemon.find_static_peers();
+    daemon.seek_static_peers();
     house.session.borrow_mut().rescan_now(now);
     async_io::block_on(house.executor().run(daemon.clone().work()));
     // Tasks hold what they use, and some delete files when they end.
@@ -485,7 +485,7 @@ impl Daemon {
             self.forget_all(&mut session, now);
         }
         session.apply(Settings { static_peers, ..settings(&config, port, id) }, config.rescan, now);
-        self.find_static_peers();
+        self.seek_static_peers();
         if old.listen != config.listen {
             self.house.spawn(self.clone().listen_elsewhere(old));
         }

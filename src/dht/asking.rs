@@ -39,14 +39,16 @@ impl Node {
             self.contacts.remove(at);
             return Some(ping);
         }
-        // A family in which nobody has answered yet may be one in which nobody can.
-        let small = |side: &Side| side.is_alive() && side.is_small();
-        let at = self.rumours.iter().position(|addr| small(self.side(*addr)))?;
+        let at = self.rumours.iter().position(|rumour| {
+            let side = self.side(rumour.addr);
+            // A family in which nobody answers and nobody asks may be one in which nobody can.
+            side.enabled && side.is_small() && (side.is_alive() || rumour.has_asked)
+        })?;
         self.ping_rumour(at, endpoints, now)
     }
 
     fn ping_rumour(&mut self, at: usize, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
-        let ping = self.ping_one(self.rumours[at], Why::Rumour, endpoints, now)?;
+        let ping = self.ping_one(self.rumours[at].addr, Why::Rumour, endpoints, now)?;
         self.rumours.remove(at);
         Some(ping)
     }
@@ -166,7 +168,7 @@ impl Node {
         if now < self.upkeep {
             return None;
         }
-        let rumour = self.rumours.iter().position(|addr| self.side(*addr).enabled);
+        let rumour = self.rumours.iter().position(|rumour| self.side(rumour.addr).enabled);
         let due = self.next_due().filter(|(due, _)| *due <= self.seconds(now));
         match (rumour, due) {
             (Some(at), None) => self.ping_rumour(at, endpoints, now),
@@ -272,8 +274,11 @@ impl Node {
             pending.at + if waits { LATE } else { TIMEOUT }
         });
         let enabled = || self.sides.iter().filter(|side| side.enabled);
-        let candidates =
-            self.contacts.iter().map(|candidate| candidate.addr).chain(self.rumours.iter().copied());
+        let candidates = self
+            .contacts
+            .iter()
+            .map(|candidate| candidate.addr)
+            .chain(self.rumours.iter().map(|rumour| rumour.addr));
         let waits = candidates.filter(|addr| self.side(*addr).enabled).map(|_| self.upkeep).next();
         let due = self.next_due().map(|(due, _)| at(due).max(self.upkeep));
         let looks = enabled().filter(|side| side.is_alive()).filter_map(|side| side.look);

@@ -125,7 +125,7 @@ pub struct Node {
     /// IPv4 and IPv6.
     sides: [Side; 2],
     contacts: VecDeque<Candidate>,
-    rumours: VecDeque<SocketAddr>,
+    rumours: VecDeque<Rumour>,
     /// In the order of their info-hashes.
     torrents: Vec<Torrent>,
     /// No torrent is due before, in seconds.
@@ -167,12 +167,19 @@ struct Side {
     looked: Option<Instant>,
 }
 
-/// An address that may be a node's.
+/// An address that somebody outside named.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     addr: SocketAddr,
     /// It was silent once.
     again: bool,
+}
+
+/// An address that a node named, or one that asked us.
+#[derive(Clone, Copy, Debug)]
+struct Rumour {
+    addr: SocketAddr,
+    has_asked: bool,
 }
 
 /// Multiplied by a thousand.
@@ -302,8 +309,8 @@ impl Node {
     /// pinged when the budget allows.
     pub fn contact(&mut self, addr: SocketAddr, now: Instant) {
         let addr = canonical(addr);
+        self.rumours.retain(|rumour| rumour.addr != addr);
         if self.is_news(addr, now) && self.contacts.len() < MAX_CONTACTS {
-            self.rumours.retain(|rumour| *rumour != addr);
             self.contacts.push_back(Candidate { addr, again: false });
             self.wake = Some(now);
         }
@@ -362,7 +369,7 @@ impl Node {
             Body::Query(id, query) => {
                 if !self.options.read_only && self.answer(message.transaction, id, &query, from, now) {
                     if !message.read_only && self.side(from).table.wants(id, from) {
-                        self.rumour(from, now);
+                        self.rumour(Rumour { addr: from, has_asked: true }, now);
                     }
                     self.wake = Some(now);
                 }
@@ -443,7 +450,7 @@ impl Node {
             + self.ready.capacity() * size_of::<Output>()
             + self.searches.capacity() * size_of::<Search>()
             + self.contacts.capacity() * size_of::<Candidate>()
-            + self.rumours.capacity() * size_of::<SocketAddr>()
+            + self.rumours.capacity() * size_of::<Rumour>()
             + self.torrents.capacity() * size_of::<Torrent>()
             + self.pending.capacity() * size_of::<Pending>()
             + self.store.memory()
@@ -466,9 +473,9 @@ impl Node {
         }
     }
 
-    fn rumour(&mut self, addr: SocketAddr, now: Instant) {
-        if self.rumours.len() < MAX_RUMOURS && self.is_news(addr, now) {
-            self.rumours.push_back(addr);
+    fn rumour(&mut self, rumour: Rumour, now: Instant) {
+        if self.rumours.len() < MAX_RUMOURS && self.is_news(rumour.addr, now) {
+            self.rumours.push_back(rumour);
         }
     }
 
@@ -477,7 +484,7 @@ impl Node {
         dialable(addr, class(addr.ip()) == Class::Loopback)
             && !self.side(addr).table.has_good(addr)
             && !self.contacts.iter().any(|candidate| candidate.addr == addr)
-            && !self.rumours.contains(&addr)
+            && !self.rumours.iter().any(|rumour| rumour.addr == addr)
             && !self.pending.iter().any(|pending| pending.to == addr)
             && !self.sent.was_sent(addr, PING_AGAIN, self.seconds(now))
     }

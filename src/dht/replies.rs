@@ -9,7 +9,7 @@ use super::id::Id;
 use super::krpc::Reply;
 use super::reach::as_named;
 use super::search::Goal;
-use super::{Candidate, LATE, MAX_CONTACTS, Node, Output, Pending, TIMEOUT, Why, number};
+use super::{Candidate, LATE, MAX_CONTACTS, Node, Output, Pending, Rumour, TIMEOUT, Why, number};
 use crate::metainfo::InfoHash;
 use crate::net::Family;
 
@@ -63,7 +63,7 @@ impl Node {
         }
         for (id, addr) in nodes {
             if self.side(addr).table.wants(id, addr) {
-                self.rumour(addr, now);
+                self.rumour(Rumour { addr, has_asked: false }, now);
             }
         }
     }

@@ -7,11 +7,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use sha1::{Digest, Sha1};
+
 use super::{Job, Session, Timer};
 use crate::dht::{Counts, Node, Output, Saved};
 use crate::metainfo::InfoHash;
 use crate::peer::PeerKey;
-use crate::random::Random;
 use crate::storage::io::Job as StorageJob;
 use crate::torrent::candidates::Source;
 use crate::torrent::{State, TorrentKey};
@@ -34,6 +35,8 @@ pub(super) struct Dht {
     node: Option<Box<Node>>,
     /// The storage thread was asked for what was saved.
     asked: bool,
+    /// What its tokens and its first id are made of.
+    secret: u64,
     /// Which families there is a socket for.
     v4: bool,
     v6: bool,
@@ -82,8 +85,10 @@ impl Session {
             return;
         };
         let saved = Saved::decode(saved);
-        let id = saved.as_ref().map_or_else(|| some_id(&mut self.random), |saved| saved.id);
-        let mut node = Box::new(Node::new(options, id, self.random.draw(), now));
+        let secret = self.dht.secret;
+        let new = || Sha1::digest([&b"id"[..], &secret.to_be_bytes()].concat()).into();
+        let id = saved.as_ref().map_or_else(new, |saved| saved.id);
+        let mut node = Box::new(Node::new(options, id, secret, now));
         node.set_families(self.dht.v4, self.dht.v6, now);
         let contacts = saved.map(|saved| saved.nodes).unwrap_or_default();
         let wait = if contacts.is_empty() { Duration::ZERO } else { GRACE };
@@ -100,6 +105,11 @@ impl Session {
         self.save_dht();
         self.dht.node = None;
         self.timers[Timer::Dht as usize] = None;
+    }
+
+    /// What nobody may guess, nor find out from anything else that we say.
+    pub fn set_secret(&mut self, secret: u64) {
+        self.dht.secret = secret;
     }
 
     /// Which families there is a socket for. Where one has come, names are soon tried again.
@@ -182,6 +192,9 @@ impl Session {
             let again = self.dht.again;
             self.dht.again = (again * 2).min(LOOK);
             again
+        } else if has_socket && node.counts().nodes == 0 {
+            // Those that are known of are still being tried.
+            AGAIN
         } else {
             self.dht.again = AGAIN;
             LOOK
@@ -222,14 +235,6 @@ fn endpoints(wanted: u32, used: u64, room: u64) -> u64 {
     let (wanted, quarter) = (u64::from(wanted), (room / 4).max(1));
     let free = room.saturating_sub(used).min(quarter);
     (wanted.saturating_mul(free) / quarter).max(1)
-}
-
-fn some_id(random: &mut Random) -> [u8; 20] {
-    let mut id = [0; 20];
-    for bytes in id.chunks_mut(8) {
-        bytes.copy_from_slice(&random.draw().to_be_bytes()[..bytes.len()]);
-    }
-    id
 }
 
 #[cfg(test)]
@@ -315,6 +320,16 @@ mod tests {
         assert_eq!(two.bootstraps[..4], [0, 15, 45, 105]);
         assert!((12..=18).contains(&two.bootstraps.len()), "{:?}", two.bootstraps);
         assert!(two.saves.is_empty(), "there is nobody to be remembered");
+    }
+
+    #[test]
+    fn names_are_tried_soon_after_a_move_though_many_nodes_were_saved() {
+        let mut two = Two::new(false);
+        (0..80)
+            .for_each(|n| two.rig.session.dht_contact(SocketAddr::from(([10, 0, 1, n], 6881)), two.rig.now));
+        two.run(HOUR);
+        // Each of them is asked twice, five a second.
+        assert!((30..90).contains(&two.bootstraps[0]), "{:?}", two.bootstraps);
     }
 
     #[test]

@@ -511,7 +511,7 @@ fn a_mesh_that_falls_apart_finds_itself_again() {
 fn a_mesh_whose_gateway_fails_goes_on_among_itself() {
     let mut dht = Dht::new(7);
     let internet = dht.grow(200, 0.2, global);
-    let mesh = dht.grow_from(&internet, 8, 5.0, |n| private(n));
+    let mesh = dht.grow_from(&internet, 8, 5.0, private);
     for pair in mesh.windows(2) {
         dht.meet(pair[0], pair[1]);
     }
