@@ -173,7 +173,8 @@ impl Session {
             matches!(tracker.state, Tracker::Waiting | Tracker::Announcing | Tracker::Working)
         };
         let tracked = self.trackers.status(key.0, now).iter().any(answers);
-        let urgent = !tracked || (torrent.state == State::Downloading && torrent.peers().is_empty());
+        let seeks = matches!(torrent.state, State::Downloading | State::FetchingMetadata);
+        let urgent = !tracked || (seeks && torrent.peers().is_empty());
         if let Some(node) = &mut self.dht.node {
             node.insert(torrent.info_hash, self.settings.port, urgent, now);
         }
