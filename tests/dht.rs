@@ -54,12 +54,7 @@ fn eight_nodes_alone_find_a_peer_of_a_torrent_without_a_tracker() {
     println!("announced to 8 nodes {:?} after its .torrent was dropped", start.elapsed());
     let start = Instant::now();
     torrent.drop_into(&homes[6].torrents);
-    wait_value(
-        "it is found",
-        FOUND,
-        || daemons[6].torrent(&torrent),
-        |said| said["peers"].as_u64() > Some(0),
-    );
+    wait_value("it is found", FOUND, || daemons[6].torrent(&torrent), is_found);
     println!("a peer found through 8 nodes {:?} after the .torrent was dropped", start.elapsed());
     fetched(&daemons[6], &torrent, PATIENCE);
     // Both at once: neither finds the other by asking those who have not been told.
@@ -67,12 +62,7 @@ fn eight_nodes_alone_find_a_peer_of_a_torrent_without_a_tracker() {
     let start = Instant::now();
     torrent.drop_into(&homes[5].torrents);
     torrent.add_to(&homes[3]);
-    wait_value(
-        "it is found",
-        FOUND,
-        || daemons[5].torrent(&torrent),
-        |said| said["peers"].as_u64() > Some(0),
-    );
+    wait_value("it is found", FOUND, || daemons[5].torrent(&torrent), is_found);
     println!("a peer found through 8 nodes {:?} after both .torrents were dropped", start.elapsed());
     fetched(&daemons[5], &torrent, PATIENCE);
 }
@@ -295,10 +285,10 @@ fn new_endpoints_come_at_the_pace_of_dials_and_slower_where_the_table_of_connect
     if !able(&[Root, Conntrack]) {
         return;
     }
-    let (burst, rest) = (5, 20);
-    assert!(time_to_ask(burst + rest, None) >= Duration::from_secs(4), "five a second");
-    // The first of them is sent at once.
-    assert!(time_to_ask(6, Some((990, 1000))) >= Duration::from_secs(4), "one a second");
+    // Five at once and twenty more take four seconds; two at once and four more, one a second, as long. The first may have
+    // waited to be read here.
+    assert!(time_to_ask(25, None) >= Duration::from_secs(3), "five a second");
+    assert!(time_to_ask(6, Some((990, 1000))) >= Duration::from_secs(3), "one a second");
 }
 
 #[test]
@@ -519,6 +509,11 @@ fn nodes(daemon: &Daemon) -> u64 {
 
 fn seeding(daemon: &Daemon) -> Value {
     daemon.ask("status", Value::Null)["torrents"]["seeding"].clone()
+}
+
+/// Somebody has it, or has already given it.
+fn is_found(said: &Value) -> bool {
+    said["peers"].as_u64() > Some(0) || said["state"] == "seeding"
 }
 
 fn fetched(daemon: &Daemon, torrent: &Torrent, bound: Duration) {
