@@ -84,7 +84,9 @@ class Delayed:
 
     async def listen(self):
         self.loop = asyncio.get_running_loop()
-        async with await asyncio.start_server(self.serve, ADDRESS, DELAYED), await asyncio.start_server(self.ignore, ADDRESS, SILENT):
+        answers = await asyncio.start_server(self.serve, ADDRESS, DELAYED)
+        silent = await asyncio.start_server(self.ignore, ADDRESS, SILENT)
+        async with answers, silent:
             await self.over.wait()
 
     async def serve(self, reader, writer):
@@ -191,7 +193,8 @@ def tables(bench):
 
 
 def neighbours(bench):
-    """Until two that have the same torrent, one of them nothing of it yet, are connected by LPD after the cable was plugged in."""
+    """Until two that have the same torrent, one of them nothing of it yet, are connected by LPD after the cable was plugged
+    in."""
     made = torrents.small(bench.memory + "/neighbours", None, 1)
     figures = {}
     for name in bench.ours():
