@@ -18,7 +18,7 @@
 //! | [`rate`] | token buckets and meters |
 //! | [`random`] | numbers that need not be secret |
 //! | [`clock`] | the time of day, where the clock has one |
-//! | [`http`] | heads, bodies and redirects; one client |
+//! | [`http`] | heads, bodies and redirects; one client, plain or under TLS |
 //! | [`net`] | addresses, prefixes, names; the UDP port |
 //! | [`storage`] | where bytes lie on disk, what is known of them; the storage thread |
 //! | [`peer`] | the peer protocol: wire, extensions, one peer, its task |

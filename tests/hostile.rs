@@ -8,6 +8,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -783,7 +784,8 @@ fn searches_of_neighbours() {
 
 /// Messages of each kind, as nodes send them.
 fn messages() -> Vec<Vec<u8>> {
-    let [v4, v6] = ["10.1.1.1:6881", "[fd00::1]:6881"].map(|addr| addr.parse().unwrap());
+    let v4: SocketAddr = ([10, 1, 1, 1], 6881).into();
+    let v6: SocketAddr = ([0xfd00, 0, 0, 0, 0, 0, 0, 1], 6881).into();
     let (id, info_hash) = (Id([1; 20]), InfoHash::from_bytes([2; 20]));
     let want = Want { v4: true, v6: true };
     let reply =

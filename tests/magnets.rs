@@ -26,7 +26,7 @@ use common::tracker::Tracker;
 use common::webserver::WebServer;
 use common::world::{Namespace, World};
 use common::{Folder, PATIENCE, Running, able, python, run, wait, wait_value};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What a client may take for a few megabytes and their metadata.
 const DOWNLOAD: Duration = Duration::from_secs(150);
@@ -181,11 +181,11 @@ fn a_paused_link_is_paused_after_a_restart_too() {
     let daemon = home.start();
     torrent.drop_link_into(&home.torrents, "");
     daemon.wait_state(&torrent, &["fetching-metadata"]);
-    daemon.ask("pause", serde_json::json!({"info_hash": torrent.hex()}));
+    daemon.ask("pause", json!({"info_hash": torrent.hex()}));
     daemon.terminate();
     let daemon = home.start();
     daemon.wait_state(&torrent, &["paused"]);
-    daemon.ask("resume", serde_json::json!({"info_hash": torrent.hex()}));
+    daemon.ask("resume", json!({"info_hash": torrent.hex()}));
     daemon.wait_state(&torrent, &["fetching-metadata"]);
 }
 
@@ -217,7 +217,7 @@ fn where_the_folder_takes_no_torrent_it_is_kept_in_the_state() {
     assert_eq!(home.log().matches("its metadata is here").count(), 1, "it was not fetched again");
     // Lost with the state, it is fetched anew.
     fs::remove_dir_all(home.state.join("magnets")).unwrap();
-    daemon.ask("verify", serde_json::json!({"info_hash": torrent.hex()}));
+    daemon.ask("verify", json!({"info_hash": torrent.hex()}));
     daemon.wait_state(&torrent, &["fetching-metadata"]);
     let _giver = Giver::honest(daemon.address(), &torrent);
     daemon.wait_seeding(&torrent);
@@ -270,7 +270,7 @@ fn liars_boasters_and_those_who_send_nonsense_keep_nobody_from_the_honest() {
     let bystander = Torrent::single("bystander.bin", 100_000, 16 * 1024);
     bystander.add_to(&home);
     // All of them are at one address here: it must not be banned for one of them.
-    home.set("listen", "addresses", serde_json::json!(["0.0.0.0"]));
+    home.set("listen", "addresses", json!(["0.0.0.0"]));
     let daemon = home.start();
     daemon.wait_seeding(&bystander);
     torrent.drop_link_into(&home.torrents, "");
@@ -415,6 +415,7 @@ fn we_fetch_metadata_from_libtorrent() {
     torrent.drop_into(whole.path());
     torrent.write_data(whole.path());
     let _seed = libtorrent(theirs, whole.path(), &[whole.path().join("from libtorrent.bin.torrent")]);
+    wait_listens(theirs, 6881);
     let home = Home::inside(ours);
     let daemon = home.start();
     torrent.drop_link_into(&home.torrents, &format!("&x.pe={}:6881", theirs.address));
@@ -435,6 +436,7 @@ fn we_fetch_metadata_from_transmission() {
     torrent.drop_into(watched.path());
     torrent.write_data(whole.path());
     let _seed = transmission(theirs, watched.path(), whole.path());
+    wait_listens(theirs, 51413);
     let home = Home::inside(ours);
     let daemon = home.start();
     torrent.drop_link_into(&home.torrents, &format!("&x.pe={}:51413", theirs.address));
@@ -473,6 +475,58 @@ fn aria2_fetches_metadata_from_us() {
     }
 }
 
+#[test]
+fn a_link_alone_finds_libtorrent_in_the_dht() {
+    if !able(&[Root, Python("libtorrent")]) {
+        return;
+    }
+    let world = World::new::<3>();
+    let [middle, ours, theirs] = world.spaces();
+    let (torrent, whole, routes) = (large("in the dht.bin"), Folder::new(), router(middle));
+    let _router = routes.start();
+    torrent.drop_into(whole.path());
+    torrent.write_data(whole.path());
+    let file = whole.path().join("in the dht.bin.torrent");
+    let _seed = libtorrent_in_dht(theirs, middle, whole.path(), &[file]);
+    let home = in_dht(ours, &[middle]);
+    let daemon = home.start();
+    torrent.drop_link_into(&home.torrents, "");
+    wait_whole(&daemon, &torrent);
+    torrent.assert_lies_in(&home.data);
+}
+
+#[test]
+fn libtorrent_with_a_link_alone_finds_us_in_the_dht() {
+    if !able(&[Root, Python("libtorrent")]) {
+        return;
+    }
+    let world = World::new::<3>();
+    let [middle, ours, theirs] = world.spaces();
+    let (torrent, out, routes) = (large("from the dht.bin"), Folder::new(), router(middle));
+    let _router = routes.start();
+    let home = in_dht(ours, &[middle]);
+    torrent.add_to(&home);
+    let daemon = home.start();
+    daemon.wait_seeding(&torrent);
+    let _client = libtorrent_in_dht(theirs, middle, out.path(), &[torrent.magnet("").into()]);
+    wait("it arrives", DOWNLOAD, || content(&torrent, out.path()));
+}
+
+/// With the DHT as its only way to find anybody, and these nodes to begin with.
+fn in_dht(space: &Namespace, nodes: &[&Namespace]) -> Home {
+    let home = Home::inside(space);
+    let nodes: Vec<_> = nodes.iter().map(|node| format!("{}:6881", node.address)).collect();
+    home.set("dht", "bootstrap", json!(nodes));
+    home.set("lpd", "enabled", false);
+    home
+}
+
+fn router(space: &Namespace) -> Home {
+    let home = in_dht(space, &[]);
+    home.set("dht", "router", true);
+    home
+}
+
 /// A client that has a link with a tracker gets what is wanted from us.
 fn gives(wanted: Wanted, client: impl Fn(&Namespace, &str, &Path) -> Running) {
     let world = World::new::<3>();
@@ -506,6 +560,11 @@ fn metadata_alone(torrent: &Torrent, out: &Path) -> Option<()> {
         let kept = fs::read(entry.ok()?.path()).ok()?;
         kept.windows(metadata.len()).any(|window| window == metadata).then_some(())
     })
+}
+
+/// One that nobody answers for is called again after a minute only.
+fn wait_listens(space: &Namespace, port: u16) {
+    space.enter(|| wait("it listens", PATIENCE, || TcpStream::connect((space.address, port)).ok().map(drop)));
 }
 
 fn wait_whole(daemon: &Daemon, torrent: &Torrent) {
@@ -551,9 +610,28 @@ fn transmission(space: &Namespace, torrents: &Path, out: &Path) -> Running {
 
 /// Adds .torrent files and links.
 fn libtorrent(space: &Namespace, out: &Path, what: &[PathBuf]) -> Running {
-    let script = "import sys, time, libtorrent as lt
-session = lt.session()
-for what in sys.argv[2:]:
+    libtorrent_with(&json!({}), space, out, what)
+}
+
+/// The same with the DHT as its only way to find anybody. By default it takes two nodes with addresses of one network for
+/// a liar and its accomplice.
+fn libtorrent_in_dht(space: &Namespace, node: &Namespace, out: &Path, what: &[PathBuf]) -> Running {
+    let settings = json!({
+        "enable_lsd": false,
+        "enable_dht": true,
+        "listen_interfaces": format!("{}:6881", space.address),
+        "dht_bootstrap_nodes": format!("{}:6881", node.address),
+        "dht_announce_interval": 5,
+        "dht_restrict_routing_ips": false,
+        "dht_restrict_search_ips": false,
+    });
+    libtorrent_with(&settings, space, out, what)
+}
+
+fn libtorrent_with(settings: &Value, space: &Namespace, out: &Path, what: &[PathBuf]) -> Running {
+    let script = "import json, sys, time, libtorrent as lt
+session = lt.session(json.loads(sys.argv[2]))
+for what in sys.argv[3:]:
     if what.startswith('magnet:'):
         added = lt.parse_magnet_uri(what)
     else:
@@ -563,5 +641,5 @@ for what in sys.argv[2:]:
     session.add_torrent(added)
 while True: time.sleep(1)";
     let mut command = space.command(python());
-    start(command.args(["-c", script]).arg(out).args(what), out)
+    start(command.args(["-c", script]).arg(out).arg(settings.to_string()).args(what), out)
 }

@@ -15,7 +15,7 @@ mod with {
 
     use serde_json::json;
 
-    use crate::common::Need::Program;
+    use crate::common::Need::{Program, Root};
     use crate::common::authority::{Authority, EARLY, EXPIRED, Key, VALID};
     use crate::common::daemon::{Daemon, Home};
     use crate::common::nginx::Nginx;
@@ -61,6 +61,33 @@ mod with {
             }
             assert!(nginx.log().lines().all(|line| line.contains(protocol)), "{}", nginx.log());
         }
+    }
+
+    #[test]
+    fn a_mesh_puts_its_authority_beside_those_of_the_system() {
+        if !able(&[Root, Program("nginx"), Program("openssl"), Program("unshare")]) {
+            return;
+        }
+        let (authority, stranger) = (Authority::new(), Authority::new());
+        let torrent = Torrent::single("image", 600_000, 65_536);
+        let folder = Folder::new();
+        torrent.write_data(folder.path());
+        let certificate = authority.server(HERE, VALID, Key::Curve);
+        let nginx = Nginx::start(&[("ssl", &format!("{certificate} root {};", folder.path().display()))]);
+        let torrent = torrent.web_seeds(&[format!("https://localhost:{}/", nginx.addresses[0].port())]);
+        // One file for each authority, as OpenWrt has them, some of them broken.
+        let system = Folder::new();
+        std::fs::write(system.path().join("broken.crt"), "-----BEGIN CERTIFICATE-----\nx\n").unwrap();
+        std::fs::copy(&stranger.certificate, system.path().join("stranger.crt")).unwrap();
+        std::fs::copy(&authority.certificate, system.path().join("mesh.crt")).unwrap();
+        let mount = format!("mount --bind {} /etc/ssl/certs && exec \"$@\"", system.path().display());
+        let home = Home::new();
+        home.set("", "layout", json!("name"));
+        torrent.drop_into(&home.torrents);
+        let daemon =
+            home.start_by(&["env", "-u", "SSL_CERT_FILE", "unshare", "--mount", "sh", "-c", &mount, "sh"]);
+        daemon.wait_seeding(&torrent);
+        torrent.assert_lies_in(&home.data);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is asked of other nodes, and when: pings, searches, upkeep.
 //!
-//! Read first: BEP 5. Holds nothing.
+//! Read first: BEP 5. Pings and upkeep share one clock, but for a node that knows next to nobody; searches share a bucket, and
+//! torrents take their turns at it. No address is asked more than `limits` says. Holds nothing.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@
 //! What it sends is bounded: one datagram of upkeep in ten seconds, searches by a bucket, no address more than others bear,
 //! new addresses by the caller's bucket; what it answers by address and in all. Whoever named a node is not believed: only
 //! those are kept and passed on that have answered us. Omits sockets, names and private torrents (the session inserts none).
-//! Holds about 300 KiB with full tables, a full store and a thousand torrents.
+//! Holds about 250 KiB with full tables, a full store and a thousand torrents.
 
 mod answering;
 mod asking;

@@ -42,8 +42,10 @@ impl Node {
             self.has_come(from, is_outside, now);
         }
         let named = |addr: &SocketAddr| as_named(*addr, from);
+        // Those whom we ask know us, and name us.
+        let others = reply.nodes.iter().filter(|(id, _)| *id != self.id);
         let nodes: Vec<(Id, SocketAddr)> =
-            reply.nodes.iter().filter_map(|(id, addr)| Some((*id, named(addr)?))).collect();
+            others.filter_map(|(id, addr)| Some((*id, named(addr)?))).collect();
         if let Why::Search(number) = pending.why {
             let family = Family::of(from.ip());
             let of_family: Vec<_> =

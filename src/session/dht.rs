@@ -14,8 +14,8 @@ use crate::dht::{Counts, Node, Output, Saved};
 use crate::metainfo::InfoHash;
 use crate::peer::PeerKey;
 use crate::storage::io::Job as StorageJob;
+use crate::torrent::TorrentKey;
 use crate::torrent::candidates::Source;
-use crate::torrent::{State, TorrentKey};
 use crate::tracker::client::{State as Tracker, TrackerStatus};
 
 /// Nodes that were saved have this long to answer before names are resolved.
@@ -173,7 +173,7 @@ impl Session {
             matches!(tracker.state, Tracker::Waiting | Tracker::Announcing | Tracker::Working)
         };
         let tracked = self.trackers.status(key.0, now).iter().any(answers);
-        let urgent = !tracked || (torrent.state == State::Downloading && torrent.peers().is_empty());
+        let urgent = !tracked || (torrent.seeks() && torrent.peers().is_empty());
         if let Some(node) = &mut self.dht.node {
             node.insert(torrent.info_hash, self.settings.port, urgent, now);
         }

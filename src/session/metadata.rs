@@ -113,6 +113,7 @@ impl Session {
             // Whoever was found otherwise than by its trackers is to know nothing more of it (BEP 27).
             torrent.named = [].into();
             self.lpd.remove(summary.info_hash);
+            self.dht.remove(summary.info_hash);
             self.candidates.remove(key.0);
             self.close_peers(key, &Close::TorrentStopped);
         }

@@ -134,7 +134,7 @@ impl Session {
             &torrent.view(),
             theirs.has_extension_protocol().then_some(may_send),
             self.settings.port,
-            matches!(torrent.state, State::Downloading | State::FetchingMetadata) || torrent.is_hidden(),
+            torrent.seeks() || torrent.is_hidden(),
             metadata_size,
         );
         if theirs.has_dht()

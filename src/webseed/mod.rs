@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::http::{Scheme, TLS, Url};
+use crate::http::{Scheme, Url};
 use crate::key::TorrentKey;
 use crate::metainfo::InfoHash;
 use crate::peer::PeerKey;
@@ -185,8 +185,9 @@ struct Redirect {
 }
 
 impl WebSeeds {
-    /// Those of a .torrent: `url-list` and `httpseeds`. Of too many those are kept that we can reach, in an order drawn
-    /// by chance, so that not all nodes ask the same one.
+    /// Those of a .torrent: `url-list` and `httpseeds`. Of too many the plain ones are kept first, for TLS costs a router
+    /// time and proves nothing that pieces do not prove; in an order drawn by chance, so that not all nodes ask the same
+    /// one.
     pub fn new(
         web_seeds: &[String],
         http_seeds: &[String],
@@ -201,7 +202,7 @@ impl WebSeeds {
         for at in 1..urls.len() {
             urls.swap(at, random.below(at + 1));
         }
-        urls.sort_by_key(|(url, _)| url.scheme() == Scheme::Https && !TLS);
+        urls.sort_by_key(|(url, _)| url.scheme() == Scheme::Https);
         urls.truncate(MAX_SEEDS);
         let seeds = urls
             .into_iter()
@@ -491,16 +492,14 @@ mod tests {
     }
 
     #[test]
-    fn of_many_urls_eight_are_kept_and_those_we_can_reach_first() {
+    fn of_many_urls_eight_are_kept_and_plain_ones_first() {
         let named: Vec<String> =
             (0..20).map(|n| format!("http{}://h{n}/", if n < 14 { "s" } else { "" })).collect();
         let mut keys = (0..).map(PeerKey);
         let scripts = ["http://script/seed".to_owned(), "no URL".to_owned()];
         let seeds = WebSeeds::new(&named, &scripts, 3, || keys.next().unwrap());
         assert_eq!(seeds.seeds.len(), MAX_SEEDS);
-        if !TLS {
-            assert_eq!(seeds.seeds.iter().filter(|seed| seed.url.scheme() == Scheme::Http).count(), 7);
-        }
+        assert_eq!(seeds.seeds.iter().filter(|seed| seed.url.scheme() == Scheme::Http).count(), 7);
         let script = seeds.seeds.iter().find(|seed| seed.kind == Kind::HttpSeed).unwrap();
         assert_eq!(script.url.as_str(), "http://script/seed");
         assert!(WebSeeds::new(&["nothing".to_owned()], &[], 1, || PeerKey(1)).seeds.is_empty());

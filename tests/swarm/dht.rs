@@ -155,7 +155,9 @@ impl Dht {
 
     fn meet(&mut self, one: usize, other: usize) {
         let addr = self.nodes[other].addr;
-        self.with(one, |node, now| node.contact(addr, now));
+        if one != other {
+            self.with(one, |node, now| node.contact(addr, now));
+        }
     }
 
     fn with<T>(&mut self, at: usize, f: impl FnOnce(&mut Node, Instant) -> T) -> T {
@@ -244,6 +246,7 @@ impl Dht {
 
     fn send(&mut self, at: usize, to: SocketAddr, mut datagram: Vec<u8>) {
         let message = krpc::decode(&datagram).expect("what we send is a message");
+        assert!(to != self.nodes[at].addr, "it asks itself");
         let sent = &mut self.nodes[at].sent;
         match &message.body {
             Body::Query(_, Query::GetPeers(..)) => sent.searches += 1,

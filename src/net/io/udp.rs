@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use async_io::Async;
+use nix::errno::Errno;
 use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
@@ -101,7 +102,7 @@ impl Udp {
         *self.task.borrow_mut() = Some(house.task(read(house.clone())));
     }
 
-    /// Sends a datagram, if the system takes it at once: to one who asked lately from where he asked, to others from where
+    /// Sends a datagram without waiting: to one who asked lately from where he asked, to others from where
     /// the system would send.
     pub fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
         let sockets = self.sockets.borrow();
@@ -291,8 +292,11 @@ impl Socket {
         };
         let fd = self.socket.get_ref().as_raw_fd();
         let (parts, to) = ([IoSlice::new(datagram)], SockaddrStorage::from(to));
-        sendmsg(fd, &parts, control.as_slice(), MsgFlags::empty(), Some(&to))?;
-        Ok(())
+        match sendmsg(fd, &parts, control.as_slice(), MsgFlags::empty(), Some(&to)) {
+            // What finds no room is lost, as on the way.
+            Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

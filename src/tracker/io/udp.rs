@@ -8,7 +8,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -128,13 +127,7 @@ impl Exchange {
         let answer = self.udp.answer(to, transaction);
         let mut datagram = Vec::new();
         encode(transaction, &mut datagram);
-        match self.udp.send(&datagram, to) {
-            // What finds no room is lost as on the way.
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                return Err(Failure::Transport(error.to_string()));
-            }
-            _ => {}
-        }
+        self.udp.send(&datagram, to).map_err(|error| Failure::Transport(error.to_string()))?;
         let silence = async {
             smol::Timer::after(wait).await;
             None
