@@ -44,6 +44,7 @@ class Cable:
         ip(f"link set {self.near} {way}", self.before)
 
     def close(self):
+        ip(f"link delete {self.near}", self.before)  # A namespace takes its time to go.
         self.space.close()
 
 
@@ -83,7 +84,9 @@ class Delayed:
 
     async def listen(self):
         self.loop = asyncio.get_running_loop()
-        async with await asyncio.start_server(self.serve, ADDRESS, DELAYED), await asyncio.start_server(self.ignore, ADDRESS, SILENT):
+        answers = await asyncio.start_server(self.serve, ADDRESS, DELAYED)
+        silent = await asyncio.start_server(self.ignore, ADDRESS, SILENT)
+        async with answers, silent:
             await self.over.wait()
 
     async def serve(self, reader, writer):
@@ -158,7 +161,7 @@ def idle(bench):
             seeder.stop()
         for cable in cables:
             cable.close()
-    most = figures.get("aria2", 3)
+    most = figures.get("aria2", 40)
     bench.says("idle", f"context switches over {seconds} s, 100 torrents, DHT and LPD", most, "a second", figures)
 
 
@@ -190,7 +193,8 @@ def tables(bench):
 
 
 def neighbours(bench):
-    """Until two that have the same torrent, one of them nothing of it yet, are connected by LPD after the cable was plugged in."""
+    """Until two that have the same torrent, one of them nothing of it yet, are connected by LPD after the cable was plugged
+    in."""
     made = torrents.small(bench.memory + "/neighbours", None, 1)
     figures = {}
     for name in bench.ours():
