@@ -22,6 +22,7 @@ use super::tree::{Tree, exists, missing, number, root_of};
 use crate::config::Disk;
 use crate::have::Have;
 use crate::metainfo::InfoHash;
+use crate::piece::Lengths;
 use crate::storage::intake::Write;
 use crate::storage::resume::{Record, Stamp};
 use crate::storage::{Layout, Trouble};
@@ -391,10 +392,10 @@ fn put<'a>(
     }
     let mut pending: Option<Run<'_>> = None;
     for write in &*writes {
-        let Some(block) = layout.lengths().block(write.piece, write.begin, write.len) else { continue };
+        let Some(offset) = offset_of(layout.lengths(), write) else { continue };
         let (at, len) = (write.at as usize, write.len as usize);
         let Some(mut rest) = bytes.get(at..).and_then(|bytes| bytes.get(..len)) else { continue };
-        for span in layout.spans(layout.lengths().block_offset(block), u64::from(write.len)) {
+        for span in layout.spans(offset, u64::from(write.len)) {
             let part = usize::try_from(span.len).ok().and_then(|len| rest.split_off(..len));
             let Some(part) = part.filter(|_| !span.pad) else { continue };
             if pending.as_mut().is_some_and(|run| run.extend(&span, part)) {
@@ -409,6 +410,13 @@ fn put<'a>(
         outputs.write(run, &ready.info_hash, hashing, unsaved)?;
     }
     Ok(if overlap { &[] } else { writes })
+}
+
+/// Where in the torrent a fragment lies, if its piece has room for it. One from a web seed may be longer than any block.
+fn offset_of(lengths: Lengths, write: &Write) -> Option<u64> {
+    let piece = lengths.piece(write.piece)?;
+    let end = write.begin.checked_add(write.len)?;
+    (end <= lengths.size(piece)).then_some(lengths.offset(piece) + u64::from(write.begin))
 }
 
 /// Of a torrent that is whole.

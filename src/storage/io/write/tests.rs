@@ -914,3 +914,12 @@ fn a_file_that_fat_cannot_hold_is_told_before_anything_is_fetched() {
     let small = Layout::new(&crate::storage::tests::metainfo(1 << 20, &files[..1]), temp.path("root/t"));
     assert_eq!(ground(0x4d44).takes(&small, &tree, &ANYWHERE), Ok(Prepared { window: true }));
 }
+
+#[test]
+fn a_fragment_from_a_web_seed_may_be_longer_than_any_block_of_a_peer() {
+    let lengths = Lengths::new(3 << 20, std::num::NonZeroU32::new(1 << 20).unwrap()).unwrap();
+    let write = |begin, len| Write { key: 1, piece: 2, begin, at: 0, len };
+    assert_eq!(offset_of(lengths, &write(5, (1 << 20) - 5)), Some((2 << 20) + 5));
+    assert_eq!(offset_of(lengths, &write(5, (1 << 20) - 4)), None);
+    assert_eq!(offset_of(lengths, &write(u32::MAX, 2)), None);
+}
