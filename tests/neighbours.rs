@@ -9,7 +9,7 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use common::Need::{Python, Root};
 use common::daemon::{Daemon, Home};
 use common::torrent::Torrent;
 use common::world::{Namespace, World};
-use common::{Folder, PATIENCE, Running, able, meshseed, python, run, wait_value};
+use common::{Folder, PATIENCE, Running, able, meshseed, python, run, wait, wait_value};
 use serde_json::{Value, json};
 
 /// From the moment a cable carries, and an address is confirmed, until the two are connected: a look at the interfaces,
@@ -93,6 +93,40 @@ fn a_magnet_link_without_a_tracker_is_enough_among_neighbours() {
     giver.wait_seeding(&torrent);
     fetched(&taker, &torrent, FOUND);
     torrent.assert_lies_in(&theirs.data);
+}
+
+#[test]
+fn a_static_peer_on_the_link_is_named_with_its_interface() {
+    if !able(&[Root]) {
+        return;
+    }
+    let world = World::new::<2>();
+    let spaces = world.spaces::<2>();
+    let [ours, theirs] = spaces.map(|space| {
+        let home = home(space);
+        home.set("lpd", "enabled", false);
+        home
+    });
+    let [seed, _] = spaces.map(|space| wait("it is no other's", PATIENCE, || link_local(space)));
+    let torrent = Torrent::single("next door.bin", 1_000_001, 32 * 1024);
+    torrent.add_to(&ours);
+    torrent.drop_into(&theirs.torrents);
+    theirs.set("", "peers", json!([format!("[{seed}%mesh]:6881")]));
+    let (giver, taker) = (ours.start(), theirs.start());
+    giver.wait_seeding(&torrent);
+    fetched(&taker, &torrent, PATIENCE);
+    torrent.assert_lies_in(&theirs.data);
+}
+
+/// The link-local address of a machine, once it is confirmed that no other has it.
+fn link_local(space: &Namespace) -> Option<Ipv6Addr> {
+    let shown = space
+        .command("ip")
+        .args(["-6", "-oneline", "address", "show", "dev", "mesh", "scope", "link", "-tentative"])
+        .output()
+        .expect("ip runs");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    shown.split_whitespace().find_map(|word| word.strip_suffix("/64")?.parse().ok())
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! follow, and the session hears what counts as near and which addresses are ours.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV6};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::start::local_prefixes;
 use crate::config::Config;
 use crate::metainfo::InfoHash;
 use crate::net::io::changes::Changes;
-use crate::net::io::{ResolveError, interfaces};
+use crate::net::io::{ResolveError, interface_index, interfaces};
 use crate::session::Settings;
 
 /// Names of static peers that could not be resolved are tried again after this long.
@@ -173,8 +173,15 @@ impl Daemon {
         (found, missing)
     }
 
-    /// The addresses of something at a port.
+    /// The addresses of something at a port. A link-local one carries its interface: `fe80::1%br-lan`.
     pub(super) async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
+        if let Some((ip, interface)) = host.split_once('%')
+            && let Ok(ip) = ip.parse()
+        {
+            let absent = || ResolveError::System(format!("no interface {interface}").into());
+            let scope = interface_index(interface).ok_or_else(absent)?;
+            return Ok(vec![SocketAddrV6::new(ip, port, 0, scope).into()]);
+        }
         let found = self.resolver.resolve(host).await?;
         Ok(found.iter().map(|&ip| SocketAddr::new(ip, port)).collect())
     }

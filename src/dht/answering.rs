@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use super::id::Id;
 use super::krpc::{self, Body, Message, Query, Reply, Want};
-use super::reach::{canonical, is_near, means_something};
+use super::reach::{is_near, means_something};
 use super::search::NEAR;
 use super::table::{Contact, K};
 use super::{Node, Output, Side};
 use crate::metainfo::InfoHash;
-use crate::net::Family;
+use crate::net::{Family, compact, plain};
 
 /// Answers that wait to be sent: more come in between two polls only when we are flooded.
 const MAX_READY: usize = 32;
@@ -60,7 +60,7 @@ impl Node {
             }
             Query::Announce { info_hash, port, token } => {
                 let peer = SocketAddr::new(from.ip(), port.unwrap_or(from.port()));
-                let mut peer = canonical(peer);
+                let mut peer = plain(peer);
                 if let (SocketAddr::V6(peer), SocketAddr::V6(from)) = (&mut peer, from) {
                     peer.set_scope_id(from.scope_id());
                 }
@@ -126,7 +126,7 @@ impl Node {
 
     /// What only somebody at that address can know.
     fn token(&self, ip: IpAddr, window: u32) -> [u8; 4] {
-        let ip = krpc::compact(SocketAddr::new(ip, 0));
+        let ip = compact::bytes(SocketAddr::new(ip, 0));
         self.secret(b"token", &[&window.to_be_bytes()[..], &ip].concat())
     }
 }

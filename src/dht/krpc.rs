@@ -4,12 +4,12 @@
 //! and nodes that can not be are passed over one by one. Omits what no BEP that we follow names.
 //! Holds the nodes and peers of one message, which are bounded.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::id::Id;
 use crate::bencode::{DictWriter, Value, Writer};
 use crate::metainfo::InfoHash;
-use crate::net::Family;
+use crate::net::{Family, compact};
 
 /// Nodes of one family that are read of a message; we send eight.
 pub const MAX_NODES: usize = 16;
@@ -116,7 +116,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             Body::Reply(_) => {}
         }
         if let Some(ip) = message.ip {
-            d.bytes("ip", compact(ip));
+            d.bytes("ip", compact::bytes(ip));
         }
         if let Body::Query(_, query) = &message.body {
             d.bytes("q", name(query));
@@ -187,7 +187,7 @@ fn results(d: &mut DictWriter, reply: &Reply) {
         let mut bytes = Vec::new();
         for (id, addr) in of_family {
             bytes.extend_from_slice(&id.0);
-            bytes.extend(compact(*addr));
+            bytes.extend(compact::bytes(*addr));
         }
         if !bytes.is_empty() {
             d.bytes(key, bytes);
@@ -197,7 +197,7 @@ fn results(d: &mut DictWriter, reply: &Reply) {
         d.bytes("token", token);
     }
     if !reply.values.is_empty() {
-        d.list("values", |l| reply.values.iter().for_each(|&addr| l.bytes(compact(addr))));
+        d.list("values", |l| reply.values.iter().for_each(|&addr| l.bytes(compact::bytes(addr))));
     }
 }
 
@@ -216,7 +216,7 @@ pub fn decode(datagram: &[u8]) -> Option<Message<'_>> {
             b"r" => reply = Some(value),
             b"e" => error = value.items().and_then(|mut items| items.next()?.as_int()),
             b"ro" => message.read_only = value.as_int() == Some(1),
-            b"ip" => message.ip = value.as_bytes().and_then(address),
+            b"ip" => message.ip = value.as_bytes().and_then(compact::address),
             _ => {}
         }
     }
@@ -275,7 +275,7 @@ fn decode_reply(results: Value<'_>) -> Option<Reply<'_>> {
             b"nodes6" => reply.nodes.extend(nodes(value, 38)),
             b"values" => {
                 let values = value.items().into_iter().flatten();
-                let values = values.filter_map(|one| one.as_bytes().and_then(address));
+                let values = values.filter_map(|one| one.as_bytes().and_then(compact::address));
                 reply.values.extend(values.take(MAX_VALUES));
             }
             _ => {}
@@ -289,34 +289,12 @@ fn nodes(value: Value<'_>, width: usize) -> impl Iterator<Item = (Id, SocketAddr
     let each = value.as_bytes().unwrap_or_default().chunks_exact(width).take(MAX_NODES);
     each.filter_map(|bytes| {
         let (id, addr) = bytes.split_at(20);
-        Some((Id(id.try_into().ok()?), address(addr)?))
+        Some((Id(id.try_into().ok()?), compact::address(addr)?))
     })
 }
 
 fn id_of(value: Value<'_>) -> Option<Id> {
     value.as_bytes()?.try_into().ok().map(Id)
-}
-
-/// An address as it stands in messages: 6 or 18 bytes.
-pub fn compact(addr: SocketAddr) -> Vec<u8> {
-    let mut bytes = match addr.ip() {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
-    bytes.extend_from_slice(&addr.port().to_be_bytes());
-    bytes
-}
-
-/// The reverse of [`compact`].
-pub fn address(bytes: &[u8]) -> Option<SocketAddr> {
-    let (ip, port) = bytes.split_at_checked(bytes.len().checked_sub(2)?)?;
-    let port = u16::from_be_bytes(port.try_into().ok()?);
-    let ip: IpAddr = match ip.len() {
-        4 => Ipv4Addr::from(<[u8; 4]>::try_from(ip).ok()?).into(),
-        16 => Ipv6Addr::from(<[u8; 16]>::try_from(ip).ok()?).into(),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
 }
 
 #[cfg(test)]

@@ -28,13 +28,12 @@ use std::time::{Duration, Instant};
 use sha1::{Digest, Sha1};
 
 use crate::metainfo::InfoHash;
-use crate::net::{Class, Family, class, dialable};
+use crate::net::{Class, Family, class, dialable, plain};
 use crate::random::Random;
 use crate::rate::Bucket;
 use id::Id;
 use krpc::Body;
 use limits::{Heard, Sent};
-use reach::canonical;
 use replies::LOOK;
 pub use saved::{MAX_SAVED, Saved};
 use search::{Goal, Search};
@@ -308,7 +307,7 @@ impl Node {
     /// There may be a node: one that a peer, a torrent, a neighbour, the configuration or an earlier run named. It is
     /// pinged when the budget allows.
     pub fn contact(&mut self, addr: SocketAddr, now: Instant) {
-        let addr = canonical(addr);
+        let addr = plain(addr);
         self.rumours.retain(|rumour| rumour.addr != addr);
         if self.is_news(addr, now) && self.contacts.len() < MAX_CONTACTS {
             self.contacts.push_back(Candidate { addr, again: false });
@@ -359,7 +358,7 @@ impl Node {
 
     /// A datagram came.
     pub fn handle(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) {
-        let from = canonical(from);
+        let from = plain(from);
         let loopback = class(from.ip()) == Class::Loopback;
         if !self.side(from).enabled || !dialable(from, loopback) {
             return;

@@ -4,15 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-use crate::net::{Class, class, dialable};
-
-/// IPv4 in its own clothes.
-pub fn canonical(addr: SocketAddr) -> SocketAddr {
-    match addr.ip().to_canonical() {
-        IpAddr::V4(v4) => (v4, addr.port()).into(),
-        IpAddr::V6(_) => addr,
-    }
-}
+use crate::net::{Class, class, dialable, plain};
 
 /// Whether somebody there can do anything with an address of ours.
 pub fn means_something(addr: SocketAddr, to: SocketAddr) -> bool {
@@ -26,7 +18,7 @@ pub fn means_something(addr: SocketAddr, to: SocketAddr) -> bool {
 
 /// An address that somebody named, as it is from here; `None` where it leads nowhere.
 pub fn as_named(addr: SocketAddr, by: SocketAddr) -> Option<SocketAddr> {
-    let addr = match (canonical(addr), by) {
+    let addr = match (plain(addr), by) {
         (SocketAddr::V6(v6), SocketAddr::V6(by)) if class(addr.ip()) == Class::Link => {
             SocketAddrV6::new(*v6.ip(), v6.port(), 0, by.scope_id()).into()
         }

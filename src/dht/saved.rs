@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use sha1::{Digest, Sha1};
 
 use super::id::Id;
-use super::krpc::{address, compact};
+use crate::net::compact;
 
 /// What the bytes begin with, the last of them the version.
 const MAGIC: [u8; 16] = *b"meshseed\xabnodes\n\x01";
@@ -29,7 +29,7 @@ impl Saved {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = [&MAGIC[..], &self.id].concat();
         for &node in &self.nodes {
-            let bytes = compact(node);
+            let bytes = compact::bytes(node);
             // 6 or 18.
             out.extend(u8::try_from(bytes.len()));
             out.extend(bytes);
@@ -50,7 +50,7 @@ impl Saved {
         let mut nodes = Vec::new();
         while let Some((&length, after)) = rest.split_first() {
             let (node, after) = after.split_at_checked(length.into())?;
-            nodes.push(address(node)?);
+            nodes.push(compact::address(node)?);
             rest = after;
         }
         (nodes.len() <= 2 * MAX_SAVED).then_some(Saved { id: Id(*id).0, nodes })

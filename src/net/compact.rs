@@ -23,16 +23,26 @@ pub fn encode(address: SocketAddr, out: &mut Vec<u8>) {
     out.extend_from_slice(&address.port().to_be_bytes());
 }
 
+/// One address alone.
+pub fn bytes(address: SocketAddr) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(width(Family::V6));
+    encode(address, &mut bytes);
+    bytes
+}
+
+/// The one address of either family that all of `bytes` are.
+pub fn address(bytes: &[u8]) -> Option<SocketAddr> {
+    let (ip, port) = bytes.split_last_chunk::<2>()?;
+    let ip = match <[u8; 4]>::try_from(ip) {
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(ip).ok()?).to_canonical(),
+    };
+    Some(SocketAddr::new(ip, u16::from_be_bytes(*port)))
+}
+
 /// The addresses of that family that `bytes` are. What is left of them at the end is no address.
 pub fn decode(bytes: &[u8], family: Family) -> impl Iterator<Item = SocketAddr> + '_ {
-    bytes.chunks_exact(width(family)).filter_map(|bytes| {
-        let (ip, port) = bytes.split_last_chunk::<2>()?;
-        let ip = match <[u8; 4]>::try_from(ip) {
-            Ok(v4) => IpAddr::from(v4),
-            Err(_) => IpAddr::from(<[u8; 16]>::try_from(ip).ok()?).to_canonical(),
-        };
-        Some(SocketAddr::new(ip, u16::from_be_bytes(*port)))
-    })
+    bytes.chunks_exact(width(family)).filter_map(address)
 }
 
 #[cfg(test)]

@@ -194,6 +194,11 @@ pub fn interfaces() -> std::io::Result<Vec<Interface>> {
         .collect())
 }
 
+/// The number of an interface, which may be given by that instead of its name.
+pub fn interface_index(name: &str) -> Option<u32> {
+    name.parse().ok().or_else(|| nix::net::if_::if_nametoindex(name).ok())
+}
+
 /// The prefixes of our own links: what `on-link` in the configuration means. A routed mesh gives its nodes /32
 /// and /128 addresses; those hold nobody but ourselves and are left out.
 pub fn on_link(interfaces: &[Interface]) -> Vec<Prefix> {

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
-use crate::net::{self, Prefix};
+use crate::net::{self, Prefix, plain};
 use crate::random::Random;
 
 /// Addresses in all, 64 KiB: at five dials a second that is work for more than six minutes, and trackers will name
@@ -547,12 +547,11 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 /// One spelling for each address.
 fn canonical(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V6(v6) => match v6.ip().to_canonical() {
-            IpAddr::V4(v4) => SocketAddr::from((v4, v6.port())),
-            IpAddr::V6(ip) if is_link_local(ip) => SocketAddrV6::new(ip, v6.port(), 0, v6.scope_id()).into(),
-            IpAddr::V6(ip) => SocketAddr::from((ip, v6.port())),
-        },
+    match plain(address) {
+        SocketAddr::V6(v6) if is_link_local(*v6.ip()) => {
+            SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into()
+        }
+        SocketAddr::V6(v6) => SocketAddr::from((*v6.ip(), v6.port())),
         v4 => v4,
     }
 }
