@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::Need::{Python, Root};
+use common::Need::{Program, Python, Root};
 use common::daemon::{Daemon, Home};
 use common::torrent::Torrent;
 use common::world::{Namespace, World};
@@ -131,28 +131,51 @@ fn link_local(space: &Namespace) -> Option<Ipv6Addr> {
 
 #[test]
 fn libtorrent_hears_us() {
-    if !able(&[Root, Python("libtorrent")]) {
-        return;
+    if able(&[Root, Python("libtorrent")]) {
+        they_hear_us(libtorrent);
     }
+}
+
+#[test]
+fn we_hear_libtorrent() {
+    if able(&[Root, Python("libtorrent")]) {
+        we_hear_them(libtorrent);
+    }
+}
+
+#[test]
+fn aria2_hears_us() {
+    if able(&[Root, Program("aria2c")]) {
+        they_hear_us(aria2);
+    }
+}
+
+#[test]
+fn we_hear_aria2() {
+    if able(&[Root, Program("aria2c")]) {
+        we_hear_them(aria2);
+    }
+}
+
+/// In a machine, with all .torrents of a folder and the data in another, and no other way to find anybody.
+type Client = fn(&Namespace, &Folder, &Folder) -> Running;
+
+fn they_hear_us(client: Client) {
     let world = World::new::<2>();
     let [seed, leech] = world.spaces();
     let torrent = Torrent::single("heard.bin", 1_000_001, 32 * 1024);
     let (home, out, watched) = (home(seed), Folder::new(), Folder::new());
     torrent.drop_into(watched.path());
-    let _client = libtorrent(leech, &watched, &out);
+    let _client = client(leech, &watched, &out);
     torrent.add_to(&home);
     let daemon = home.start();
     daemon.wait_seeding(&torrent);
     let file = out.path().join(&torrent.name);
     let whole = || std::fs::read(&file).is_ok_and(|bytes| bytes == torrent.content());
-    wait_value("libtorrent has it", PATIENCE, whole, |whole| *whole);
+    wait_value("the client has it", PATIENCE, whole, |whole| *whole);
 }
 
-#[test]
-fn we_hear_libtorrent() {
-    if !able(&[Root, Python("libtorrent")]) {
-        return;
-    }
+fn we_hear_them(client: Client) {
     let world = World::new::<2>();
     let [seed, leech] = world.spaces();
     let torrent = Torrent::single("overheard.bin", 1_000_001, 32 * 1024);
@@ -162,7 +185,7 @@ fn we_hear_libtorrent() {
     daemon.wait_state(&torrent, &["downloading"]);
     torrent.drop_into(watched.path());
     torrent.write_data(out.path());
-    let _client = libtorrent(seed, &watched, &out);
+    let _client = client(seed, &watched, &out);
     fetched(&daemon, &torrent, PATIENCE);
 }
 
@@ -231,5 +254,18 @@ for path in glob.glob(sys.argv[2] + '/*.torrent'):
 while True: time.sleep(1)";
     let mut command = space.command(python());
     command.args(["-c", script]).args([out.path(), torrents.path()]).arg(space.address.to_string());
-    Running(command.stdin(Stdio::null()).spawn().expect("the client starts"))
+    start(&mut command)
+}
+
+fn aria2(space: &Namespace, torrents: &Folder, out: &Folder) -> Running {
+    let mut command = space.command("aria2c");
+    command.args(["--check-integrity", "--seed-ratio=0", "--disable-ipv6", "--enable-dht=false"]);
+    command.args(["--bt-enable-lpd", "--bt-lpd-interface=mesh", "--listen-port=6881"]);
+    let files = std::fs::read_dir(torrents.path()).unwrap().map(|entry| entry.unwrap().path());
+    start(command.arg("--dir").arg(out.path()).args(files))
+}
+
+fn start(command: &mut Command) -> Running {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+    Running(quiet.spawn().expect("the client starts"))
 }
