@@ -11,6 +11,7 @@ mod announces;
 mod checks;
 mod dht;
 mod fetching;
+mod jobs;
 mod metadata;
 mod peers;
 mod pex;
@@ -28,21 +29,20 @@ use std::time::{Duration, Instant};
 use checks::Rest;
 use dht::Dht;
 
-use crate::lpd::{Link, Lpd};
+use crate::lpd::Lpd;
 use crate::metainfo::InfoHash;
 use crate::net::Prefix;
 use crate::net::ours::Ours;
 use crate::peer::{Close, Peer, PeerKey, Waiting};
-use crate::piece::{Block, Lengths};
+use crate::piece::Block;
 use crate::random::Random;
 use crate::rate::{Bucket, byte_burst};
-use crate::storage::Layout;
 use crate::storage::io::Job as StorageJob;
 use crate::torrent::candidates::Candidates;
 use crate::torrent::choker::Choker;
 use crate::torrent::{Tiers, Torrent, TorrentKey};
-use crate::tracker::client::{Client, Request};
-use crate::webseed::WebFetch;
+use crate::tracker::client::Client;
+pub use jobs::{Event, Happened, Job, Miss, Totals, Upload};
 pub use settings::Settings;
 use webseeds::WebRun;
 
@@ -87,92 +87,6 @@ const GROWING: Duration = Duration::from_secs(10);
 /// task, socket entry, queue of requests.
 const TORRENT_COST: u64 = 2 * 1024;
 const PEER_COST: u64 = 10 * 1024;
-
-/// Something for a shell to do.
-pub enum Job {
-    /// For the storage thread. If its queue is full it comes back by [`Session::postponed`].
-    Storage(StorageJob),
-    /// Ask a tracker, with what it is told about the torrent.
-    Announce(Request, Totals),
-    /// Tell the neighbours on a link.
-    Search(Link, Vec<u8>),
-    /// Send a datagram of the DHT.
-    Datagram(SocketAddr, Vec<u8>),
-    /// Find nodes to begin with, by the names that the configuration and torrents give.
-    Bootstrap,
-    /// Connect to a peer.
-    Dial(PeerKey, SocketAddr),
-    /// Fetch from a web seed.
-    WebFetch(Box<WebFetch>),
-    /// Look at the watched directories.
-    Rescan,
-    /// The network is another: forget what could not be reached.
-    Reconnect,
-    /// Something the user may want to know of.
-    Event(Event),
-}
-
-/// What a tracker is told of a torrent's transfer, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Sent.
-    pub uploaded: u64,
-    /// Received.
-    pub downloaded: u64,
-    /// Still missing.
-    pub left: u64,
-    /// What is missing is not fetched (BEP 21).
-    pub partial: bool,
-}
-
-/// A change worth a log line and an event on the bus.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// What happened.
-    pub action: Happened,
-    /// To which torrent.
-    pub info_hash: InfoHash,
-    /// Its name.
-    pub name: Box<str>,
-    /// Why, or the .torrent's path.
-    pub reason: Box<str>,
-}
-
-/// The kinds of [`Event`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Happened {
-    /// A .torrent appeared.
-    Added,
-    /// It went.
-    Removed,
-    /// All data was found to be there.
-    Completed,
-    /// It is parked.
-    Error,
-    /// It is served again.
-    Recovered,
-}
-
-/// What to send to a peer now.
-pub struct Upload {
-    /// Of which torrent.
-    pub torrent: TorrentKey,
-    /// Its cut.
-    pub lengths: Lengths,
-    /// Where its bytes lie.
-    pub layout: Rc<Layout>,
-}
-
-/// The first bytes of a write that are not in memory, as they lie in their file.
-#[derive(Clone, Copy, Debug)]
-pub struct Miss {
-    /// The file.
-    pub file: u32,
-    /// First byte in it.
-    pub offset: u64,
-    /// Bytes that the write would have had of it.
-    pub len: u64,
-}
 
 /// The clocks of the session. Each says when it runs out.
 #[derive(Clone, Copy, PartialEq, Eq)]
