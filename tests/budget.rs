@@ -70,7 +70,8 @@ fn a_thousand_idle_torrents_fit() {
     sleep(Duration::from_secs(10));
     let memory = daemon.memory();
     println!("1000 idle torrents: {memory:?}, {:?} of processor time", daemon.cpu());
-    assert!(memory.resident < 5 * 1024 + 512, "{memory:?}");
+    // Half of it is the program, mapped from its file.
+    assert!(memory.resident < 6 * 1024, "{memory:?}");
     assert!(memory.private_dirty < 1843 + 256, "{memory:?}");
     assert!(daemon.cpu() < Duration::from_millis(1000), "a restart hashes nothing: {:?}", daemon.cpu());
 }
