@@ -246,7 +246,7 @@ fn table(text: &mut String, torrents: &[TorrentStatus]) {
         let (left, down) =
             if fetches { (format!("{left:>8} "), format!("{down:>9} ")) } else { <_>::default() };
         let line =
-            format!("{size:>9} {have:>5} {left}{peers:>5} {down}{up:>9} {sent:>9}  {state:<16} {name}");
+            format!("{size:>9} {have:>5} {left}{peers:>5} {down}{up:>9} {sent:>9}  {state:<17} {name}");
         put(text, format_args!("{}", line.trim_end()));
     };
     row(["SIZE", "HAVE", "LEFT", "PEERS", "DOWN", "UP", "SENT", "STATE", "NAME"]);
@@ -502,10 +502,21 @@ mod tests {
         table(&mut text, &[torrent()]);
         assert_eq!(
             text,
-            "     SIZE  HAVE PEERS        UP      SENT  STATE            NAME\n\
-             \u{20} 1.4 GiB  99 %     3  1.3 MB/s   3.0 GiB  waiting for data a\\u{1b}[2Jname\n\
+            "     SIZE  HAVE PEERS        UP      SENT  STATE             NAME\n\
+             \u{20} 1.4 GiB  99 %     3  1.3 MB/s   3.0 GiB  waiting for data  a\\u{1b}[2Jname\n\
              \u{20}                                          /srv/torrents/a is not there\n"
         );
+    }
+
+    #[test]
+    fn every_state_fits_its_column() {
+        for state in State::ALL {
+            let mut text = String::new();
+            table(&mut text, &[TorrentStatus { state, reason: None, ..torrent() }]);
+            let mut lines = text.lines();
+            let at = lines.next().and_then(|head| head.find("NAME")).unwrap();
+            assert!(lines.next().unwrap()[at..].starts_with("a\\u"), "{text}");
+        }
     }
 
     #[test]
@@ -523,9 +534,9 @@ mod tests {
         table(&mut text, &[fetched.clone(), TorrentStatus { reason: None, ..torrent() }]);
         assert_eq!(
             text,
-            "     SIZE  HAVE     LEFT PEERS      DOWN        UP      SENT  STATE            NAME\n\
-             \u{20} 1.4 GiB  33 %  1:02:03     3  269 kB/s  1.3 MB/s   3.0 GiB  downloading      a\\u{1b}[2Jname\n\
-             \u{20} 1.4 GiB  99 %              3     0 B/s  1.3 MB/s   3.0 GiB  waiting for data a\\u{1b}[2Jname\n"
+            "     SIZE  HAVE     LEFT PEERS      DOWN        UP      SENT  STATE             NAME\n\
+             \u{20} 1.4 GiB  33 %  1:02:03     3  269 kB/s  1.3 MB/s   3.0 GiB  downloading       a\\u{1b}[2Jname\n\
+             \u{20} 1.4 GiB  99 %              3     0 B/s  1.3 MB/s   3.0 GiB  waiting for data  a\\u{1b}[2Jname\n"
         );
         let text = torrent_text(&fetched, &Peers { total: 0, peers: Vec::new() });
         for line in [
