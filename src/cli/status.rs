@@ -252,7 +252,7 @@ fn table(text: &mut String, torrents: &[TorrentStatus]) {
     row(["SIZE", "HAVE", "LEFT", "PEERS", "DOWN", "UP", "SENT", "STATE", "NAME"]);
     for torrent in torrents {
         // Of what only a link names nothing is known.
-        let is_known = torrent.state != State::FetchingMetadata;
+        let is_known = torrent.size > 0;
         let known = |text: String| if is_known { text } else { String::new() };
         row([
             &known(bytes(torrent.size)),
@@ -293,7 +293,7 @@ fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
         "state",
         torrent.reason.as_ref().map_or(state.clone(), |reason| format!("{state}: {}", escaped(reason))),
     );
-    if torrent.state != State::FetchingMetadata {
+    if torrent.size > 0 {
         field("size", format!("{} ({} bytes)", bytes(torrent.size), torrent.size));
         field("have", format!("{} ({})", bytes(torrent.have), percent(torrent.have, torrent.size)));
     }
@@ -506,6 +506,17 @@ mod tests {
              \u{20} 1.4 GiB  99 %     3  1.3 MB/s   3.0 GiB  waiting for data  a\\u{1b}[2Jname\n\
              \u{20}                                          /srv/torrents/a is not there\n"
         );
+    }
+
+    #[test]
+    fn of_what_only_a_link_names_no_size_is_told_whatever_its_state() {
+        for state in [State::FetchingMetadata, State::Paused, State::Error] {
+            let link = TorrentStatus { state, size: 0, have: 0, ..torrent() };
+            let mut text = String::new();
+            table(&mut text, std::slice::from_ref(&link));
+            text += &torrent_text(&link, &Peers { total: 0, peers: Vec::new() });
+            assert!(!text.contains('%') && !text.contains("size  "), "{text}");
+        }
     }
 
     #[test]
