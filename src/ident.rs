@@ -31,8 +31,13 @@ impl Ident {
             size: metadata.len(),
             mtime_secs: metadata.mtime(),
             mtime_nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
-            ctime: low_bits(metadata.ctime()) ^ (low_bits(metadata.ctime_nsec()) << 2),
+            ctime: Ident::digest(metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// What stands for a ctime: all that looks at a file must agree on it.
+    pub fn digest(seconds: i64, nanos: i64) -> u32 {
+        low_bits(seconds) ^ (low_bits(nanos) << 2)
     }
 
     /// Whether the content can be taken for unchanged: size and mtime agree (mainline's rule), and it is not another

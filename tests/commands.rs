@@ -122,6 +122,13 @@ fn what_create_makes_is_seeded_and_others_read_it_alike() {
     daemon.assert_serves(&content);
     let link = run(command(&["magnet"]).arg(&file));
     assert!(link.contains(&format!("urn:btih:{}", content.hex())), "{link}");
+    // Once it is in a file that is what it is, and no broken .torrent.
+    let kept = home.torrents.with_file_name("made.magnet");
+    fs::write(&kept, &link).unwrap();
+    assert_eq!(run(command(&["magnet"]).arg(&kept)), link);
+    let refused = output(command(&["check"]).arg(&kept));
+    let reason = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && reason.contains("a magnet link"), "{reason}");
     if able(&[Program("aria2c")]) {
         let theirs = run(Command::new("aria2c").arg("--show-files").arg(&file));
         assert!(theirs.contains(&content.hex()), "{theirs}");

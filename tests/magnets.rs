@@ -66,6 +66,7 @@ fn a_link_becomes_a_torrent_beside_it_and_its_content_comes_from_the_peer_that_i
     torrent.drop_link_into(&home.torrents, &(peer(&seed) + "&dn=a%20name&so=0,2-4"));
     let said = daemon.wait_state(&torrent, &["fetching-metadata"]);
     assert_eq!((said["name"].as_str(), said["size"].as_u64()), (Some("a name"), Some(0)));
+    assert_eq!(said["reason"], "nobody is connected who gives its metadata");
     assert_eq!(said["file"], link(&home, &torrent).display().to_string());
     let _giver = Giver::honest(daemon.address(), &torrent);
     let said = daemon.wait_seeding(&torrent);

@@ -11,6 +11,7 @@ use lexopt::{Arg, Parser};
 
 use super::output::{self, bytes, clean};
 use super::progress::Progress;
+use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{self, Metainfo};
 use crate::storage::Trouble;
 use crate::storage::io::{self, Flaw, Verdict};
@@ -67,7 +68,10 @@ fn take(parser: &mut Parser) -> Result<Option<Asked>, lexopt::Error> {
 fn check(asked: &Asked) -> ExitCode {
     let torrent = &asked.torrent;
     let read = metainfo::io::read(torrent).map_err(|error| error.to_string()).and_then(|content| {
-        metainfo::parse(&content).map_err(|error| format!("{}: {error}", torrent.display()))
+        metainfo::parse(&content).map_err(|error| match Magnet::of_file(&content) {
+            Ok(_) => format!("{} is a magnet link, which does not say what is right", torrent.display()),
+            Err(_) => format!("{}: {error}", torrent.display()),
+        })
     });
     let metainfo = match read {
         Ok(metainfo) => metainfo,

@@ -19,7 +19,7 @@ use crate::metainfo::{self, is_host, url};
 
 /// The options that say what a torrent holds, for every command that makes one.
 pub const MAKER_HELP: &str = "\
-  -a, --announce URL     tracker; again for a further tier, with commas for one tier
+\x20 -a, --announce URL     tracker; again for a further tier, with commas for one tier
   -w, --web-seed URL     web server that has the content (BEP 19); again for more
       --node HOST:PORT   DHT node, for a torrent without tracker; again for more
   -p, --private          peers from the trackers alone
@@ -301,6 +301,7 @@ mod tests {
     #[test]
     fn the_help_fits_a_terminal() {
         assert!([HELP, MAKER_HELP, EXAMPLE].iter().all(|text| text.lines().all(|line| line.len() <= 90)));
+        assert!(MAKER_HELP.lines().all(|line| line.starts_with("  ")), "it stands in a column");
     }
 
     #[test]

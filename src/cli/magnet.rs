@@ -10,12 +10,14 @@ use lexopt::{Arg, Parser};
 use super::output;
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{io, parse};
+use crate::watch::is_magnet;
 
 /// The help of `meshseed magnet`.
 pub const HELP: &str = "\
 meshseed magnet FILE
 
-Prints the magnet link of a .torrent: info-hash, name, trackers, web seeds.
+Prints the magnet link of a .torrent: info-hash, name, trackers, web seeds; of
+a .magnet the link that meshseed reads in it.
 
       --help
 
@@ -50,8 +52,14 @@ fn take(parser: &mut Parser) -> Result<Option<PathBuf>, lexopt::Error> {
 
 fn link(path: &Path) -> Result<Magnet, String> {
     let bytes = io::read(path).map_err(|error| error.to_string())?;
-    let torrent = parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(Magnet::from(&torrent))
+    let named = |reason: String| format!("{}: {reason}", path.display());
+    match Magnet::of_file(&bytes) {
+        Ok(magnet) => Ok(magnet),
+        Err(error) if is_magnet(path) => Err(named(error.to_string())),
+        Err(_) => {
+            parse(&bytes).map(|torrent| Magnet::from(&torrent)).map_err(|error| named(error.to_string()))
+        }
+    }
 }
 
 #[cfg(test)]

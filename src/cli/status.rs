@@ -246,13 +246,13 @@ fn table(text: &mut String, torrents: &[TorrentStatus]) {
         let (left, down) =
             if fetches { (format!("{left:>8} "), format!("{down:>9} ")) } else { <_>::default() };
         let line =
-            format!("{size:>9} {have:>5} {left}{peers:>5} {down}{up:>9} {sent:>9}  {state:<16} {name}");
+            format!("{size:>9} {have:>5} {left}{peers:>5} {down}{up:>9} {sent:>9}  {state:<17} {name}");
         put(text, format_args!("{}", line.trim_end()));
     };
     row(["SIZE", "HAVE", "LEFT", "PEERS", "DOWN", "UP", "SENT", "STATE", "NAME"]);
     for torrent in torrents {
         // Of what only a link names nothing is known.
-        let is_known = torrent.state != State::FetchingMetadata;
+        let is_known = torrent.size > 0;
         let known = |text: String| if is_known { text } else { String::new() };
         row([
             &known(bytes(torrent.size)),
@@ -293,7 +293,7 @@ fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
         "state",
         torrent.reason.as_ref().map_or(state.clone(), |reason| format!("{state}: {}", escaped(reason))),
     );
-    if torrent.state != State::FetchingMetadata {
+    if torrent.size > 0 {
         field("size", format!("{} ({} bytes)", bytes(torrent.size), torrent.size));
         field("have", format!("{} ({})", bytes(torrent.have), percent(torrent.have, torrent.size)));
     }
@@ -502,10 +502,32 @@ mod tests {
         table(&mut text, &[torrent()]);
         assert_eq!(
             text,
-            "     SIZE  HAVE PEERS        UP      SENT  STATE            NAME\n\
-             \u{20} 1.4 GiB  99 %     3  1.3 MB/s   3.0 GiB  waiting for data a\\u{1b}[2Jname\n\
+            "     SIZE  HAVE PEERS        UP      SENT  STATE             NAME\n\
+             \u{20} 1.4 GiB  99 %     3  1.3 MB/s   3.0 GiB  waiting for data  a\\u{1b}[2Jname\n\
              \u{20}                                          /srv/torrents/a is not there\n"
         );
+    }
+
+    #[test]
+    fn of_what_only_a_link_names_no_size_is_told_whatever_its_state() {
+        for state in [State::FetchingMetadata, State::Paused, State::Error] {
+            let link = TorrentStatus { state, size: 0, have: 0, ..torrent() };
+            let mut text = String::new();
+            table(&mut text, std::slice::from_ref(&link));
+            text += &torrent_text(&link, &Peers { total: 0, peers: Vec::new() });
+            assert!(!text.contains('%') && !text.contains("size  "), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_state_fits_its_column() {
+        for state in State::ALL {
+            let mut text = String::new();
+            table(&mut text, &[TorrentStatus { state, reason: None, ..torrent() }]);
+            let mut lines = text.lines();
+            let at = lines.next().and_then(|head| head.find("NAME")).unwrap();
+            assert!(lines.next().unwrap()[at..].starts_with("a\\u"), "{text}");
+        }
     }
 
     #[test]
@@ -523,9 +545,9 @@ mod tests {
         table(&mut text, &[fetched.clone(), TorrentStatus { reason: None, ..torrent() }]);
         assert_eq!(
             text,
-            "     SIZE  HAVE     LEFT PEERS      DOWN        UP      SENT  STATE            NAME\n\
-             \u{20} 1.4 GiB  33 %  1:02:03     3  269 kB/s  1.3 MB/s   3.0 GiB  downloading      a\\u{1b}[2Jname\n\
-             \u{20} 1.4 GiB  99 %              3     0 B/s  1.3 MB/s   3.0 GiB  waiting for data a\\u{1b}[2Jname\n"
+            "     SIZE  HAVE     LEFT PEERS      DOWN        UP      SENT  STATE             NAME\n\
+             \u{20} 1.4 GiB  33 %  1:02:03     3  269 kB/s  1.3 MB/s   3.0 GiB  downloading       a\\u{1b}[2Jname\n\
+             \u{20} 1.4 GiB  99 %              3     0 B/s  1.3 MB/s   3.0 GiB  waiting for data  a\\u{1b}[2Jname\n"
         );
         let text = torrent_text(&fetched, &Peers { total: 0, peers: Vec::new() });
         for line in [

@@ -231,8 +231,9 @@ fn reason(torrent: &Torrent) -> Option<String> {
     let progress = missing.map(|missing| missing.gathering.progress());
     match progress {
         _ if !torrent.reason.is_empty() => Some(torrent.reason.to_string()),
-        Some((came, all)) if all > 0 => Some(format!("{came} of {all} pieces of its metadata are here")),
-        _ => None,
+        Some((_, 0)) => Some("nobody is connected who gives its metadata".into()),
+        Some((came, all)) => Some(format!("{came} of {all} pieces of its metadata are here")),
+        None => None,
     }
 }
 

@@ -199,10 +199,12 @@ impl Daemon {
     }
 
     /// The metadata of a link has become a .torrent.
-    pub(super) fn kept(&self, session: &mut Session, key: u32, kept: Kept, now: Instant) {
+    pub(super) fn kept(&self, session: &mut Session, kept: Kept, now: Instant) {
         let Kept { path, ident, loaded } = kept;
         let info_hash = loaded.summary.info_hash;
-        match session.torrent(TorrentKey(key)).map(|torrent| torrent.place.torrent.clone()) {
+        // Its link may have been read anew meanwhile.
+        let key = session.key(info_hash);
+        match key.and_then(|key| session.torrent(key)).map(|torrent| torrent.place.torrent.clone()) {
             Some(link) if is_magnet(&link) => {
                 let named = link.with_extension("torrent");
                 let (summary, place) = self.known(session, loaded, &named, path, ident, now);
@@ -210,7 +212,8 @@ impl Daemon {
             }
             // It came by another way meanwhile.
             Some(_) => {}
-            None => session.submit(Job::Discard { info_hash, beside: None }),
+            // Its link went meanwhile: what was made of it is not to be taken for the user's.
+            None => session.submit(Job::Discard { info_hash, beside: Some(path) }),
         }
     }
 

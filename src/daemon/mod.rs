@@ -384,9 +384,9 @@ impl Daemon {
                     let mut session = self.house.session.borrow_mut();
                     self.loaded(&mut session, path, ident, result.map(Read::Link), now);
                 }
-                Done::Kept { key, result: Ok(kept) } => {
+                Done::Kept { result: Ok(kept), .. } => {
                     self.churned.set(true);
-                    self.kept(&mut self.house.session.borrow_mut(), key, *kept, now);
+                    self.kept(&mut self.house.session.borrow_mut(), *kept, now);
                 }
                 Done::Read { key, peer, file, result } => {
                     let result = result.map(|opened| {

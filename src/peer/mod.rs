@@ -346,8 +346,14 @@ impl Peer {
     /// Keeps what it says of its pieces before it can be judged; `true` for such a message.
     pub fn keep_early(&mut self, message: &Message<'_>) -> bool {
         let is_skipped = *message == Message::Unknown(wire::BITFIELD);
-        let is_kept =
-            matches!(message, Message::Bitfield(_) | Message::Have(_) | Message::HaveAll | Message::HaveNone);
+        let is_kept = matches!(
+            message,
+            Message::Bitfield(_)
+                | Message::Have(_)
+                | Message::HaveAll
+                | Message::HaveNone
+                | Message::Extended { id: extension::LT_DONTHAVE, .. }
+        );
         if !is_kept && !is_skipped {
             return false;
         }
@@ -797,9 +803,10 @@ mod tests {
     #[test]
     fn what_it_says_too_early_is_kept_as_it_came_unless_it_is_too_much() {
         let mut peer = peer(true);
-        let messages = [Message::HaveNone, Message::Bitfield(&[0xf0]), Message::Have(7)];
+        let lost = Message::Extended { id: extension::LT_DONTHAVE, payload: &[0, 0, 0, 7] };
+        let messages = [Message::HaveNone, Message::Bitfield(&[0xf0]), Message::Have(7), lost];
         assert!(messages.iter().all(|message| peer.keep_early(message)));
-        assert!(!peer.keep_early(&Message::Interested) && peer.memory() >= 5 + 6 + 9);
+        assert!(!peer.keep_early(&Message::Interested) && peer.memory() >= 5 + 6 + 9 + 10);
         let mut bytes = Vec::new();
         messages.iter().for_each(|message| wire::encode(message, &mut bytes));
         assert_eq!(peer.take_early(), Some(bytes));

@@ -70,6 +70,8 @@ struct Asked {
     piece: u32,
     peer: PeerKey,
     at: u32,
+    /// It is slow: others may be asked for the same, and what it sends all the same is taken.
+    late: bool,
 }
 
 /// What a piece that came means.
@@ -99,21 +101,29 @@ impl Gathering {
             return None;
         }
         self.resting.retain(|(_, until)| *until > now);
+        let resting = &self.resting;
+        self.asked.retain(|asked| !asked.late || resting.iter().any(|(peer, _)| *peer == asked.peer));
         let is_free = |offer: &&Offer| !self.resting.iter().any(|(peer, _)| *peer == offer.peer);
         let free: Vec<Offer> = offers.iter().filter(is_free).copied().collect();
-        if self.size == 0 || (self.asked.is_empty() && !free.iter().any(|offer| self.suits(offer))) {
+        if self.size == 0 || (self.awaited().next().is_none() && !free.iter().any(|offer| self.suits(offer)))
+        {
             self.begin(&free)?;
         }
         let is_open = |piece: &u32| {
-            self.pieces[*piece as usize].is_none() && !self.asked.iter().any(|asked| asked.piece == *piece)
+            self.pieces[*piece as usize].is_none() && !self.awaited().any(|asked| asked.piece == *piece)
         };
         let piece = (0..pieces(self.size)).find(is_open)?;
         let load = |peer| self.asked.iter().filter(|asked| asked.peer == peer).count();
         let least =
             free.iter().filter(|offer| self.suits(offer)).map(|offer| (load(offer.peer), offer.peer)).min();
         let (_, peer) = least.filter(|(load, _)| *load < AT_A_TIME)?;
-        self.asked.push(Asked { piece, peer, at: now });
+        self.asked.push(Asked { piece, peer, at: now, late: false });
         Some((peer, piece))
+    }
+
+    /// What is asked of those who are not slow.
+    fn awaited(&self) -> impl Iterator<Item = &Asked> {
+        self.asked.iter().filter(|asked| !asked.late)
     }
 
     fn suits(&self, offer: &Offer) -> bool {
@@ -150,9 +160,15 @@ impl Gathering {
         if data.len() != piece_len(self.size, piece) as usize {
             return Came::Misshapen;
         }
-        self.asked.iter_mut().filter(|asked| asked.peer == peer).for_each(|asked| asked.at = now);
-        if let Some(place) = self.pieces.get_mut(piece as usize) {
-            *place = Some(data.into());
+        self.asked
+            .iter_mut()
+            .filter(|asked| asked.peer == peer)
+            .for_each(|asked| (asked.at, asked.late) = (now, false));
+        self.resting.retain(|(resting, _)| *resting != peer);
+        match self.pieces.get_mut(piece as usize) {
+            Some(place @ None) => *place = Some(data.into()),
+            // Another was faster.
+            _ => return Came::Kept,
         }
         if !self.senders.contains(&ip) {
             self.senders.push(ip);
@@ -163,6 +179,7 @@ impl Gathering {
     /// A peer does not send a piece that it was asked for: it hardly sends others.
     pub fn rejected(&mut self, peer: PeerKey, piece: u32, now: u32) {
         if self.asked.iter().any(|asked| asked.peer == peer && asked.piece == piece) {
+            self.asked.retain(|asked| asked.peer != peer);
             self.rest(peer, now);
         }
     }
@@ -170,8 +187,11 @@ impl Gathering {
     /// Looks for those that are slow; `true` where some were.
     pub fn look(&mut self, now: u32) -> bool {
         let is_slow = |asked: &&Asked| now.saturating_sub(asked.at) >= PATIENCE;
-        let slow: Vec<PeerKey> = self.asked.iter().filter(is_slow).map(|asked| asked.peer).collect();
-        slow.iter().for_each(|&peer| self.rest(peer, now));
+        let slow: Vec<PeerKey> = self.awaited().filter(is_slow).map(|asked| asked.peer).collect();
+        for &peer in &slow {
+            self.asked.iter_mut().filter(|asked| asked.peer == peer).for_each(|asked| asked.late = true);
+            self.rest(peer, now);
+        }
         !slow.is_empty()
     }
 
@@ -180,12 +200,11 @@ impl Gathering {
         if self.is_away {
             return None;
         }
-        let slow = self.asked.iter().map(|asked| asked.at + PATIENCE);
+        let slow = self.awaited().map(|asked| asked.at + PATIENCE);
         slow.chain(self.resting.iter().map(|(_, until)| *until)).min()
     }
 
     fn rest(&mut self, peer: PeerKey, now: u32) {
-        self.asked.retain(|asked| asked.peer != peer);
         if !self.resting.iter().any(|(resting, _)| *resting == peer) {
             self.resting.push((peer, now + REST));
         }
@@ -200,6 +219,7 @@ impl Gathering {
     /// All of it, to be verified; nothing is asked for until [`Gathering::wrong`] or [`Gathering::again`].
     pub fn take(&mut self) -> Vec<Box<[u8]>> {
         self.is_away = true;
+        self.asked.clear();
         std::mem::take(&mut self.pieces).into_iter().flatten().collect()
     }
 
@@ -323,6 +343,27 @@ mod tests {
         assert!(!gathering.look(PATIENCE - 1) && gathering.look(PATIENCE));
         assert_eq!(gathering.next(&both, PATIENCE), None);
         assert_eq!((gathering.deadline(), gathering.next(&both, REST)), (Some(REST), Some((PeerKey(0), 0))));
+    }
+
+    #[test]
+    fn what_comes_late_is_taken_and_its_sender_asked_again() {
+        let mut gathering = Gathering::default();
+        let both = offers(&[SIZE, SIZE]);
+        let slow: Vec<_> = asks(&mut gathering, &both[..1], 0);
+        assert!(gathering.look(PATIENCE) && slow.len() == AT_A_TIME);
+        // Another is asked for the same meanwhile, and what comes twice counts once.
+        let others = asks(&mut gathering, &both, PATIENCE);
+        assert!(others.iter().all(|(peer, _)| *peer == PeerKey(1)));
+        assert_eq!(sends(&mut gathering, slow[0], SIZE), Came::Kept);
+        assert_eq!(sends(&mut gathering, others[0], SIZE), Came::Kept);
+        assert_eq!((others[0].1, gathering.progress()), (slow[0].1, (1, 6)));
+        assert!(asks(&mut gathering, &both, PATIENCE).iter().any(|(peer, _)| *peer == PeerKey(0)));
+        // Of one that sends nothing at all no more is kept in mind than of others.
+        for time in 1..20 {
+            gathering.look(time * 100);
+            asks(&mut gathering, &both, time * 100);
+        }
+        assert!(gathering.asked.len() <= 2 * AT_A_TIME);
     }
 
     #[test]

@@ -312,10 +312,7 @@ impl Watch {
 
     /// For [`io::rescan`]: the last listing's fingerprint, or 0 while another look at the same files is due.
     pub fn fingerprint(&self) -> u64 {
-        let due = self.loading > 0
-            || !self.orphans.is_empty()
-            || !self.unlinked.is_empty()
-            || self.suspects().next().is_some();
+        let due = self.loading > 0 || !self.orphans.is_empty() || self.suspects().next().is_some();
         if due { 0 } else { self.fingerprint }
     }
 
@@ -443,8 +440,16 @@ impl Watch {
     }
 
     fn is_suspect(&self, path: &Path) -> bool {
+        matches!(self.state_of(path), Some(State::Suspect { .. }))
+    }
+
+    fn is_refused(&self, path: &Path) -> bool {
+        matches!(self.state_of(path), Some(State::Refused(_)))
+    }
+
+    fn state_of(&self, path: &Path) -> Option<&State> {
         let at = self.files.binary_search_by(|file| bytes(&file.path).cmp(bytes(path)));
-        at.is_ok_and(|at| matches!(self.files[at].state, State::Suspect { .. }))
+        at.ok().map(|at| &self.files[at].state)
     }
 
     /// A link that named a torrent is gone, or may name another one now.
@@ -458,8 +463,8 @@ impl Watch {
     fn spent(&mut self) -> Vec<Change> {
         let mut spent = Vec::new();
         for link in std::mem::take(&mut self.unlinked) {
-            // It is being rewritten: the next look tells.
-            if self.is_suspect(&link.path) {
+            // It is being rewritten, or cannot be read: it may name the same when it can.
+            if self.is_suspect(&link.path) || self.is_refused(&link.path) {
                 self.unlinked.push(link);
                 continue;
             }
@@ -982,6 +987,25 @@ mod tests {
         world.round();
         world.unlisted.push("/t");
         assert_eq!(world.round(), ["blind /t"]);
+    }
+
+    #[test]
+    fn a_link_that_cannot_be_read_costs_nobody_his_torrent_until_it_goes() {
+        let mut world = World::default();
+        world.put("/t/a.magnet", 1);
+        world.put("/t/a.torrent", 1);
+        world.round();
+        world.put("/t/a.magnet", None);
+        assert_eq!((world.round(), world.round()), (vec![], vec!["bad /t/a.magnet".to_owned()]));
+        assert_eq!((world.round(), world.watch.fingerprint() == 0), (vec![], false));
+        world.put("/t/a.magnet", 1);
+        assert_eq!(world.round(), [""; 0]);
+        world.put("/t/a.magnet", None);
+        world.round();
+        world.round();
+        world.files.remove("/t/a.magnet");
+        assert_eq!(world.round(), ["spent 1 /t/a.torrent"]);
+        assert_eq!(world.round(), [""; 0]);
     }
 
     #[test]

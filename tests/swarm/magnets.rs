@@ -202,3 +202,11 @@ fn metadata_is_given_within_the_upload_limit() {
     // A burst of 128 KiB passes at once: 50 KB are less. All of it is counted, and what is sent later waits for it.
     assert!((3..=5).contains(&reads), "{reads}");
 }
+
+#[test]
+fn over_the_slowest_link_it_comes_all_the_same() {
+    let mut swarm = swarm(46);
+    swarm.seed(line(1));
+    let node = swarm.linked(line(500));
+    swarm.until(400.0, |world| world.nodes[node].of(IT).metadata.is_none());
+}

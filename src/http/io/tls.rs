@@ -24,6 +24,10 @@ use crate::clock::{time_of_day, utc};
 /// Bytes before a record's content: its kind, a version, and how long it is.
 const HEAD: usize = 5;
 
+/// Reads of a socket in a row that gave nothing: records may be empty, and a server that sends nothing else is not to hold
+/// up all others. One of the usual size takes five.
+const TURN: usize = 16;
+
 /// TLS with a server that has proved who it is.
 pub struct Session {
     connection: Box<ClientConnection>,
@@ -85,13 +89,17 @@ impl Session {
 
     /// Reads what is there.
     pub fn read(&mut self, socket: &TcpStream, place: &mut [u8]) -> io::Result<usize> {
+        let mut turns = 0;
         loop {
             match self.connection.reader().read(place) {
+                // The socket may have more: whoever waits for it hears so, when others have had their turn.
+                Err(error) if error.kind() == ErrorKind::WouldBlock && turns == TURN => return Err(error),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 // It ended without a farewell. As without TLS: what is cut short shows in what came.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
                 result => return result,
             }
+            turns += 1;
             self.take_in(socket)?;
             let state = self.connection.process_new_packets().map_err(|error| broken(&error))?;
             if state.tls_bytes_to_write() > 0

@@ -58,7 +58,11 @@ impl Desk {
             return Err(Unkept::Wrong);
         }
         let bytes = link.torrent(pieces);
-        metainfo::parse(&bytes).map_err(|error| Unkept::Unfit(error.to_string()))?;
+        let torrent = metainfo::parse(&bytes).map_err(|error| Unkept::Unfit(error.to_string()))?;
+        if torrent.info_hash != link.info_hash {
+            return Err(Unkept::Unfit("it is more than the description of a torrent".into()));
+        }
+        drop(torrent);
         if path.symlink_metadata().is_err() {
             return Err(Unkept::Unwritten(format!("{} is gone", path.display())));
         }
@@ -220,6 +224,12 @@ mod tests {
         let link = format!("magnet:?xt=urn:btih:{}", InfoHash::of(b"d4:name1:xe"));
         world.temp.file("t/a.magnet", link.as_bytes());
         assert!(matches!(world.keep(b"d4:name1:xe"), Err(Unkept::Unfit(_))));
+        // More than one value: with what the link adds it reads as another torrent.
+        let more = [INFO, b"1:k1:v"].concat();
+        let link = format!("magnet:?xt=urn:btih:{}", InfoHash::of(&more));
+        world.temp.file("t/a.magnet", link.as_bytes());
+        let kept = world.keep(&more);
+        assert!(matches!(kept, Err(Unkept::Unfit(_))), "{kept:?}");
         assert!(!world.temp.path("t/a.torrent").exists());
     }
 

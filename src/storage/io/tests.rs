@@ -535,6 +535,18 @@ fn a_torrent_is_loaded_with_its_sidecar_and_refused_with_a_reason() {
 }
 
 #[test]
+fn a_file_is_the_same_whether_it_was_listed_or_read() {
+    let world = World::new();
+    world.temp.file("torrents/bad.torrent", b"d4:info");
+    let roots = Arc::new([world.temp.path("torrents")]);
+    let Done::Scanned(Some(listing)) = world.ask(Job::Scan { roots, known: 0 }) else { panic!("no listing") };
+    let (path, listed) = listing.files[0].clone();
+    let Done::Loaded { ident, .. } = world.ask(Job::Load { path }) else { panic!("another answer") };
+    // Else a file that was refused would be read again, and warned about, with every change around it.
+    assert!(ident.matches(&listed) && ident.ctime == listed.ctime);
+}
+
+#[test]
 fn a_renamed_torrent_keeps_its_data_path_and_a_sidecar_overrides_it() {
     let world = World::new();
     let mut torrent = world.torrent("t", 10, &[("a", &[1; 60])]);

@@ -372,13 +372,12 @@ pub fn sidecar(torrent: &Path) -> Result<Option<PathBuf>, String> {
 /// A file's identity from what `stat` returned.
 pub(super) fn ident_of(stat: &Stat) -> Ident {
     let stamp = stamp_of(stat);
-    let [a, b, c, d, ..] = signed(stat.st_ctime).to_le_bytes();
     Ident {
         inode: number(stat.st_ino),
         size: stamp.size,
         mtime_secs: stamp.mtime_secs,
         mtime_nanos: stamp.mtime_nanos,
-        ctime: u32::from_le_bytes([a, b, c, d]),
+        ctime: Ident::digest(signed(stat.st_ctime), signed(stat.st_ctime_nsec)),
     }
 }
 
