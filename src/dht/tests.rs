@@ -415,7 +415,8 @@ fn nodes_that_peers_tell_of_all_the_time_do_not_keep_a_table_from_being_looked_a
     for count in [8, 40] {
         let mut bench = Bench::new(Options::default());
         bench.meets(count);
-        let stays = |addr: SocketAddr| addr.ip().to_string().starts_with("10.0.0.") && last(addr) % 2 == 0;
+        let stays =
+            |addr: SocketAddr| addr.ip().to_string().starts_with("10.0.0.") && last(addr).is_multiple_of(2);
         let good = |bench: &Bench| {
             let contacts = bench.node.sides[0].table.contacts().iter().filter(|contact| contact.is_good());
             contacts.map(|contact| stays(contact.addr)).collect::<Vec<_>>()
@@ -437,7 +438,7 @@ fn nodes_that_went_for_good_are_forgotten_though_little_is_asked() {
     let mut bench = Bench::new(Options::default());
     bench.meets(8);
     let known = bench.node.counts().known;
-    let dead = |addr: SocketAddr| last(addr) % 2 == 0;
+    let dead = |addr: SocketAddr| last(addr).is_multiple_of(2);
     bench.live(3 * 3600, &mut |to, _| (!dead(to)).then(|| Reply::new(id(last(to)))));
     let counts = bench.node.counts();
     assert!(counts.nodes >= 3 && counts.known == counts.nodes && known > counts.known, "{known} {counts:?}");
