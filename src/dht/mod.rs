@@ -38,10 +38,11 @@ use replies::LOOK;
 pub use saved::{MAX_SAVED, Saved};
 use search::{Goal, Search};
 use store::Store;
-use table::{Table, most_of};
+use table::Table;
 use votes::Votes;
 
-/// Addresses that somebody outside named and that wait for a ping: those of a saved table, and some.
+/// Addresses that somebody outside named and that wait for a ping: those of a saved table, and some; a quarter of them at
+/// one host.
 const MAX_CONTACTS: usize = 3 * MAX_SAVED;
 /// Addresses that nodes named, or that asked us.
 const MAX_RUMOURS: usize = 32;
@@ -310,7 +311,8 @@ impl Node {
         let addr = plain(addr);
         self.rumours.retain(|rumour| rumour.addr != addr);
         let of_address = self.contacts.iter().filter(|other| other.addr.ip() == addr.ip()).count();
-        if self.is_news(addr, now) && of_address < most_of(addr.ip()) && self.contacts.len() < MAX_CONTACTS {
+        let has_room = of_address < MAX_CONTACTS / 4 && self.contacts.len() < MAX_CONTACTS;
+        if has_room && self.is_news(addr, now) {
             self.contacts.push_back(Candidate { addr, again: false });
             self.wake = Some(now);
         }

@@ -407,7 +407,7 @@ fn one_host_that_names_many_ports_does_not_keep_others_from_being_tried() {
         tried = sends.iter().find(|(to, _)| *to == addr("10.0.0.2:1")).map(|_| bench.now - start);
         bench.run(1);
     }
-    assert!(tried.is_some_and(|tried| tried <= Duration::from_secs(5)), "{tried:?}");
+    assert!(tried.is_some_and(|tried| tried <= Duration::from_secs(10)), "{tried:?}");
 }
 
 #[test]
