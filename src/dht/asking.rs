@@ -69,9 +69,6 @@ impl Node {
         if !self.may_send(addr, endpoints, now) {
             return None;
         }
-        if !self.side(addr).is_small() {
-            self.upkeep = now + UPKEEP;
-        }
         Some(self.send(addr, &Query::Ping, why, endpoints, now))
     }
 
@@ -181,6 +178,12 @@ impl Node {
         if now < self.upkeep {
             return None;
         }
+        let output = self.keep_one_up(endpoints, now)?;
+        self.upkeep = now + UPKEEP;
+        Some(output)
+    }
+
+    fn keep_one_up(&mut self, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
         let due = self.next_due().filter(|(due, _)| *due <= self.seconds(now));
         if let Some((_, contact)) = due.filter(|_| self.transactions.is_multiple_of(2)) {
             return self.ask_after(contact.addr, endpoints, now);
@@ -198,7 +201,6 @@ impl Node {
         if !self.may_send(addr, endpoints, now) {
             return None;
         }
-        self.upkeep = now + UPKEEP;
         let seconds = self.seconds(now);
         self.side_mut(addr).table.ask(addr, seconds);
         let target = if self.random.below(2) == 0 { self.id } else { Id::by_chance(&mut self.random) };

@@ -485,3 +485,23 @@ fn nodes_of_a_family_that_is_down_are_no_reason_not_to_look_for_others() {
     bench.node.set_families(false, true, bench.now);
     assert!(bench.node.needs_contacts(bench.now));
 }
+
+#[test]
+fn a_family_in_which_nobody_answers_costs_little_though_nodes_of_it_are_named() {
+    let mut bench = Bench::new(Options::default());
+    bench.meets(6);
+    bench.node.insert(hash(1), 6881, true, bench.now);
+    let (mut named, mut pinged) = (0, 0);
+    bench.live(3600, &mut |to, message| {
+        pinged += u32::from(to.is_ipv6());
+        let mut one = || {
+            named += 1;
+            (Id::by_chance(&mut Random::new(named)), addr(&format!("[fd00::{named:x}]:1")))
+        };
+        let asks = !matches!(message.body, Body::Query(_, Query::Ping));
+        let nodes = if asks { (0..8).map(|_| one()).collect() } else { Vec::new() };
+        to.is_ipv4().then(|| Reply { nodes, ..Reply::new(id(last(to))) })
+    });
+    println!("{named} named, {pinged} pinged");
+    assert!(named > 100 && pinged <= 6 * 60, "{named} {pinged}");
+}
