@@ -27,25 +27,30 @@ const RETRY_SMALL: u32 = 8;
 const RETRY: u32 = 60;
 
 impl Node {
-    /// Addresses that may be nodes are pinged, at once where next to nobody is known.
+    /// Addresses that somebody outside named are pinged at once where next to nobody is known.
     pub(super) fn ping(&mut self, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
-        let rested = now >= self.upkeep;
-        let named = self.contacts.iter().position(|candidate| {
+        let at = self.contacts.iter().position(|candidate| {
             let side = self.side(candidate.addr);
-            side.enabled && (rested || side.is_small())
-        });
-        if let Some(at) = named {
-            let Candidate { addr, again } = self.contacts[at];
-            let ping = self.ping_one(addr, Why::Contact { again }, endpoints, now)?;
-            self.contacts.remove(at);
-            return Some(ping);
-        }
+            side.enabled && side.is_small()
+        })?;
+        self.ping_contact(at, endpoints, now)
+    }
+
+    /// The same of those that nodes named, or that asked us: anybody can be that, so searches go first.
+    pub(super) fn ping_rumoured(&mut self, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
         let at = self.rumours.iter().position(|rumour| {
             let side = self.side(rumour.addr);
             // A family in which nobody answers and nobody asks may be one in which nobody can.
             side.enabled && side.is_small() && (side.is_alive() || rumour.has_asked)
         })?;
         self.ping_rumour(at, endpoints, now)
+    }
+
+    fn ping_contact(&mut self, at: usize, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
+        let Candidate { addr, again } = self.contacts[at];
+        let ping = self.ping_one(addr, Why::Contact { again }, endpoints, now)?;
+        self.contacts.remove(at);
+        Some(ping)
     }
 
     fn ping_rumour(&mut self, at: usize, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
@@ -64,7 +69,6 @@ impl Node {
         if !self.may_send(addr, endpoints, now) {
             return None;
         }
-        self.upkeep = now + UPKEEP;
         Some(self.send(addr, &Query::Ping, why, endpoints, now))
     }
 
@@ -149,7 +153,12 @@ impl Node {
         let seconds = self.seconds(now);
         let small = self.side_of(search.family).is_small();
         let gap = number(self.torrents.len());
-        let more = self.searches.iter().any(|other| other.goal == search.goal);
+        let other = self.searches.iter_mut().find(|other| other.goal == search.goal);
+        let more = other.is_some();
+        if let Some(other) = other {
+            // Whoever was found over one family need not be sought over the other.
+            other.peers += search.peers;
+        }
         if let Ok(at) = self.find(info_hash) {
             let torrent = &mut self.torrents[at];
             if search.peers > 0 {
@@ -164,28 +173,34 @@ impl Node {
         }
     }
 
-    /// By turns one that was only heard of is pinged, and one that was not heard of for longest gives a sign of life.
+    /// By turns one that was only named or heard of is pinged, and one that was not heard of for longest gives a sign of life.
     pub(super) fn keep_up(&mut self, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
         if now < self.upkeep {
             return None;
         }
-        let rumour = self.rumours.iter().position(|rumour| self.side(rumour.addr).enabled);
+        let output = self.keep_one_up(endpoints, now)?;
+        self.upkeep = now + UPKEEP;
+        Some(output)
+    }
+
+    fn keep_one_up(&mut self, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
         let due = self.next_due().filter(|(due, _)| *due <= self.seconds(now));
-        match (rumour, due) {
-            (Some(at), None) => self.ping_rumour(at, endpoints, now),
-            (Some(at), Some(_)) if self.transactions.is_multiple_of(2) => {
-                self.ping_rumour(at, endpoints, now)
-            }
-            (_, Some((_, contact))) => self.ask_after(contact.addr, endpoints, now),
-            (None, None) => None,
+        if let Some((_, contact)) = due.filter(|_| self.transactions.is_multiple_of(2)) {
+            return self.ask_after(contact.addr, endpoints, now);
         }
+        if let Some(at) = self.contacts.iter().position(|contact| self.side(contact.addr).enabled) {
+            return self.ping_contact(at, endpoints, now);
+        }
+        if let Some(at) = self.rumours.iter().position(|rumour| self.side(rumour.addr).enabled) {
+            return self.ping_rumour(at, endpoints, now);
+        }
+        due.and_then(|(_, contact)| self.ask_after(contact.addr, endpoints, now))
     }
 
     fn ask_after(&mut self, addr: SocketAddr, endpoints: &mut Bucket, now: Instant) -> Option<Output> {
         if !self.may_send(addr, endpoints, now) {
             return None;
         }
-        self.upkeep = now + UPKEEP;
         let seconds = self.seconds(now);
         self.side_mut(addr).table.ask(addr, seconds);
         let target = if self.random.below(2) == 0 { self.id } else { Id::by_chance(&mut self.random) };

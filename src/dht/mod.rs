@@ -41,14 +41,15 @@ use store::Store;
 use table::Table;
 use votes::Votes;
 
-/// Addresses that somebody outside named and that wait for a ping: those of a saved table, and some.
+/// Addresses that somebody outside named and that wait for a ping: those of a saved table, and some; a quarter of them at
+/// one host.
 const MAX_CONTACTS: usize = 3 * MAX_SAVED;
 /// Addresses that nodes named, or that asked us.
 const MAX_RUMOURS: usize = 32;
 /// A table of so few nodes is completed at once, and asked anew when it grows; a larger one has time.
 const SMALL: usize = 16;
 /// With fewer good nodes than this we may be alone with a few others while there are more elsewhere.
-const FEW: u32 = 8;
+const FEW: usize = 8;
 
 /// After this long a search asks others instead …
 const LATE: Duration = Duration::from_millis(1200);
@@ -309,7 +310,9 @@ impl Node {
     pub fn contact(&mut self, addr: SocketAddr, now: Instant) {
         let addr = plain(addr);
         self.rumours.retain(|rumour| rumour.addr != addr);
-        if self.is_news(addr, now) && self.contacts.len() < MAX_CONTACTS {
+        let of_address = self.contacts.iter().filter(|other| other.addr.ip() == addr.ip()).count();
+        let has_room = of_address < MAX_CONTACTS / 4 && self.contacts.len() < MAX_CONTACTS;
+        if has_room && self.is_news(addr, now) {
             self.contacts.push_back(Candidate { addr, again: false });
             self.wake = Some(now);
         }
@@ -320,8 +323,9 @@ impl Node {
     pub fn needs_contacts(&self, _now: Instant) -> bool {
         let tried = |candidate: &Candidate| self.side(candidate.addr).enabled;
         let pinged = |pending: &Pending| matches!(pending.why, Why::Contact { .. });
-        self.sides.iter().any(|side| side.enabled)
-            && self.counts().nodes < FEW
+        let enabled = || self.sides.iter().filter(|side| side.enabled);
+        enabled().next().is_some()
+            && enabled().map(|side| side.table.good()).sum::<usize>() < FEW
             && !self.contacts.iter().any(tried)
             && !self.pending.iter().any(pinged)
             && !self.searches.iter().any(|search| search.goal == Goal::Nodes)
@@ -399,6 +403,7 @@ impl Node {
         let output = self
             .ping(endpoints, now)
             .or_else(|| self.search(endpoints, now))
+            .or_else(|| self.ping_rumoured(endpoints, now))
             .or_else(|| self.keep_up(endpoints, now))
             .or_else(|| self.ready.pop_front());
         if output.is_none() {

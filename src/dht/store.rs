@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::metainfo::InfoHash;
+use crate::net::{Class, class};
 use crate::random::Random;
 
 /// Peers in all, 176 KiB: eight nodes of a mesh that is alone with a thousand torrents tell each other as many.
@@ -15,10 +16,10 @@ pub const MAX_PEERS: usize = 4096;
 /// Peers of one torrent: a crowd finds each other by other means once it is connected.
 const MAX_OF_TORRENT: usize = 64;
 
-/// Peers of one torrent at one address: several behind one gateway.
+/// Peers of one torrent of one owner of an address: several behind one gateway.
 const MAX_OF_ADDRESS: usize = 3;
 
-/// Peers at one address, of all torrents.
+/// Peers of one owner, of all torrents.
 const MAX_SHARE: usize = MAX_PEERS / 4;
 
 /// Seconds after which one that has not announced itself again is forgotten: twice 15 minutes, and some.
@@ -82,6 +83,14 @@ impl Stored {
 
     fn key(&self) -> ([u8; 20], [u8; 16], u16) {
         (self.torrent, self.ip, self.port)
+    }
+
+    /// What its owner's addresses begin with: a network of the Internet's IPv6 is one owner's, while a mesh may be one
+    /// network.
+    fn owner(&self) -> &[u8] {
+        let is_v4 = self.ip[..8] == [0; 8];
+        let of_network = !is_v4 && class(Ipv6Addr::from(self.ip).into()) == Class::Global;
+        if of_network { &self.ip[..8] } else { &self.ip }
     }
 
     fn is_over(&self, now: u32) -> bool {
@@ -151,7 +160,8 @@ impl Store {
         let oldest = |peers: &mut dyn Iterator<Item = (usize, &Stored)>| {
             peers.min_by_key(|(_, peer)| peer.at).map(|(at, _)| at)
         };
-        let of_address = || self.of(new.torrent).filter(|(_, peer)| peer.ip == new.ip);
+        let owner = new.owner();
+        let of_address = || self.of(new.torrent).filter(|(_, peer)| peer.ip.starts_with(owner));
         if of_address().count() >= MAX_OF_ADDRESS {
             return oldest(&mut of_address());
         }
@@ -164,9 +174,10 @@ impl Store {
         oldest(&mut (0..SAMPLE).map(|_| random.below(self.len())).map(|at| (at, &self.peers[at])))
     }
 
-    /// Peers at the address of this one, of all torrents.
+    /// Peers of the owner of this one, of all torrents.
     fn share(&self, new: &Stored) -> usize {
-        self.peers.iter().filter(|peer| peer.ip == new.ip).count()
+        let owner = new.owner();
+        self.peers.iter().filter(|peer| peer.ip.starts_with(owner)).count()
     }
 
     fn of(&self, torrent: [u8; 20]) -> impl Iterator<Item = (usize, &Stored)> {
@@ -229,6 +240,20 @@ mod tests {
         assert_eq!(store.len(), MAX_SHARE);
         store.insert(hash(9999), peer(2, 1), 100, &mut random);
         assert_eq!(all(&store, 9999, 100).len(), 1);
+    }
+
+    #[test]
+    fn all_addresses_of_a_network_of_the_internet_have_the_share_of_one_and_those_of_a_mesh_their_own() {
+        for (network, of_torrent, share) in [("2a02:1", MAX_OF_ADDRESS, MAX_SHARE), ("fd00", 60, 4000)] {
+            let (mut store, mut random) = (Store::default(), Random::new(1));
+            let there = |n: usize| format!("[{network}::{n:x}]:1").parse().unwrap();
+            store.insert(hash(1), "[2a03::1]:1".parse().unwrap(), 1, &mut random);
+            (1..=60).for_each(|n| store.insert(hash(1), there(n), 2, &mut random));
+            assert_eq!(all(&store, 1, 2).len(), of_torrent + 1);
+            (2..5000).for_each(|n| store.insert(hash(n), there(n), 3, &mut random));
+            assert!((share..=MAX_PEERS).contains(&store.len()), "{network}");
+            assert_eq!(share == MAX_SHARE, store.len() <= MAX_SHARE + 1, "{network}");
+        }
     }
 
     #[test]

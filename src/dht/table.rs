@@ -44,6 +44,8 @@ pub struct Contact {
     asked: u32,
     /// Silences since then.
     pub silent: u8,
+    /// Another has answered since the first of them.
+    outlived: bool,
 }
 
 /// The nodes, in no order.
@@ -51,8 +53,6 @@ pub struct Contact {
 pub struct Table {
     own: Id,
     contacts: Vec<Contact>,
-    /// When any of them answered last, in seconds.
-    heard: u32,
 }
 
 impl Contact {
@@ -83,7 +83,7 @@ impl Contact {
 impl Table {
     /// No nodes.
     pub fn new(own: Id) -> Table {
-        Table { own, contacts: Vec::new(), heard: 0 }
+        Table { own, contacts: Vec::new() }
     }
 
     /// All nodes.
@@ -116,37 +116,41 @@ impl Table {
         !self.contacts.iter().any(|contact| contact.addr == addr) && self.place(id, addr).is_some()
     }
 
-    /// A node has answered. Says whether that is news: it is new here, or all were silent.
+    /// A node has answered. Says whether that is news: nobody was known there, or all were silent. Who calls himself by
+    /// another name each time is none.
     pub fn answered(&mut self, id: Id, addr: SocketAddr, now: u32) -> bool {
-        self.heard = now;
-        let alone = self.good() == 0;
+        let (alone, mut known) = (self.good() == 0, false);
+        for other in self.contacts.iter_mut().filter(|other| other.silent > 0 && !other.outlived) {
+            // Until now it may have been our own link.
+            (other.silent, other.outlived) = (1, true);
+        }
         if let Some(at) = self.contacts.iter().position(|contact| contact.addr == addr) {
             let contact = &mut self.contacts[at];
             if contact.id == id {
-                (contact.heard, contact.silent) = (now, 0);
+                (contact.heard, contact.silent, contact.outlived) = (now, 0, false);
                 return alone;
             }
             // Begun anew, or another behind the same address.
             self.contacts.swap_remove(at);
+            known = true;
         }
         let Some(place) = self.place(id, addr) else { return false };
-        let contact = Contact { id, addr, heard: now, asked: now, silent: 0 };
+        let contact = Contact { id, addr, heard: now, asked: now, silent: 0, outlived: false };
         match self.contacts.get_mut(place) {
             Some(old) => *old = contact,
             None => self.contacts.push(contact),
         }
-        true
+        alone || !known
     }
 
-    /// A node was asked at that time and did not answer. It is dropped for that only if another has answered since: where
-    /// nobody does it is our own link that is down.
+    /// A node was asked at that time and did not answer. It is dropped for that only if another has answered since it fell
+    /// silent: where nobody does it is our own link that is down.
     pub fn silent(&mut self, addr: SocketAddr, asked: u32) {
-        let alive = self.heard > asked;
         let Some(at) = self.contacts.iter().position(|contact| contact.addr == addr) else { return };
         let contact = &mut self.contacts[at];
         contact.silent = contact.silent.saturating_add(1);
         contact.asked = contact.asked.max(asked);
-        if alive && contact.silent >= MAX_SILENCES {
+        if contact.outlived && contact.silent >= MAX_SILENCES {
             self.contacts.swap_remove(at);
         }
     }

@@ -322,3 +322,186 @@ fn full_tables_a_full_store_and_a_thousand_torrents_fit() {
     assert!(bench.node.memory() + size_of::<Node>() <= 300 * 1024);
     assert_eq!((size_of::<Torrent>(), size_of::<table::Contact>()), (28, 64));
 }
+
+/// What a node of the outside does with what it is asked.
+type Peer<'a> = &'a mut dyn FnMut(SocketAddr, &Message) -> Option<Reply<'static>>;
+
+impl Bench {
+    /// Lets time pass as a shell does; every datagram is answered at once, or never. How many there were.
+    fn live(&mut self, seconds: u64, answer: Peer) -> u32 {
+        let (end, mut count) = (self.now + Duration::from_secs(seconds), 0);
+        loop {
+            for (to, datagram) in self.sends() {
+                count += 1;
+                let message = krpc::decode(&datagram).unwrap();
+                if let Some(reply) = answer(to, &message) {
+                    self.hear(&to.to_string(), Body::Reply(reply), message.transaction);
+                }
+            }
+            match self.node.deadline() {
+                Some(next) if next < end => self.now = next.max(self.now),
+                _ => break,
+            }
+        }
+        self.now = end;
+        count
+    }
+
+    /// So many nodes of the mesh are known, and answer for a while.
+    fn meets(&mut self, count: u8) {
+        for n in 1..=count {
+            self.node.contact(SocketAddr::from(([10, 0, 0, n], 1)), self.now);
+            self.live(2, &mut |to, _| Some(Reply::new(id(last(to)))));
+        }
+    }
+}
+
+/// The last of its address.
+fn last(addr: SocketAddr) -> u8 {
+    addr.ip().to_string().rsplit(['.', ':']).next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn who_finds_peers_over_one_family_does_not_look_each_minute_because_the_other_has_none() {
+    let mut bench = Bench::new(Options::default());
+    bench.knows(id(1), "10.0.0.1:1");
+    bench.knows(id(2), "[fd00::2]:1");
+    bench.node.insert(hash(1), 6881, true, bench.now);
+    let mut searched = 0;
+    bench.live(3600, &mut |to, message| {
+        let looks = matches!(message.body, Body::Query(_, Query::GetPeers(..)));
+        searched += u32::from(looks && to.is_ipv4());
+        let values = if looks && to.is_ipv4() { vec![addr("10.0.0.7:7")] } else { Vec::new() };
+        Some(Reply { values, ..Reply::new(id(if to.is_ipv4() { 1 } else { 2 })) })
+    });
+    assert!((4..=7).contains(&searched), "{searched} times an hour");
+}
+
+#[test]
+fn a_node_that_calls_itself_by_another_name_each_time_is_no_news_each_time() {
+    let mut bench = Bench::new(Options::default());
+    bench.knows(id(1), "10.0.0.1:1");
+    bench.knows(id(2), "10.0.0.2:1");
+    bench.node.insert(hash(1), 6881, true, bench.now);
+    let mut names = 2;
+    let count = bench.live(3600, &mut |to, _| {
+        let honest = to == addr("10.0.0.1:1");
+        names = if honest { names } else { names % 200 + 3 };
+        Some(Reply::new(id(if honest { 1 } else { names })))
+    });
+    println!("{count} datagrams an hour");
+    assert!(count <= 300, "{count} datagrams an hour");
+}
+
+#[test]
+fn one_host_that_names_many_ports_does_not_keep_others_from_being_tried() {
+    let mut bench = Bench::new(Options::default());
+    for port in 1..=500 {
+        bench.node.contact(SocketAddr::from(([10, 0, 0, 1], port)), bench.now);
+    }
+    bench.node.contact(addr("10.0.0.2:1"), bench.now);
+    let mut tried = None;
+    let start = bench.now;
+    while tried.is_none() && bench.now < start + Duration::from_secs(60) {
+        let sends = bench.sends();
+        tried = sends.iter().find(|(to, _)| *to == addr("10.0.0.2:1")).map(|_| bench.now - start);
+        bench.run(1);
+    }
+    assert!(tried.is_some_and(|tried| tried <= Duration::from_secs(10)), "{tried:?}");
+}
+
+#[test]
+fn nodes_that_peers_tell_of_all_the_time_do_not_keep_a_table_from_being_looked_after() {
+    for count in [8, 40] {
+        let mut bench = Bench::new(Options::default());
+        bench.meets(count);
+        let stays =
+            |addr: SocketAddr| addr.ip().to_string().starts_with("10.0.0.") && last(addr).is_multiple_of(2);
+        let good = |bench: &Bench| {
+            let contacts = bench.node.sides[0].table.contacts().iter().filter(|contact| contact.is_good());
+            contacts.map(|contact| stays(contact.addr)).collect::<Vec<_>>()
+        };
+        assert!(good(&bench).contains(&true) && good(&bench).contains(&false));
+        // Each ten seconds a peer comes with a node that does not answer.
+        for minute in 0..90 {
+            for n in 0..6 {
+                bench.node.contact(SocketAddr::from(([10, 1, minute, n], 1)), bench.now);
+                bench.live(10, &mut |to, _| stays(to).then(|| Reply::new(id(last(to)))));
+            }
+        }
+        assert!(good(&bench).len() >= 4 && !good(&bench).contains(&false), "{count}");
+    }
+}
+
+#[test]
+fn nodes_that_went_for_good_are_forgotten_though_little_is_asked() {
+    let mut bench = Bench::new(Options::default());
+    bench.meets(8);
+    let known = bench.node.counts().known;
+    let dead = |addr: SocketAddr| last(addr).is_multiple_of(2);
+    bench.live(3 * 3600, &mut |to, _| (!dead(to)).then(|| Reply::new(id(last(to)))));
+    let counts = bench.node.counts();
+    assert!(counts.nodes >= 3 && counts.known == counts.nodes && known > counts.known, "{known} {counts:?}");
+}
+
+#[test]
+fn who_asks_under_many_names_does_not_keep_a_small_mesh_from_searching() {
+    let searched = |flood: bool| {
+        let mut bench = Bench::new(Options::default());
+        for n in 1..=6 {
+            bench.knows(id(n), &format!("[fd00::{n}]:1"));
+            bench.run(2);
+        }
+        for n in 0..100 {
+            bench.node.insert(hash(n), 6881, true, bench.now);
+        }
+        let (mut searched, mut from) = (0, 0_u64);
+        for _ in 0..600 {
+            for _ in 0..if flood { 10 } else { 0 } {
+                from += 1;
+                let ip = std::net::Ipv6Addr::from_bits((0xfd01 << 112) + (u128::from(from) << 64) + 1);
+                let body = Body::Query(id(200), Query::Ping);
+                let datagram = krpc::encode(&Message { transaction: b"x", read_only: false, ip: None, body });
+                bench.node.handle(&datagram, (ip, 1).into(), bench.now);
+            }
+            bench.live(1, &mut |to, message| {
+                searched += u32::from(matches!(message.body, Body::Query(_, Query::GetPeers(..))));
+                let n = to.ip().to_string().strip_prefix("fd00::").and_then(|n| n.parse().ok());
+                n.map(id).map(Reply::new)
+            });
+        }
+        searched
+    };
+    let (alone, flooded) = (searched(false), searched(true));
+    println!("{alone} queries, {flooded} while others ask");
+    assert!(flooded * 2 >= alone, "{alone} {flooded}");
+}
+
+#[test]
+fn nodes_of_a_family_that_is_down_are_no_reason_not_to_look_for_others() {
+    let mut bench = Bench::new(Options::default());
+    bench.meets(10);
+    assert!(!bench.node.needs_contacts(bench.now));
+    bench.node.set_families(false, true, bench.now);
+    assert!(bench.node.needs_contacts(bench.now));
+}
+
+#[test]
+fn a_family_in_which_nobody_answers_costs_little_though_nodes_of_it_are_named() {
+    let mut bench = Bench::new(Options::default());
+    bench.meets(6);
+    bench.node.insert(hash(1), 6881, true, bench.now);
+    let (mut named, mut pinged) = (0, 0);
+    bench.live(3600, &mut |to, message| {
+        pinged += u32::from(to.is_ipv6());
+        let mut one = || {
+            named += 1;
+            (Id::by_chance(&mut Random::new(named)), addr(&format!("[fd00::{named:x}]:1")))
+        };
+        let asks = !matches!(message.body, Body::Query(_, Query::Ping));
+        let nodes = if asks { (0..8).map(|_| one()).collect() } else { Vec::new() };
+        to.is_ipv4().then(|| Reply { nodes, ..Reply::new(id(last(to))) })
+    });
+    println!("{named} named, {pinged} pinged");
+    assert!(named > 100 && pinged <= 6 * 60, "{named} {pinged}");
+}

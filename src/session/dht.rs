@@ -44,6 +44,8 @@ pub(super) struct Dht {
     save: Option<Instant>,
     /// How long names are left alone after the next look.
     again: Duration,
+    /// The last new endpoint was a peer's: the next is a node's, if one is to be asked.
+    pub(super) turn: bool,
 }
 
 impl Dht {
@@ -148,9 +150,13 @@ impl Session {
 
     /// What it says next; peers that it has found are dialled.
     pub(super) fn next_datagram(&mut self, now: Instant) -> Option<Job> {
-        while let Some(output) = self.dht.node.as_mut()?.poll(&mut self.dials, now) {
-            match output {
-                Output::Send { to, datagram } => return Some(Job::Datagram(to, datagram)),
+        loop {
+            let tokens = self.dials.available(now);
+            match self.dht.node.as_mut()?.poll(&mut self.dials, now)? {
+                Output::Send { to, datagram } => {
+                    self.dht.turn &= self.dials.available(now) == tokens;
+                    return Some(Job::Datagram(to, datagram));
+                }
                 Output::Peers { info_hash, peers } => {
                     let Some(key) = self.key(info_hash) else { continue };
                     if self.torrents.get(&key).is_some_and(|torrent| torrent.serves() && !torrent.private) {
@@ -160,7 +166,6 @@ impl Session {
                 }
             }
         }
-        None
     }
 
     /// A public torrent has something to give or to ask for: from now on it is looked for.
@@ -240,8 +245,11 @@ fn endpoints(wanted: u32, used: u64, room: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::webseeds::tests::Rig;
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::dht::Options;
+    use crate::peer::Close;
     use crate::rate::Bucket;
     use crate::storage::io::Done;
 
@@ -386,6 +394,35 @@ mod tests {
             }
         }
         assert_eq!(dialled, Some(10), "a second later, though it was not the first that wanted a token");
+    }
+
+    #[test]
+    fn a_thousand_peers_to_be_dialled_do_not_keep_nodes_from_being_asked_nor_nodes_peers() {
+        let mut two = Two::new(true);
+        for number in 100..140 {
+            two.rig.insert(number, &[]);
+        }
+        two.rig.run();
+        let start = two.rig.now;
+        let session = &mut two.rig.session;
+        session.set_static_peers((0..50).map(|n| ([10, 0, 1, n], 1).into()).collect(), start);
+        (0..80).for_each(|n| session.dht_contact(([10, 0, 2, n], 1).into(), start));
+        let (mut dialled, mut asked, mut now) = (0, BTreeSet::new(), start);
+        while now < start + Duration::from_secs(20) {
+            while let Some(job) = session.poll(now) {
+                match job {
+                    Job::Dial(key, _) => {
+                        dialled += 1;
+                        session.disconnected(key, &Close::Gone, now);
+                    }
+                    Job::Datagram(to, _) => drop(asked.insert(to)),
+                    _ => {}
+                }
+            }
+            now = session.deadline().unwrap().max(now + Duration::from_millis(1));
+        }
+        assert!(dialled >= 40 && asked.len() >= 40, "{dialled} dialled, {} asked", asked.len());
+        assert!(dialled + asked.len() <= 106, "{dialled} dialled, {} asked", asked.len());
     }
 
     #[test]

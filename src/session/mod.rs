@@ -476,13 +476,19 @@ impl Session {
         {
             return Some(job);
         }
+        // Peers and nodes take turns at the new endpoints of a second.
+        if self.dht.turn
+            && let Some(job) = self.next_datagram(now)
+        {
+            return Some(job);
+        }
         if self.expired(Timer::Dial, now)
             && !self.stopping
             && let Some(job) = self.next_dial(now)
         {
+            self.dht.turn = true;
             return Some(job);
         }
-        // What dials leave of the new endpoints of a second.
         if let Some(job) = self.next_datagram(now) {
             return Some(job);
         }

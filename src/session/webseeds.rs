@@ -505,7 +505,7 @@ pub(super) mod tests {
         }
 
         /// Another torrent of the same web seeds.
-        fn insert(&mut self, number: u16, trackers: &[&str]) -> TorrentKey {
+        pub(in crate::session) fn insert(&mut self, number: u16, trackers: &[&str]) -> TorrentKey {
             let path: Arc<Path> = Path::new("/srv/name").into();
             let ident = Ident { inode: 1, size: 1, mtime_secs: 1, mtime_nanos: 0, ctime: 1 };
             let place = Place {
