@@ -146,7 +146,7 @@ impl Daemon {
         let key = self.house.session.borrow().key(info_hash);
         loop {
             let (found, missing) = self.find_peers(&peers).await;
-            if self.house.session.borrow().key(info_hash) != key {
+            if key.is_none() || self.house.session.borrow().key(info_hash) != key {
                 return;
             }
             self.house.session.borrow_mut().offer_peers(info_hash, &found, Instant::now());
