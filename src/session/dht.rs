@@ -235,8 +235,12 @@ impl Session {
     }
 }
 
-/// New endpoints a second: all up to three quarters of the table, less and less beyond, one where it is full.
+/// New endpoints a second: all up to three quarters of the table, less and less beyond, one where it is full. To the
+/// kernel no room at all is no bound.
 fn endpoints(wanted: u32, used: u64, room: u64) -> u64 {
+    if room == 0 {
+        return wanted.into();
+    }
     let (wanted, quarter) = (u64::from(wanted), (room / 4).max(1));
     let free = room.saturating_sub(used).min(quarter);
     (wanted.saturating_mul(free) / quarter).max(1)
@@ -429,6 +433,6 @@ mod tests {
     fn the_fuller_the_table_of_connections_the_fewer_new_endpoints() {
         let rates = [0, 1, 48_000, 56_000, 60_000, 64_000, 70_000].map(|used| endpoints(5, used, 64_000));
         assert_eq!(rates, [5, 5, 5, 2, 1, 1, 1]);
-        assert_eq!([endpoints(1000, 0, 0), endpoints(5, 9, 3), endpoints(8, 14, 16)], [1, 1, 4]);
+        assert_eq!([endpoints(1000, 77, 0), endpoints(5, 9, 3), endpoints(8, 14, 16)], [1000, 1, 4]);
     }
 }
