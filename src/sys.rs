@@ -41,6 +41,10 @@ pub fn send_room(socket: BorrowedFd<'_>) -> io::Result<u32> {
     if code < 0 {
         return Err(io::Error::last_os_error());
     }
+    // An emulator takes the option for an int: what it did not write is no full buffer.
+    if usize::try_from(len).is_ok_and(|len| len <= WMEM_QUEUED * size_of::<u32>()) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     Ok(info[SNDBUF].saturating_sub(info[WMEM_QUEUED]))
 }
 

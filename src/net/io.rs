@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 pub mod changes;
+mod route;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,7 +13,6 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
 use smol::future::FutureExt;
 
@@ -164,34 +164,7 @@ impl std::error::Error for ResolveError {}
 
 /// The addresses of all interfaces that are up.
 pub fn interfaces() -> std::io::Result<Vec<Interface>> {
-    let up = nix::ifaddrs::getifaddrs()?.filter(|found| found.flags.contains(InterfaceFlags::IFF_UP));
-    // One system call an interface, not one an address.
-    let mut indices: BTreeMap<String, u32> = BTreeMap::new();
-    Ok(up
-        .filter_map(|found| {
-            let address = ip(found.address.as_ref()?)?;
-            let mask = found.netmask.as_ref().and_then(ip);
-            let prefix = Prefix::new(address, mask.map_or(width(address), bits))?;
-            let (name, flags) = (found.interface_name, found.flags);
-            let index = match indices.get(&name) {
-                Some(index) => *index,
-                None => {
-                    let index = nix::net::if_::if_nametoindex(name.as_str()).ok()?;
-                    indices.insert(name.clone(), index);
-                    index
-                }
-            };
-            Some(Interface {
-                name,
-                index,
-                address,
-                prefix,
-                loopback: flags.contains(InterfaceFlags::IFF_LOOPBACK),
-                multicast: flags.contains(InterfaceFlags::IFF_MULTICAST),
-                running: flags.contains(InterfaceFlags::IFF_RUNNING),
-            })
-        })
-        .collect())
+    route::interfaces()
 }
 
 /// The number of an interface, which may be given by that instead of its name.
@@ -241,21 +214,8 @@ pub fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into())
 }
 
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
-    socket_address(address).map(|address| address.ip())
-}
-
 fn width(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
-}
-
-/// Leading ones of a mask. Masks with holes exist only in museums.
-fn bits(mask: IpAddr) -> u8 {
-    let ones = match mask {
-        IpAddr::V4(v4) => v4.to_bits().leading_ones(),
-        IpAddr::V6(v6) => v6.to_bits().leading_ones(),
-    };
-    u8::try_from(ones).unwrap_or(128)
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 
+use super::route::messages;
+
 /// A cable that is plugged in is several messages; they are gathered for so long …
 const GATHER: Duration = Duration::from_millis(250);
 
@@ -77,21 +79,11 @@ fn hear(socket: &OwnedFd) -> io::Result<()> {
 }
 
 /// Whether one of the messages says that an interface or address came, went or is another than it was.
-fn tells_of_change(mut messages: &[u8]) -> bool {
-    const HEADER: usize = 16;
-    while let Some(&[a, b, c, d, e, f, ..]) = messages.first_chunk::<HEADER>() {
-        let kind = u16::from_ne_bytes([e, f]);
-        if [RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR].contains(&kind)
+fn tells_of_change(datagram: &[u8]) -> bool {
+    messages(datagram).any(|(kind, _)| {
+        [RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR].contains(&kind)
             || i32::from(kind) == NLMSG_OVERRUN
-        {
-            return true;
-        }
-        let len = usize::try_from(u32::from_ne_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        let next = len.checked_next_multiple_of(4).filter(|_| len >= HEADER);
-        let Some(rest) = next.and_then(|next| messages.get(next..)) else { return false };
-        messages = rest;
-    }
-    false
+    })
 }
 
 #[cfg(test)]
