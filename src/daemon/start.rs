@@ -2,12 +2,10 @@
 #![expect(clippy::disallowed_types, reason = "I/O shell")]
 
 use std::fmt;
-use std::num::NonZeroU64;
 
 use async_io::Async;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::thread::{current_timer_slack, set_current_timer_slack};
 
 use crate::config::Config;
 use crate::dht::Options;
@@ -71,8 +69,7 @@ pub fn local_prefixes(config: &Config, interfaces: &[Interface]) -> Vec<Prefix> 
     prefixes
 }
 
-/// The signals that we read; set before any thread starts, so that no other takes them. The first that async-io is asked
-/// for: its own thread starts here.
+/// The signals that we read; set before any thread starts, so that no other takes them.
 pub fn signals() -> nix::Result<Async<SignalFd>> {
     let mut set = SigSet::empty();
     [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT]
@@ -80,39 +77,7 @@ pub fn signals() -> nix::Result<Async<SignalFd>> {
         .for_each(|signal| set.add(signal));
     set.thread_block()?;
     let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    let _patience = Patience::teach();
     Async::new_nonblocking(fd).map_err(|_| nix::Error::EIO)
-}
-
-/// While it lives, threads that are started inherit timers that may be late by [`PATIENCE`].
-///
-/// async-io starts a thread to help out where nobody drives its reactor. Ours does so always; yet that thread takes turns
-/// with it, and between two turns looks ten times within twenty milliseconds whether it is needed. With timers that
-/// may be late it sleeps on: a packet wakes one thread once, and not two of them seven times. No data waits for it.
-struct Patience {
-    usual: Option<NonZeroU64>,
-}
-
-/// Nanoseconds; what 32 bits hold, where a register has no more.
-const PATIENCE: u64 = if usize::BITS == 32 { u32::MAX as u64 } else { 3600 * 1_000_000_000 };
-
-impl Patience {
-    fn teach() -> Patience {
-        let usual = current_timer_slack().ok().and_then(NonZeroU64::new);
-        // A kernel that refuses has us wake more often, and that is all.
-        if usual.is_some() {
-            let _ = set_current_timer_slack(NonZeroU64::new(PATIENCE));
-        }
-        Patience { usual }
-    }
-}
-
-impl Drop for Patience {
-    fn drop(&mut self) {
-        if self.usual.is_some() {
-            let _ = set_current_timer_slack(self.usual);
-        }
-    }
 }
 
 /// Descriptors for the peers and files of the configuration, as far as the system allows.
