@@ -256,19 +256,6 @@ fn bind_everywhere(port: u16) -> io::Result<Vec<Bound>> {
 mod tests {
     use super::*;
 
-    fn interface(name: &str, index: u32, address: &str) -> Interface {
-        let address: IpAddr = address.parse().unwrap();
-        Interface {
-            name: name.to_owned(),
-            index,
-            address,
-            prefix: crate::net::Prefix::new(address, 32).unwrap(),
-            loopback: false,
-            multicast: true,
-            running: true,
-        }
-    }
-
     fn listen(addresses: &[&str], interfaces: &[&str]) -> Listen {
         Listen {
             port: 0..=0,
@@ -280,10 +267,10 @@ mod tests {
     #[test]
     fn places_are_the_named_addresses_that_are_there_and_all_of_the_named_interfaces() {
         let all = [
-            interface("lan", 2, "10.0.0.1"),
-            interface("lan", 2, "fe80::1"),
-            interface("mesh", 3, "fe80::1"),
-            interface("mesh", 3, "fd00::1"),
+            Interface::of_test("lan", 2, "10.0.0.1"),
+            Interface::of_test("lan", 2, "fe80::1"),
+            Interface::of_test("mesh", 3, "fe80::1"),
+            Interface::of_test("mesh", 3, "fd00::1"),
         ];
         let said = |addresses: &[&str], interfaces: &[&str]| {
             let places = places(&listen(addresses, interfaces), &all);

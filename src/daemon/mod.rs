@@ -119,10 +119,11 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     };
     // Now, for a port below 1024 too.
     let udp = Rc::new(Udp::new());
-    udp.open(&listeners::addresses_of(&bound));
+    let addresses = listeners::addresses_of(&bound);
+    udp.open(&addresses);
     drop_privileges(config.user.as_deref())?;
     let now = Instant::now();
-    let port = listeners::addresses_of(&bound).first().map_or(0, SocketAddr::port);
+    let port = addresses.first().map_or(0, SocketAddr::port);
     let seed = random();
     let mut session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
     // Our id tells most of the seed.

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use crate::metainfo::InfoHash;
-use crate::net::{Class, class};
+use crate::net::{Class, class, crc32c};
 use crate::random::Random;
 
 /// An id of a node, or what is looked for near one. Ordered as a number: the order of distances.
@@ -93,18 +93,6 @@ fn prefix(address: IpAddr, number: u8) -> [u8; 3] {
     bytes[0] |= number << 5;
     let [first, second, third, _] = crc32c(&bytes[..length]).to_be_bytes();
     [first, second, third]
-}
-
-/// CRC-32C (Castagnoli), bit by bit: of eight bytes at most, and seldom.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let mut sum = u32::MAX;
-    for &byte in bytes {
-        sum ^= u32::from(byte);
-        for _ in 0..8 {
-            sum = if sum & 1 == 1 { (sum >> 1) ^ 0x82f6_3b78 } else { sum >> 1 };
-        }
-    }
-    !sum
 }
 
 #[cfg(test)]

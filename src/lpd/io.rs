@@ -227,16 +227,8 @@ mod tests {
     use super::*;
 
     fn interface(name: &str, index: u32, address: &str) -> Interface {
-        let address: IpAddr = address.parse().unwrap();
-        Interface {
-            name: name.to_owned(),
-            index,
-            address,
-            prefix: crate::net::Prefix::new(address, 32).unwrap(),
-            loopback: name == "lo",
-            multicast: name != "lo",
-            running: name != "unplugged",
-        }
+        let usual = Interface::of_test(name, index, address);
+        Interface { loopback: name == "lo", multicast: name != "lo", running: name != "unplugged", ..usual }
     }
 
     #[test]

@@ -162,6 +162,17 @@ impl fmt::Display for ResolveError {
 
 impl std::error::Error for ResolveError {}
 
+#[cfg(test)]
+impl Interface {
+    /// One that is up, carries and knows multicast.
+    pub(crate) fn of_test(name: &str, index: u32, address: &str) -> Interface {
+        let address: IpAddr = address.parse().unwrap();
+        let prefix = Prefix::new(address, 32).unwrap();
+        let (loopback, multicast, running) = (false, true, true);
+        Interface { name: name.to_owned(), index, address, prefix, loopback, multicast, running }
+    }
+}
+
 /// The addresses of all interfaces that are up.
 pub fn interfaces() -> std::io::Result<Vec<Interface>> {
     route::interfaces()

@@ -217,6 +217,19 @@ fn class_v6(v6: Ipv6Addr) -> Class {
     }
 }
 
+/// CRC-32C (Castagnoli), reflected: what BEP 40 and 42 reckon of addresses. Bit by bit: it is reckoned once an address, and
+/// a table would be a kilobyte.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
+}
+
 /// The mask of `len` bits of an address of `width` bits, for both widths (only that of `width` has a meaning).
 fn mask(width: u32, len: u8) -> (u32, u128) {
     let host = width.saturating_sub(u32::from(len));

@@ -36,7 +36,7 @@ impl Session {
                 now,
             );
         }
-        if !torrent.private && torrent.serves() {
+        if torrent.is_told() {
             let named = self.settings.static_peers.iter().chain(&torrent.named);
             self.candidates.insert(key.0, named.copied(), Source::Static, now);
             self.lpd.insert(torrent.info_hash);
@@ -101,8 +101,8 @@ impl Session {
     /// A neighbour has a torrent or seeks it.
     pub fn neighbour(&mut self, info_hash: InfoHash, addr: SocketAddr, now: Instant) {
         let Some(key) = self.key(info_hash) else { return };
-        let served = self.torrents.get(&key).is_some_and(|torrent| torrent.serves() && !torrent.private);
-        if served && !self.stopping {
+        let is_told = self.torrents.get(&key).is_some_and(|torrent| torrent.is_told());
+        if is_told && !self.stopping {
             self.candidates.insert(key.0, [addr], Source::Neighbour, now);
             self.set_dial(now);
         }
@@ -133,11 +133,11 @@ impl Session {
     /// The next packet for neighbours.
     pub(super) fn next_search(&mut self, now: Instant) -> Option<Job> {
         let (by_hash, torrents) = (&self.by_hash, &self.torrents);
-        let serves = |info_hash| {
+        let is_told = |info_hash| {
             let torrent = by_hash.get(&info_hash).and_then(|key| torrents.get(key));
-            torrent.is_some_and(|torrent| torrent.serves() && !torrent.private)
+            torrent.is_some_and(|torrent| torrent.is_told())
         };
-        let (link, datagram) = self.lpd.poll(now, self.settings.port, serves)?;
+        let (link, datagram) = self.lpd.poll(now, self.settings.port, is_told)?;
         Some(Job::Search(link, datagram))
     }
 

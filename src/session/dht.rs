@@ -159,7 +159,7 @@ impl Session {
                 }
                 Output::Peers { info_hash, peers } => {
                     let Some(key) = self.key(info_hash) else { continue };
-                    if self.torrents.get(&key).is_some_and(|torrent| torrent.serves() && !torrent.private) {
+                    if self.torrents.get(&key).is_some_and(|torrent| torrent.is_told()) {
                         self.candidates.insert(key.0, peers, Source::Remote, now);
                         self.set_dial(now);
                     }
@@ -170,10 +170,7 @@ impl Session {
 
     /// A public torrent has something to give or to ask for: from now on it is looked for.
     pub(super) fn tell_dht(&mut self, key: TorrentKey, now: Instant) {
-        let Some(torrent) = self.torrents.get(&key).filter(|torrent| torrent.serves() && !torrent.private)
-        else {
-            return;
-        };
+        let Some(torrent) = self.torrents.get(&key).filter(|torrent| torrent.is_told()) else { return };
         let answers = |tracker: &TrackerStatus| {
             matches!(tracker.state, Tracker::Waiting | Tracker::Announcing | Tracker::Working)
         };

@@ -133,7 +133,7 @@ impl Session {
             return Ok(());
         }
         let Some(torrent) = self.torrents.get(&torrent_key) else { return Err(Close::TorrentStopped) };
-        if !self.settings.pex || torrent.private || !torrent.serves() || self.stopping {
+        if !self.settings.pex || !torrent.is_told() || self.stopping {
             return Ok(());
         }
         // A list that can not be read costs its sender that list, not the connection.

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
-use crate::net::{self, Prefix, plain};
+use crate::net::{self, Prefix, crc32c, plain};
 use crate::random::Random;
 
 /// Addresses in all, 64 KiB: at five dials a second that is work for more than six minutes, and trackers will name
@@ -533,31 +533,15 @@ fn masked<const N: usize>(mut a: [u8; N], mut b: [u8; N], least: usize) -> Vec<u
     [low, high].concat()
 }
 
-/// CRC-32C (Castagnoli), reflected. Bit by bit: it is reckoned once an address, and a table would be a kilobyte.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
-        }
-    }
-    !crc
-}
-
 /// One spelling for each address.
 fn canonical(address: SocketAddr) -> SocketAddr {
     match plain(address) {
-        SocketAddr::V6(v6) if is_link_local(*v6.ip()) => {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => {
             SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into()
         }
         SocketAddr::V6(v6) => SocketAddr::from((*v6.ip(), v6.port())),
         v4 => v4,
     }
-}
-
-fn is_link_local(ip: Ipv6Addr) -> bool {
-    ip.segments()[0] & 0xffc0 == 0xfe80
 }
 
 fn pack(address: SocketAddr) -> ([u8; 16], u16) {
@@ -566,7 +550,7 @@ fn pack(address: SocketAddr) -> ([u8; 16], u16) {
         IpAddr::V6(ip) => ip.octets(),
     };
     if let SocketAddr::V6(v6) = address
-        && is_link_local(*v6.ip())
+        && v6.ip().is_unicast_link_local()
     {
         bytes[4..8].copy_from_slice(&v6.scope_id().to_be_bytes());
     }
@@ -575,7 +559,7 @@ fn pack(address: SocketAddr) -> ([u8; 16], u16) {
 
 fn unpack(mut bytes: [u8; 16], port: u16) -> SocketAddr {
     let ip = Ipv6Addr::from(bytes);
-    if !is_link_local(ip) {
+    if !ip.is_unicast_link_local() {
         return SocketAddr::new(IpAddr::V6(ip).to_canonical(), port);
     }
     let [_, _, _, _, a, b, c, d, ..] = bytes;

@@ -347,6 +347,11 @@ impl Torrent {
         self.state.serves() && (self.seeks() || !self.have.is_none())
     }
 
+    /// Whether others than its trackers may hear of it: neighbours, nodes of the DHT, peers of other peers.
+    pub fn is_told(&self) -> bool {
+        !self.private && self.serves()
+    }
+
     /// Whether something of it is wanted from peers.
     pub fn seeks(&self) -> bool {
         matches!(self.state, State::Downloading | State::FetchingMetadata)

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::fstat;
-use rustix::io::{Errno, pread};
+use rustix::io::Errno;
 use sha1::{Digest, Sha1};
 
 use super::hashing::read_torrent;
 use super::jobs::{Kept, Linked, Loaded, Place, Unkept};
+use super::records::read_at;
 use super::tree::{ident_of, open_torrent, sidecar};
 use super::{Desk, no_ident, read_error};
 use crate::ident::Ident;
@@ -40,8 +41,7 @@ impl Desk {
             Err(error) => return (ident, Err(error.to_string())),
         };
         let record = self.records.find(&link.info_hash).map(Box::new);
-        let kept =
-            self.kept(&link.info_hash).and_then(|kept| self.take_in(&kept, path, Some(link.info_hash)).ok());
+        let kept = self.kept(&link.info_hash).and_then(|kept| self.take_in(&kept, path, link.info_hash).ok());
         (ident, Ok(Box::new(Linked { link, kept, record })))
     }
 
@@ -75,7 +75,7 @@ impl Desk {
         };
         log::info!("{} is written: it is what {} names", written.display(), path.display());
         drop(bytes);
-        let kept = self.take_in(&written, path, Some(link.info_hash));
+        let kept = self.take_in(&written, path, link.info_hash);
         kept.map(Box::new).map_err(Unkept::Unwritten)
     }
 
@@ -93,10 +93,10 @@ impl Desk {
     }
 
     /// Reads a .torrent that was made of the link at `magnet`.
-    fn take_in(&mut self, path: &Path, magnet: &Path, info_hash: Option<InfoHash>) -> Result<Kept, String> {
+    fn take_in(&mut self, path: &Path, magnet: &Path, info_hash: InfoHash) -> Result<Kept, String> {
         let (_, ident) = read_torrent(path, None, &mut self.buffer).map_err(|(_, why)| read_error(why))?;
         let summary = metainfo::parse(&self.buffer).map_err(|error| error.to_string())?.summary();
-        if info_hash.is_some_and(|info_hash| info_hash != summary.info_hash) {
+        if summary.info_hash != info_hash {
             return Err("it is another torrent".into());
         }
         let sidecar = sidecar(&magnet.with_extension("torrent"))?;
@@ -109,7 +109,7 @@ impl Desk {
     pub(super) fn discard(&mut self, info_hash: &InfoHash, beside: Option<&Path>) {
         let kept = self.kept(info_hash);
         if let Some(path) = beside
-            && self.take_in(path, path, Some(*info_hash)).is_ok()
+            && self.take_in(path, path, *info_hash).is_ok()
             && magnet::is_made(&self.buffer)
         {
             match fs::remove_file(path) {
@@ -136,14 +136,8 @@ pub(super) fn read_metadata(place: &Place, at: Range<u32>) -> Result<Box<[u8]>, 
         return Err(Trouble::TorrentChanged);
     }
     let mut bytes = vec![0; at.len()];
-    let mut read = 0;
-    while read < bytes.len() {
-        match pread(&fd, &mut bytes[read..], u64::from(at.start) + read as u64) {
-            Ok(0) => return Err(Trouble::TorrentChanged),
-            Ok(n) => read += n,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(fail(error)),
-        }
+    if read_at(&fd, &mut bytes, at.start.into()).map_err(fail)? < bytes.len() {
+        return Err(Trouble::TorrentChanged);
     }
     // Rewritten in place meanwhile it is no more what it was.
     match fstat(&fd) {
