@@ -8,31 +8,27 @@
 //! Every announce has a window: it goes at its end, or earlier inside it together with another one to the same
 //! host. So a hundred torrents of one tracker wake a router once an interval and not a hundred times.
 
+mod scrape;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::host::{HostId, Hosts, Pool, Trouble, Wait, back_off};
-use super::http::scrape_url;
+use super::host::{HostId, Hosts, Pool, Trouble, Wait};
 use super::line::{Answer, Line, Phase, Slot};
 use super::names::{Names, Texts};
 use super::{Counts, Event, Failure, MAX_TRACKER_ID, NUMWANT, Reply};
 use crate::http::Url;
 use crate::metainfo::InfoHash;
 use crate::random::Random;
+pub use scrape::Scrape;
 
 /// Trackers of one torrent that are used: public lists name more, mostly dead ones.
 const MAX_SLOTS: usize = 64;
 
 /// Trackers of the configuration that every public torrent is announced to.
 const MAX_ALSO: usize = 8;
-
-/// Torrents of one scrape: as many as fit a packet, escaped.
-const MAX_SCRAPE: usize = 16;
-
-/// Seconds before a tracker is asked again for counts that it did not give, doubled each time up to the second number.
-const SCRAPE_REST: (u32, u32) = (3600, 24 * 3600);
 
 /// What is to be asked of a host now. It must be brought back to [`Client::handle`].
 #[derive(Clone, Debug)]
@@ -53,19 +49,6 @@ pub struct Request {
     pub numwant: u8,
     line: u32,
     slot: u8,
-}
-
-/// Of which torrents a host is to be asked for counts now. It must be brought back to [`Client::scraped`].
-#[derive(Clone, Debug)]
-pub struct Scrape {
-    /// Whom to ask.
-    pub url: Rc<Url>,
-    /// Whose connection to use.
-    pub host: HostId,
-    /// For which torrents.
-    pub torrents: Vec<InfoHash>,
-    lines: Vec<u32>,
-    tracker: u32,
 }
 
 /// How it stands with a tracker.
@@ -277,53 +260,6 @@ impl Client {
             return None;
         }
         self.dispatch(host, now)
-    }
-
-    /// The next counts to ask this host for, whose connection is idle. `None`: let it go.
-    pub fn poll_scrape(&mut self, host: HostId) -> Option<Scrape> {
-        if self.closing || !self.hosts.is_free(host) {
-            return None;
-        }
-        let of_host = self.to_scrape.range((host, 0, 0)..=(host, u32::MAX, u32::MAX));
-        let tracker = of_host.clone().next()?.1;
-        let taken: Vec<_> = of_host.take_while(|(_, t, _)| *t == tracker).take(MAX_SCRAPE).copied().collect();
-        let url = Rc::new(scrape_url(&self.names.tracker(tracker)?.place.as_ref().ok()?.0)?);
-        let (mut torrents, mut lines) = (Vec::new(), Vec::new());
-        for wanted in taken {
-            self.to_scrape.remove(&wanted);
-            if let Some(line) = self.line(wanted.2) {
-                torrents.push(line.info_hash);
-                lines.push(wanted.2);
-            }
-        }
-        self.hosts.begin(host);
-        Some(Scrape { url, host, torrents, lines, tracker })
-    }
-
-    /// Takes what came of a scrape: counts in the order of its torrents.
-    pub fn scraped(&mut self, scrape: &Scrape, result: Result<&[Counts], &Failure>, now: Instant) {
-        let last = self.ceil(now);
-        self.hosts.end(scrape.host);
-        if let Some(tracker) = self.names.tracker_mut(scrape.tracker) {
-            tracker.scrape = match result {
-                Ok(_) => (0, 0),
-                Err(_) => {
-                    let (first, most) = SCRAPE_REST;
-                    let rest = back_off(first, most, tracker.scrape.1, &mut self.random);
-                    (last.saturating_add(rest), tracker.scrape.1.saturating_add(1))
-                }
-            };
-        }
-        let Ok(counts) = result else {
-            self.to_scrape.retain(|(_, tracker, _)| *tracker != scrape.tracker);
-            return;
-        };
-        for ((line, info_hash), counts) in scrape.lines.iter().zip(&scrape.torrents).zip(counts) {
-            // Another torrent may have its place by now.
-            if let Some(line) = self.line_mut(*line).filter(|line| line.info_hash == *info_hash) {
-                line.counted(scrape.tracker, *counts);
-            }
-        }
     }
 
     /// When [`Client::poll`] will have something, unless `handle` has it earlier.
@@ -674,6 +610,7 @@ mod tests {
     use std::collections::{BTreeSet, HashMap};
 
     use super::super::Retry;
+    use super::scrape::MAX_SCRAPE;
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
