@@ -30,6 +30,7 @@
 //! | [`session`] | all torrents, all peers and one set of clocks |
 //! | [`watch`] | the watched directories: the database |
 //! | [`status`] | what is told of it all, and the socket where one asks |
+//! | [`ubus`] | the same on OpenWrt's bus |
 //! | [`sys`] | the only unsafe code |
 //! | [`log`] | where log lines go |
 //! | [`daemon`] | runs what the session hands out |
@@ -139,6 +140,8 @@ pub mod session;
 pub mod watch;
 
 pub mod status;
+
+pub mod ubus;
 
 pub mod sys;
 

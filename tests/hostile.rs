@@ -27,9 +27,12 @@ use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Messag
 use meshseed::peer::{PeerKey, extension, metadata, pex};
 use meshseed::random::Random;
 use meshseed::rate::Bucket;
+use meshseed::status::{self, METHODS, Method, json};
 use meshseed::storage::resume::{self, Record, Stamp, Verified};
 use meshseed::torrent::metadata::{Came, Gathering, MAX_METADATA, Offer};
 use meshseed::tracker::{self, MAX_PEERS, MAX_TEXT, MAX_TRACKER_ID, Reply};
+use meshseed::ubus::blob::{self, HEAD, Head};
+use meshseed::ubus::{Client, MAX_FRAME, MAX_QUEUE, Object, Todo};
 
 /// Mutations by chance of each sample, beside those of each byte.
 const BY_CHANCE: usize = 4000;
@@ -926,4 +929,117 @@ fn resume_records() {
         assert_eq!(Record::decode(&again).map(|record| record.encode()), Some(again));
         true
     });
+}
+
+#[test]
+fn requests_of_the_control_socket() {
+    let samples = [
+        Method::Status.encode(),
+        Method::List(status::Part { offset: 3, limit: 4 }).encode(),
+        Method::Torrent(InfoHash::from_bytes([0xab; 20])).encode(),
+        br#"{"method": "l\u0069st", "params": {"limit": 4000000000, "offset": null}}"#.to_vec(),
+    ];
+    torture(&samples, times(60), |bytes| match Method::decode(bytes) {
+        Ok(method) => Method::decode(&method.encode()) == Ok(method),
+        Err(error) => {
+            assert!(error.to_string().len() < 400, "{error}");
+            false
+        }
+    });
+    let any = br#"{"a": [1, -2, "\ud83d\ude00 \n", {"b": null, "c": [true, false, [[]], {}]}]}"#.to_vec();
+    torture(&[any], times(60), |bytes| {
+        let Ok(value) = json::decode(bytes) else { return false };
+        assert_eq!(json::decode(json::line(&value).as_bytes()), Ok(value));
+        true
+    });
+}
+
+/// A greeting, an object, calls of it with arguments of each type, and what is none of ours.
+fn frames_of_the_bus() -> Vec<Vec<u8>> {
+    let table = |fields: &[(&'static str, status::Value)]| {
+        blob::encode(&status::Value::Table(
+            fields.iter().map(|(name, value)| ((*name).into(), value.clone())).collect(),
+        ))
+    };
+    let call = |method: &str, arguments: &[u8]| {
+        let mut out = Vec::new();
+        blob::frame(&mut out, 5, 7, 9, |out| {
+            blob::number(out, 3, 0xf52a_12a1);
+            blob::text(out, 4, method);
+            blob::put(out, 10, &[0]);
+            blob::text(out, 12, "root");
+            blob::put(out, 7, arguments);
+        });
+        out
+    };
+    let numbers: [(&str, status::Value); 2] = [("offset", 5_u32.into()), ("limit", u64::MAX.into())];
+    let nested = status::Value::List(vec![
+        true.into(),
+        "x".into(),
+        status::Value::Table(vec![("y".into(), 1_u32.into())]),
+    ]);
+    let widths = b"\x85\0\0\x0c\0\x01n\0\xff\xff\xff\xff\x86\0\0\x0a\0\x01m\0\0\x05\0\0\x80\0\0\x08\0\x01u\0";
+    vec![
+        call("list", &table(&numbers)),
+        call("torrent", &table(&[("info_hash", "ab".repeat(20).into()), ("more", nested)])),
+        call("status", widths),
+        b"\0\x0a\0\x01\0\0\0\0\0\0\0\x14\x03\0\0\x08\xf5\x2a\x12\xa1\x09\0\0\x05\x01\0\0\0".to_vec(),
+    ]
+}
+
+#[test]
+fn frames_of_the_bus_and_what_is_in_them() {
+    torture(&frames_of_the_bus(), times(60), |bytes| {
+        let Ok(Some(head)) = Head::decode(bytes) else { return false };
+        let Some(Ok(body)) = bytes.get(HEAD..head.len).map(blob::Body::decode) else { return false };
+        let Some(Ok(value)) = body.data.map(blob::table) else { return body.data.is_none() };
+        let _ = Method::new(body.method.as_deref().unwrap_or_default(), &value);
+        assert!(blob::table(&blob::encode(&value)).is_ok());
+        true
+    });
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the only way to make an instant")]
+fn a_client_of_the_bus_that_hears_anything() {
+    const WELCOME: &[u8] = b"\0\0\0\0\xeb\x62\xaa\xf3\0\0\0\x04\
+        \0\x02\0\x01\0\0\0\0\0\0\0\x0c\x03\0\0\x08\xf5\x2a\x12\xa1\
+        \0\x01\0\x01\0\0\0\0\0\0\0\x0c\x01\0\0\x08\0\0\0\0";
+    let now = Instant::now();
+    let mut chance = Chance(7);
+    let object = Object { path: "meshseed", methods: &METHODS };
+    let reply = blob::encode(&status::Value::Table(vec![("text".into(), "x".repeat(5000).into())]));
+    torture(
+        &frames_of_the_bus(),
+        |len| MAX_QUEUE * 2 + 60 * len,
+        |bytes| {
+            let mut client = Client::new(object, now);
+            client.connected(now);
+            let mut answered = 0;
+            for mut rest in [WELCOME, bytes] {
+                while !rest.is_empty() && client.wants_input() {
+                    let (chunk, after) = rest.split_at((1 + chance.below(MAX_FRAME / 16)).min(rest.len()));
+                    rest = after;
+                    client.handle(chunk);
+                    for round in 0.. {
+                        assert!(round < 100_000, "it never stops");
+                        match client.poll(now) {
+                            None | Some(Todo::Close(_)) => break,
+                            Some(Todo::Connect) => panic!("it is connected"),
+                            Some(Todo::Answer(call)) => {
+                                answered += 1;
+                                client.answer(&call, Ok(reply.clone()));
+                            }
+                        }
+                    }
+                    assert!(client.out().len() <= MAX_QUEUE);
+                    if chance.below(2) == 0 {
+                        client.sent(client.out().len());
+                    }
+                }
+            }
+            assert!(client.deadline().is_none_or(|at| at > now));
+            answered > 0 || bytes.get(1) == Some(&10)
+        },
+    );
 }

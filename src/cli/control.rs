@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lexopt::{Arg, Parser, ValueExt};
-use serde_json::Value;
 
 use super::output;
 use super::status::socket;
 use crate::status::io::ask;
-use crate::status::{Method, Params};
+use crate::status::{Method, Value};
 
 /// What each of them does.
 pub const HELP: &str = "\
@@ -49,7 +48,7 @@ pub fn run(command: &str, parser: Parser) -> ExitCode {
         Ok(None) => output::print(HELP),
         Ok(Some(asked)) => {
             let done = socket(asked.control, asked.config)
-                .and_then(|control| ask::<Value>(&control, &asked.method).map_err(|error| error.to_string()));
+                .and_then(|control| ask(&control, &asked.method).map_err(|error| error.to_string()));
             match done {
                 Ok(_) => ExitCode::SUCCESS,
                 Err(reason) => output::failed(command, &reason),
@@ -61,17 +60,19 @@ pub fn run(command: &str, parser: Parser) -> ExitCode {
 
 /// `None` where help is asked for.
 fn take(command: &str, mut parser: Parser) -> Result<Option<Asked>, lexopt::Error> {
-    let (mut control, mut config, mut params) = (None, None, Params::default());
+    let (mut control, mut config, mut arguments) = (None, None, Vec::new());
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Long("help") | Arg::Short('h') => return Ok(None),
             Arg::Long("config") | Arg::Short('c') => config = Some(parser.value()?.into()),
             Arg::Long("control") => control = Some(parser.value()?.into()),
-            Arg::Value(value) if params.info_hash.is_none() => params.info_hash = Some(value.string()?),
+            Arg::Value(value) if arguments.is_empty() => {
+                arguments.push(("info_hash".into(), value.string()?.into()));
+            }
             other => return Err(other.unexpected()),
         }
     }
-    let method = Method::new(command, &params).map_err(|error| error.to_string())?;
+    let method = Method::new(command, &Value::Table(arguments)).map_err(|error| error.to_string())?;
     Ok(Some(Asked { method, control, config }))
 }
 

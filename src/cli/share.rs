@@ -21,7 +21,7 @@ use crate::metainfo::magnet::Magnet;
 use crate::metainfo::maker::Entry;
 use crate::metainfo::{self, Metainfo, io};
 use crate::status::io::ask;
-use crate::status::{Method, Status};
+use crate::status::{Method, Status, Value};
 use crate::storage::io::remember;
 use crate::storage::resume::{Record, Stamp, Verified};
 
@@ -98,7 +98,7 @@ impl Args {
             metainfo::parse(&created.bytes).map_err(|error| format!("{}: {error}", path.display()))?;
         // A configuration that cannot be read is as good as none: it names a daemon that may not run.
         let control = socket(self.control.clone(), None).unwrap_or_default();
-        match ask::<Status>(&control, &Method::Status) {
+        match ask(&control, &Method::Status) {
             Ok(daemon) => self.hand_over(&path, &torrent, &created, &control, &daemon),
             Err(_) => self.serve(&path, &torrent, &created),
         }
@@ -111,9 +111,9 @@ impl Args {
         torrent: &Metainfo,
         created: &Created,
         control: &Path,
-        daemon: &Status,
+        daemon: &Value,
     ) -> Result<ExitCode, String> {
-        let first = daemon.watched.first().map(PathBuf::from);
+        let first = daemon.field("watched").list().first().map(|path| PathBuf::from(path.text()));
         let into =
             self.into.clone().or(first).ok_or("the daemon watches no directory: name one with --into")?;
         let written = drop_into(&into, &torrent.name, &created.bytes, path)?;
@@ -124,11 +124,13 @@ impl Args {
             ));
         }
         // Without inotify it is found at the next scan; this only hastens it.
-        let _ = ask::<serde_json::Value>(control, &Method::Rescan);
+        let _ = ask(control, &Method::Rescan);
         if !self.quiet {
             output::note(format_args!("{}: the running daemon serves it", written.display()));
         }
-        Ok(output::print(&format!("{}\n", with_peers(Magnet::from(torrent), &daemon.listen))))
+        let listen: Vec<String> =
+            daemon.field("listen").list().iter().map(|address| address.text().to_owned()).collect();
+        Ok(output::print(&format!("{}\n", with_peers(Magnet::from(torrent), &listen))))
     }
 
     /// Serves the torrent here until it is told to stop.

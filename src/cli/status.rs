@@ -9,18 +9,13 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser};
 use rustix::termios::tcgetwinsize;
-use serde::Serialize;
-use serde_json::Value;
 
 use super::daemon::configured;
 use super::output::{self, bytes, clock, count, rate};
 use crate::log::escaped;
 use crate::metainfo::InfoHash;
 use crate::status::io::{AskError, ask};
-use crate::status::{
-    List, MAX_LIST, Method, Part, PeerStatus, Peers, RefusedFiles, State, Status, TorrentStatus,
-    TrackerStatus,
-};
+use crate::status::{MAX_LIST, Method, Part, State, Value, json};
 
 /// What `meshseed status --help` prints.
 pub const HELP: &str = "\
@@ -46,6 +41,20 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// Of a terminal that does not know how many it has, as on a serial line.
 const ROWS: u16 = 24;
+
+/// The states in the order they are counted up.
+const GOOD_FIRST: [State; 10] = [
+    State::Seeding,
+    State::Downloading,
+    State::FetchingMetadata,
+    State::Checking,
+    State::Queued,
+    State::Incomplete,
+    State::WaitingForDisk,
+    State::WaitingForData,
+    State::Paused,
+    State::Error,
+];
 
 /// What was asked for on the command line.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -129,7 +138,7 @@ fn answer(options: &Options) -> Result<String, String> {
         (None, false) => overview(&control),
         (None, true) => overview_json(&control),
         (Some(torrent), false) => detail(&control, torrent),
-        (Some(torrent), true) => ask::<Value>(&control, &Method::Torrent(torrent)).map(|value| json(&value)),
+        (Some(torrent), true) => ask(&control, &Method::Torrent(torrent)).map(|value| json::line(&value)),
     };
     text.map_err(|error| error.to_string())
 }
@@ -140,108 +149,113 @@ pub fn socket(control: Option<PathBuf>, config: Option<PathBuf>) -> Result<PathB
 }
 
 fn overview(control: &Path) -> Result<String, AskError> {
-    let status: Status = ask(control, &Method::Status)?;
+    let status = ask(control, &Method::Status)?;
     let mut text = summary(&status);
-    let torrents = all(|part| {
-        let list: List = ask(control, &Method::List(part))?;
-        Ok((list.total, list.torrents))
-    })?;
+    let torrents = all("torrents", |part| ask(control, &Method::List(part)))?;
     if !torrents.is_empty() {
         text.push('\n');
         table(&mut text, &torrents);
     }
-    if status.refused > 0 {
+    if status.field("refused").number() > 0 {
         text.push_str("\nnot taken:\n");
-        let refused = all(|part| {
-            let list: RefusedFiles = ask(control, &Method::Refused(part))?;
-            Ok((list.total, list.refused))
-        })?;
-        for file in refused {
-            put(&mut text, format_args!("  {}: {}", escaped(&file.file), escaped(&file.reason)));
+        for file in all("refused", |part| ask(control, &Method::Refused(part)))? {
+            put(&mut text, format_args!("  {}: {}", foreign(&file, "file"), foreign(&file, "reason")));
         }
     }
     Ok(text)
 }
 
 fn overview_json(control: &Path) -> Result<String, AskError> {
-    let mut status: Value = ask(control, &Method::Status)?;
-    let torrents = all(|part| {
-        let list: List = ask(control, &Method::List(part))?;
-        Ok((list.total, list.torrents))
-    })?;
-    if let (Some(fields), Ok(list)) = (status.as_object_mut(), serde_json::to_value(torrents)) {
-        fields.insert("list".to_owned(), list);
+    let mut status = ask(control, &Method::Status)?;
+    let torrents = all("torrents", |part| ask(control, &Method::List(part)))?;
+    if let Value::Table(fields) = &mut status {
+        fields.push(("list".into(), Value::List(torrents)));
     }
-    Ok(json(&status))
+    Ok(json::line(&status))
 }
 
-/// All of a list that comes in parts.
-fn all<T>(mut next: impl FnMut(Part) -> Result<(u32, Vec<T>), AskError>) -> Result<Vec<T>, AskError> {
+/// All of a list of this name, which comes in parts.
+fn all(name: &str, mut next: impl FnMut(Part) -> Result<Value, AskError>) -> Result<Vec<Value>, AskError> {
     let mut items = Vec::new();
     loop {
         let offset = u32::try_from(items.len()).unwrap_or(u32::MAX);
-        let (total, part) = next(Part { offset, limit: MAX_LIST })?;
-        let end = part.is_empty();
-        items.extend(part);
-        if end || items.len() >= usize::try_from(total).unwrap_or(usize::MAX) {
+        let reply = next(Part { offset, limit: MAX_LIST })?;
+        let part = reply.field(name).list();
+        items.extend_from_slice(part);
+        if part.is_empty() || items.len() as u64 >= reply.field("total").number() {
             return Ok(items);
         }
     }
 }
 
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default() + "\n"
+/// A text of a reply, fit to be shown.
+fn foreign(value: &Value, name: &str) -> String {
+    escaped(value.field(name).text())
 }
 
-fn summary(status: &Status) -> String {
+/// A state in words.
+fn words(state: &str) -> String {
+    state.replace('-', " ")
+}
+
+fn summary(status: &Value) -> String {
     let mut text = String::new();
-    let listen = if status.listen.is_empty() { "nowhere".to_owned() } else { status.listen.join(", ") };
+    let listed = |name| status.field(name).list().iter().map(Value::text).collect::<Vec<_>>().join(", ");
+    let number = |name| status.field(name).number();
+    let listen = Some(listed("listen")).filter(|listen| !listen.is_empty());
     put(
         &mut text,
-        format_args!("meshseed {}, up {}, listening on {listen}", status.version, duration(status.uptime)),
+        format_args!(
+            "meshseed {}, up {}, listening on {}",
+            status.field("version").text(),
+            duration(number("uptime")),
+            listen.as_deref().unwrap_or("nowhere")
+        ),
     );
-    let states: Vec<String> = status
-        .torrents
+    let counts = GOOD_FIRST.map(|state| (state, status.field("torrents").field(state.name()).number()));
+    let states: Vec<String> = counts
         .iter()
         .filter(|(_, count)| *count > 0)
-        .map(|(state, count)| format!("{count} {}", state.words()))
+        .map(|(state, count)| format!("{count} {}", words(state.name())))
         .collect();
-    let mut torrents = count(status.torrents.total().into(), "torrent");
+    let mut torrents = count(counts.iter().map(|(_, count)| count).sum(), "torrent");
     if !states.is_empty() {
         torrents = format!("{torrents}: {}", states.join(", "));
     }
-    if status.refused > 0 {
-        torrents = format!("{torrents}; {} not taken", count(status.refused.into(), "file"));
+    if number("refused") > 0 {
+        torrents = format!("{torrents}; {} not taken", count(number("refused"), "file"));
     }
     put(&mut text, format_args!("{torrents}"));
-    if !status.lpd_interfaces.is_empty() {
-        put(&mut text, format_args!("neighbours are looked for on {}", status.lpd_interfaces.join(", ")));
+    let interfaces = listed("lpd_interfaces");
+    if !interfaces.is_empty() {
+        put(&mut text, format_args!("neighbours are looked for on {interfaces}"));
     }
-    if let Some(dht) = &status.dht {
-        let nodes = count(dht.nodes.into(), "node");
-        put(&mut text, format_args!("{nodes} of the DHT, {} known", dht.known));
+    let dht = status.field("dht");
+    if !dht.is_null() {
+        let nodes = count(dht.field("nodes").number(), "node");
+        put(&mut text, format_args!("{nodes} of the DHT, {} known", dht.field("known").number()));
     }
     put(
         &mut text,
         format_args!(
             "{}, up {} ({} in all), down {} ({} in all), memory {}",
-            count(status.peers.into(), "peer"),
-            rate(status.up_rate),
-            bytes(status.up_total),
-            rate(status.down_rate),
-            bytes(status.down_total),
-            bytes(status.memory)
+            count(number("peers"), "peer"),
+            rate(number("up_rate")),
+            bytes(number("up_total")),
+            rate(number("down_rate")),
+            bytes(number("down_total")),
+            bytes(number("memory"))
         ),
     );
-    if let Some(error) = &status.last_error {
-        put(&mut text, format_args!("last error: {}", escaped(error)));
+    if !status.field("last_error").is_null() {
+        put(&mut text, format_args!("last error: {}", foreign(status, "last_error")));
     }
     text
 }
 
-fn table(text: &mut String, torrents: &[TorrentStatus]) {
+fn table(text: &mut String, torrents: &[Value]) {
     // What comes has its columns while something comes.
-    let fetches = torrents.iter().any(|torrent| torrent.state == State::Downloading);
+    let fetches = torrents.iter().any(|torrent| is(torrent, State::Downloading));
     let mut row = |[size, have, left, peers, down, up, sent, state, name]: [&str; 9]| {
         let (left, down) =
             if fetches { (format!("{left:>8} "), format!("{down:>9} ")) } else { <_>::default() };
@@ -251,94 +265,93 @@ fn table(text: &mut String, torrents: &[TorrentStatus]) {
     };
     row(["SIZE", "HAVE", "LEFT", "PEERS", "DOWN", "UP", "SENT", "STATE", "NAME"]);
     for torrent in torrents {
+        let number = |name| torrent.field(name).number();
         // Of what only a link names nothing is known.
-        let is_known = torrent.size > 0;
-        let known = |text: String| if is_known { text } else { String::new() };
+        let size = number("size");
+        let known = |text: String| if size > 0 { text } else { String::new() };
         row([
-            &known(bytes(torrent.size)),
-            &known(percent(torrent.have, torrent.size)),
-            &torrent.eta.map_or(String::new(), clock),
-            &torrent.peers.to_string(),
-            &rate(torrent.down_rate),
-            &rate(torrent.up_rate),
-            &bytes(torrent.up_total),
-            torrent.state.words(),
-            &escaped(&torrent.name),
+            &known(bytes(size)),
+            &known(percent(number("have"), size)),
+            &torrent.field("eta").known_number().map_or(String::new(), clock),
+            &number("peers").to_string(),
+            &rate(number("down_rate")),
+            &rate(number("up_rate")),
+            &bytes(number("up_total")),
+            &words(torrent.field("state").text()),
+            &foreign(torrent, "name"),
         ]);
-        if let Some(reason) = &torrent.reason {
-            row(["", "", "", "", "", "", "", &escaped(reason), ""]);
+        if !torrent.field("reason").is_null() {
+            row(["", "", "", "", "", "", "", &foreign(torrent, "reason"), ""]);
         }
     }
+}
+
+fn is(torrent: &Value, state: State) -> bool {
+    torrent.field("state").text() == state.name()
 }
 
 fn detail(control: &Path, torrent: InfoHash) -> Result<String, AskError> {
-    let status: TorrentStatus = ask(control, &Method::Torrent(torrent))?;
-    let peers: Peers = ask(control, &Method::Peers(torrent))?;
-    Ok(torrent_text(&status, &peers))
+    let status = ask(control, &Method::Torrent(torrent))?;
+    let peers = ask(control, &Method::Peers(torrent))?;
+    Ok(torrent_text(&status, peers.field("peers").list()))
 }
 
-fn torrent_text(torrent: &TorrentStatus, peers: &Peers) -> String {
+fn torrent_text(torrent: &Value, peers: &[Value]) -> String {
     let mut text = String::new();
     let mut field = |name: &str, value: String| put(&mut text, format_args!("{name:<10} {value}"));
-    field("name", escaped(&torrent.name));
-    field("info-hash", torrent.info_hash.to_string());
-    field("file", escaped(&torrent.file));
-    field("data", escaped(&torrent.data));
-    let state = match (torrent.state, torrent.checked, torrent.eta) {
-        (State::Checking, Some(checked), _) => format!("checking, {} read", bytes(checked)),
-        (State::Downloading, _, Some(eta)) => format!("downloading, {} left", clock(eta)),
-        (state, ..) => state.words().to_owned(),
-    };
-    field(
-        "state",
-        torrent.reason.as_ref().map_or(state.clone(), |reason| format!("{state}: {}", escaped(reason))),
-    );
-    if torrent.size > 0 {
-        field("size", format!("{} ({} bytes)", bytes(torrent.size), torrent.size));
-        field("have", format!("{} ({})", bytes(torrent.have), percent(torrent.have, torrent.size)));
+    let number = |name| torrent.field(name).number();
+    field("name", foreign(torrent, "name"));
+    field("info-hash", foreign(torrent, "info_hash"));
+    field("file", foreign(torrent, "file"));
+    field("data", foreign(torrent, "data"));
+    let mut state = words(torrent.field("state").text());
+    if is(torrent, State::Checking) && !torrent.field("checked").is_null() {
+        state = format!("{state}, {} read", bytes(number("checked")));
+    } else if let Some(eta) = torrent.field("eta").known_number() {
+        state = format!("{state}, {} left", clock(eta));
     }
-    field("up", format!("{} ({} in all)", rate(torrent.up_rate), bytes(torrent.up_total)));
-    field("down", format!("{} ({} in all)", rate(torrent.down_rate), bytes(torrent.down_total)));
-    if !torrent.trackers.is_empty() {
-        text.push_str("\ntrackers:\n");
-        for tracker in &torrent.trackers {
-            let state = counted(tracker);
-            source(&mut text, &tracker.url, &state, tracker.next_announce, tracker.message.as_ref());
+    if !torrent.field("reason").is_null() {
+        state = format!("{state}: {}", foreign(torrent, "reason"));
+    }
+    field("state", state);
+    let size = number("size");
+    if size > 0 {
+        field("size", format!("{} ({size} bytes)", bytes(size)));
+        field("have", format!("{} ({})", bytes(number("have")), percent(number("have"), size)));
+    }
+    field("up", format!("{} ({} in all)", rate(number("up_rate")), bytes(number("up_total"))));
+    field("down", format!("{} ({} in all)", rate(number("down_rate")), bytes(number("down_total"))));
+    for (title, name, next) in
+        [("trackers", "trackers", "next_announce"), ("web seeds", "web_seeds", "next_request")]
+    {
+        let sources = torrent.field(name).list();
+        if !sources.is_empty() {
+            put(&mut text, format_args!("\n{title}:"));
+            sources.iter().for_each(|one| source(&mut text, one, next));
         }
     }
-    if !torrent.web_seeds.is_empty() {
-        text.push_str("\nweb seeds:\n");
-        for seed in &torrent.web_seeds {
-            source(&mut text, &seed.url, &seed.state, seed.next_request, seed.message.as_ref());
-        }
-    }
-    if !peers.peers.is_empty() {
+    if !peers.is_empty() {
         text.push('\n');
         peer_row(&mut text, ["DOWN", "GOT", "UP", "SENT", "FOR", "SLOT", "ADDRESS"]);
-        peers.peers.iter().for_each(|peer| peer_line(&mut text, peer));
+        peers.iter().for_each(|peer| peer_line(&mut text, peer));
     }
     text
 }
 
-/// How it stands with a tracker, and what it knows of the torrent's peers.
-fn counted(tracker: &TrackerStatus) -> String {
-    let mut text = tracker.state.clone();
-    for (number, what) in
-        [(tracker.seeds, "seed"), (tracker.leechers, "leecher"), (tracker.downloads, "download")]
-    {
-        if let Some(number) = number {
-            text = format!("{text}, {}", count(number.into(), what));
+/// A tracker or a web seed: how it stands with it, and what a tracker knows of the torrent's peers.
+fn source(text: &mut String, source: &Value, next: &str) {
+    let mut state = foreign(source, "state");
+    for (name, what) in [("seeds", "seed"), ("leechers", "leecher"), ("downloads", "download")] {
+        if let Some(number) = source.field(name).known_number() {
+            state = format!("{state}, {}", count(number, what));
         }
     }
-    text
-}
-
-/// A tracker or a web seed.
-fn source(text: &mut String, url: &str, state: &str, next: Option<u64>, message: Option<&String>) {
-    let next = next.map_or(String::new(), |next| format!(", next in {}", duration(next)));
-    put(text, format_args!("  {}: {}{next}", escaped(url), escaped(state)));
-    if let Some(message) = message {
-        put(text, format_args!("    {}", escaped(message)));
+    if let Some(next) = source.field(next).known_number() {
+        state = format!("{state}, next in {}", duration(next));
+    }
+    put(text, format_args!("  {}: {state}", foreign(source, "url")));
+    if !source.field("message").is_null() {
+        put(text, format_args!("    {}", foreign(source, "message")));
     }
 }
 
@@ -346,24 +359,27 @@ fn peer_row(text: &mut String, [down, got, up, sent, since, slot, address]: [&st
     put(text, format_args!("{down:>9} {got:>9} {up:>9} {sent:>9} {since:>11}  {slot:<5} {address}"));
 }
 
-fn peer_line(text: &mut String, peer: &PeerStatus) {
-    let down = if peer.interesting && peer.choking { "waits".to_owned() } else { rate(peer.down_rate) };
-    let slot = match (peer.unchoked, peer.interested) {
+fn peer_line(text: &mut String, peer: &Value) {
+    let flag = |name| peer.field(name).flag();
+    let number = |name| peer.field(name).number();
+    let down =
+        if flag("interesting") && flag("choking") { "waits".to_owned() } else { rate(number("down_rate")) };
+    let slot = match (flag("unchoked"), flag("interested")) {
         (true, _) => "yes",
         (false, true) => "waits",
         (false, false) => "no",
     };
-    let local = if peer.local { ", local" } else { "" };
+    let local = if flag("local") { ", local" } else { "" };
     peer_row(
         text,
         [
             &down,
-            &bytes(peer.down_total),
-            &rate(peer.up_rate),
-            &bytes(peer.up_total),
-            &duration(peer.connected),
+            &bytes(number("down_total")),
+            &rate(number("up_rate")),
+            &bytes(number("up_total")),
+            &duration(number("connected")),
             slot,
-            &format!("{} ({}{local})", escaped(&peer.address), escaped(&peer.client)),
+            &format!("{} ({}{local})", foreign(peer, "address"), foreign(peer, "client")),
         ],
     );
 }
@@ -396,7 +412,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{DhtStatus, WebSeedStatus};
+    use crate::status::{DhtStatus, PeerStatus, Status, TorrentStatus, TrackerStatus, WebSeedStatus};
 
     fn options(arguments: &[&str]) -> Result<Options, lexopt::Error> {
         parse(Parser::from_args(arguments))
@@ -484,7 +500,7 @@ mod tests {
         status.torrents.insert(State::Seeding);
         status.torrents.insert(State::WaitingForDisk);
         assert_eq!(
-            summary(&status),
+            summary(&status.into()),
             "meshseed 1.2.3, up 1 d 1 h, listening on 0.0.0.0:6881, [::]:6881\n\
              2 torrents: 1 seeding, 1 waiting for disk\n\
              neighbours are looked for on br-lan\n\
@@ -492,14 +508,15 @@ mod tests {
              1 peer, up 50.0 kB/s (0 bytes in all), down 0 B/s (0 bytes in all), memory 3.0 MiB\n"
         );
         assert!(
-            summary(&Status { refused: 1, ..Status::default() }).contains("\n0 torrents; 1 file not taken\n")
+            summary(&Status { refused: 1, ..Status::default() }.into())
+                .contains("\n0 torrents; 1 file not taken\n")
         );
     }
 
     #[test]
     fn the_table_is_aligned_and_harmless() {
         let mut text = String::new();
-        table(&mut text, &[torrent()]);
+        table(&mut text, &[torrent().into()]);
         assert_eq!(
             text,
             "     SIZE  HAVE PEERS        UP      SENT  STATE             NAME\n\
@@ -511,19 +528,20 @@ mod tests {
     #[test]
     fn of_what_only_a_link_names_no_size_is_told_whatever_its_state() {
         for state in [State::FetchingMetadata, State::Paused, State::Error] {
-            let link = TorrentStatus { state, size: 0, have: 0, ..torrent() };
+            let link = Value::from(TorrentStatus { state, size: 0, have: 0, ..torrent() });
             let mut text = String::new();
             table(&mut text, std::slice::from_ref(&link));
-            text += &torrent_text(&link, &Peers { total: 0, peers: Vec::new() });
+            text += &torrent_text(&link, &[]);
             assert!(!text.contains('%') && !text.contains("size  "), "{text}");
         }
     }
 
     #[test]
-    fn every_state_fits_its_column() {
+    fn every_state_fits_its_column_and_is_counted() {
+        assert!(State::ALL.iter().all(|state| GOOD_FIRST.contains(state)));
         for state in State::ALL {
             let mut text = String::new();
-            table(&mut text, &[TorrentStatus { state, reason: None, ..torrent() }]);
+            table(&mut text, &[TorrentStatus { state, reason: None, ..torrent() }.into()]);
             let mut lines = text.lines();
             let at = lines.next().and_then(|head| head.find("NAME")).unwrap();
             assert!(lines.next().unwrap()[at..].starts_with("a\\u"), "{text}");
@@ -532,7 +550,7 @@ mod tests {
 
     #[test]
     fn what_is_fetched_is_told_with_its_rate_and_the_time_left() {
-        let fetched = TorrentStatus {
+        let fetched = Value::from(TorrentStatus {
             state: State::Downloading,
             reason: None,
             have: 500_000_000,
@@ -540,16 +558,16 @@ mod tests {
             down_rate: 268_600,
             down_total: 600_000_000,
             ..torrent()
-        };
+        });
         let mut text = String::new();
-        table(&mut text, &[fetched.clone(), TorrentStatus { reason: None, ..torrent() }]);
+        table(&mut text, &[fetched.clone(), TorrentStatus { reason: None, ..torrent() }.into()]);
         assert_eq!(
             text,
             "     SIZE  HAVE     LEFT PEERS      DOWN        UP      SENT  STATE             NAME\n\
              \u{20} 1.4 GiB  33 %  1:02:03     3  269 kB/s  1.3 MB/s   3.0 GiB  downloading       a\\u{1b}[2Jname\n\
              \u{20} 1.4 GiB  99 %              3     0 B/s  1.3 MB/s   3.0 GiB  waiting for data  a\\u{1b}[2Jname\n"
         );
-        let text = torrent_text(&fetched, &Peers { total: 0, peers: Vec::new() });
+        let text = torrent_text(&fetched, &[]);
         for line in [
             "state      downloading, 1:02:03 left",
             "have       477 MiB (33 %)",
@@ -590,7 +608,7 @@ mod tests {
             up_total: 1 << 20,
             down_total: 2 << 20,
         };
-        let text = torrent_text(&torrent(), &Peers { total: 1, peers: vec![peer] });
+        let text = torrent_text(&torrent().into(), &[peer.into()]);
         for line in [
             "info-hash  abababababababababababababababababababab",
             "state      waiting for data: /srv/torrents/a is not there",
@@ -606,12 +624,12 @@ mod tests {
 
     #[test]
     fn a_list_that_comes_in_parts_is_gathered() {
-        let items = all(|part| {
-            let first = part.offset;
-            Ok((10, (first..10).take(3).collect::<Vec<u32>>()))
-        });
-        assert_eq!(items.unwrap(), (0..10).collect::<Vec<u32>>());
-        assert_eq!(all(|_| Ok((10, Vec::<u32>::new()))).unwrap().len(), 0);
+        let reply = |items: Vec<u32>| {
+            Ok(Value::Table(vec![("total".into(), 10_u32.into()), ("items".into(), items.into())]))
+        };
+        let items = all("items", |part| reply((part.offset..10).take(3).collect()));
+        assert_eq!(Value::List(items.unwrap()), Value::from((0..10).collect::<Vec<u32>>()));
+        assert_eq!(all("items", |_| reply(Vec::new())).unwrap().len(), 0);
     }
 
     #[test]

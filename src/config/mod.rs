@@ -25,7 +25,7 @@ pub use entry::Error;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Every key, in the order of `config/meshseed.toml`.
-const KEYS: [&str; 40] = [
+const KEYS: [&str; 42] = [
     "torrents",
     "data",
     "layout",
@@ -66,11 +66,13 @@ const KEYS: [&str; 40] = [
     "webseeds.enabled",
     "log.to",
     "log.level",
+    "ubus.enabled",
+    "ubus.socket",
 ];
 
 /// The sections among them.
-const SECTIONS: [&str; 10] =
-    ["listen", "limits", "disk", "trackers", "dht", "lpd", "seed", "pex", "webseeds", "log"];
+const SECTIONS: [&str; 11] =
+    ["listen", "limits", "disk", "trackers", "dht", "lpd", "seed", "pex", "webseeds", "log", "ubus"];
 
 /// The configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +113,8 @@ pub struct Config {
     pub webseeds: WebSeeds,
     /// `[log]`
     pub log: Log,
+    /// `[ubus]`
+    pub ubus: Ubus,
 }
 
 /// Mainline's four save-as styles: the name of a torrent's content, made of the .torrent file's name F and `info.name` N.
@@ -260,6 +264,15 @@ pub enum LogTo {
     Stderr,
 }
 
+/// OpenWrt's bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ubus {
+    /// Whether our object is there.
+    pub enabled: bool,
+    /// Path of its socket; `None`: where OpenWrt has it.
+    pub socket: Option<PathBuf>,
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -301,6 +314,7 @@ impl Default for Config {
             pex: Pex { enabled: true },
             webseeds: WebSeeds { enabled: true },
             log: Log { to: LogTo::Syslog, level: LevelFilter::Info },
+            ubus: Ubus { enabled: true, socket: None },
         }
     }
 }
@@ -442,6 +456,9 @@ impl Config {
         line("webseeds.enabled", yes_or_no(self.webseeds.enabled));
         line("log.to", if self.log.to == LogTo::Syslog { "syslog" } else { "stderr" }.to_owned());
         line("log.level", self.log.level.as_str().to_ascii_lowercase());
+        line("ubus.enabled", yes_or_no(self.ubus.enabled));
+        let socket = self.ubus.socket.as_ref().map(|path| path.display().to_string());
+        line("ubus.socket", socket.unwrap_or_else(|| "where OpenWrt has it".to_owned()));
         text
     }
 
@@ -465,10 +482,7 @@ impl Config {
             "state" => self.state = entry.path()?,
             "rescan" => self.rescan = Duration::from_secs(u64::from(entry.count(1..=86_400)?)),
             "control" => {
-                self.control = entry.path()?.ok_or_else(|| entry.refuse("the socket needs a path"))?;
-                if self.control.as_os_str().len() > MAX_SOCKET_PATH {
-                    return Err(entry.refuse(&format!("a socket's path has at most {MAX_SOCKET_PATH} bytes")));
-                }
+                self.control = socket(entry)?.ok_or_else(|| entry.refuse("the socket needs a path"))?;
             }
             "user" => {
                 let name = entry.text()?;
@@ -536,6 +550,8 @@ impl Config {
                     ("debug", LevelFilter::Debug),
                 ])?;
             }
+            "ubus.enabled" => self.ubus.enabled = entry.flag()?,
+            "ubus.socket" => self.ubus.socket = socket(entry)?,
             _ => return Err(unknown(entry)),
         }
         Ok(())
@@ -602,6 +618,15 @@ impl FromStr for Listen {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         Ok(Listen { port, addresses: vec![bare.parse().map_err(|_| wrong())?], interfaces: Vec::new() })
     }
+}
+
+/// The path of a socket, or `None` for "".
+fn socket(entry: &Entry) -> Result<Option<PathBuf>, Error> {
+    let path = entry.path()?;
+    if path.as_ref().is_some_and(|path| path.as_os_str().len() > MAX_SOCKET_PATH) {
+        return Err(entry.refuse(&format!("a socket's path has at most {MAX_SOCKET_PATH} bytes")));
+    }
+    Ok(path)
 }
 
 fn list(items: impl Iterator<Item = impl Display>) -> String {
@@ -729,6 +754,7 @@ mod tests {
             webseeds.enabled = false
             log.to = "stderr"
             log.level = "debug"
+            ubus = { enabled = false, socket = "/run/ubus" }
             "#,
         )
         .unwrap();
@@ -776,6 +802,7 @@ mod tests {
             pex: Pex { enabled: false },
             webseeds: WebSeeds { enabled: false },
             log: Log { to: LogTo::Stderr, level: LevelFilter::Debug },
+            ubus: Ubus { enabled: false, socket: Some("/run/ubus".into()) },
         };
         assert_eq!(config, expected);
     }
@@ -879,7 +906,9 @@ mod tests {
                 assert_eq!((error.line, error.key.as_str()), (1, key), "{value}");
             }
         }
-        assert!(Config::parse(&format!("control = \"/{}\"", "x".repeat(107))).is_err());
+        for key in ["control", "ubus.socket"] {
+            assert!(Config::parse(&format!("{key} = \"/{}\"", "x".repeat(107))).is_err());
+        }
         assert!(Config::parse(&format!("peers = [{}]", "\"a:1\",".repeat(65))).is_err());
     }
 

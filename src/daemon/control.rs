@@ -20,7 +20,7 @@ impl Daemon {
     pub fn answer(self: &Rc<Daemon>, method: Method) -> Result<Reply, Error> {
         let now = Instant::now();
         let known =
-            |done: bool, info_hash| if done { Ok(Reply::Done {}) } else { Err(Error::Unknown(info_hash)) };
+            |done: bool, info_hash| if done { Ok(Reply::Done) } else { Err(Error::Unknown(info_hash)) };
         let reply = match method {
             Method::Status => Ok(Reply::Status(Box::new(self.status()))),
             Method::List(part) => Ok(Reply::List(self.list(part, now))),
@@ -29,9 +29,9 @@ impl Daemon {
             Method::Refused(part) => Ok(Reply::Refused(self.refused(part))),
             Method::Rescan => {
                 self.house.session.borrow_mut().rescan_now(now);
-                Ok(Reply::Done {})
+                Ok(Reply::Done)
             }
-            Method::Reload => self.reload(now).map(|()| Reply::Done {}).map_err(Error::Failed),
+            Method::Reload => self.reload(now).map(|()| Reply::Done).map_err(Error::Failed),
             Method::Verify(info_hash) => known(self.house.session.borrow_mut().verify(info_hash), info_hash),
             Method::Pause(info_hash) => {
                 known(self.house.session.borrow_mut().pause(info_hash, now), info_hash)

@@ -39,6 +39,8 @@ impl Daemon {
         let roots: Arc<[_]> = self.config.borrow().torrents.clone().into();
         let known = self.watch.borrow().fingerprint();
         self.look_at_network();
+        // Nor has the bus a timer of its own.
+        self.on_bus.look();
         let mut session = self.house.session.borrow_mut();
         session.submit(Job::Scan { roots, known });
         session.set_clock(time_of_day(SystemTime::now()), Instant::now());
@@ -130,6 +132,7 @@ impl Daemon {
             return;
         }
         self.scanning.set(false);
+        self.on_bus.looked(session);
         self.tidy(session);
         if self.scan_again.take() {
             session.rescan_now(now);

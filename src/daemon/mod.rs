@@ -8,6 +8,7 @@ pub mod house;
 mod links;
 mod listeners;
 mod start;
+mod ubus;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ use directories::Read;
 pub use house::House;
 use listeners::Listeners;
 use start::{StartError, drop_privileges, low_bits, peer_id, raise_file_limit, random, settings, signals};
+use ubus::OnBus;
 
 /// After being told to stop we are gone by then, whatever a tracker does.
 const STOP_TIME: Duration = Duration::from_millis(4500);
@@ -92,6 +94,8 @@ pub struct Daemon {
     churned: Cell<bool>,
     /// The data root of the torrent that was added last.
     last_root: RefCell<Option<Arc<Path>>>,
+    /// OpenWrt's bus.
+    on_bus: OnBus,
 }
 
 /// Tells somebody how it goes: once we listen, and each second from then on where `again` is set.
@@ -157,6 +161,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         begin: dht::Begin::default(),
         churned: Cell::new(false),
         last_root: RefCell::default(),
+        on_bus: OnBus::new(),
         config: RefCell::new(config),
     });
     daemon.set_disk();
@@ -178,6 +183,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.spawn(daemon.clone().follow_storage());
     house.spawn(daemon.clone().follow_directories());
     house.spawn(daemon.clone().follow_network());
+    house.spawn(daemon.clone().follow_bus());
     daemon.seek_static_peers();
     house.session.borrow_mut().rescan_now(now);
     async_io::block_on(house.executor().run(daemon.clone().work()));
@@ -270,7 +276,10 @@ impl Daemon {
             }
             Job::Rescan => self.scan(),
             Job::Reconnect => self.reconnect(),
-            Job::Event(event) => tell(&event),
+            Job::Event(event) => {
+                tell(&event);
+                self.tell_bus(&event);
+            }
         }
     }
 
@@ -487,6 +496,9 @@ impl Daemon {
         }
         session.apply(Settings { static_peers, ..settings(&config, port, id) }, config.rescan, now);
         self.seek_static_peers();
+        if old.ubus != config.ubus {
+            self.on_bus.renew();
+        }
         if old.listen != config.listen {
             self.house.spawn(self.clone().listen_elsewhere(old));
         }

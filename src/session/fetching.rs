@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::checks::Rest;
-use super::{CHOKE_ROUND, GROWING, Happened, Job, RECORD_PROGRESS, Session, Timer, event};
+use super::{CHOKE_ROUND, Event, GROWING, Happened, Job, RECORD_PROGRESS, Session, Timer, event};
 use crate::have::Have;
 use crate::peer::{Close, PeerKey};
 use crate::piece::{BLOCK, Block, PieceIndex};
@@ -449,7 +449,7 @@ impl Session {
         torrent.web = None;
         torrent.was_complete = true;
         torrent.completed = clock;
-        let event = event(Happened::Completed, torrent, "".into());
+        let event = Event { fetched: true, ..event(Happened::Completed, torrent, "".into()) };
         for peer in torrent.peers() {
             if let Some(peer) = self.peers.get_mut(peer) {
                 peer.forget_pieces();

@@ -61,6 +61,8 @@ pub struct Event {
     pub name: Box<str>,
     /// Why, or the .torrent's path.
     pub reason: Box<str>,
+    /// It is complete because its last piece came, not found to be.
+    pub fetched: bool,
 }
 
 /// The kinds of [`Event`].

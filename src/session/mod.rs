@@ -584,7 +584,7 @@ impl Session {
 }
 
 fn event(action: Happened, torrent: &Torrent, reason: Box<str>) -> Event {
-    Event { action, info_hash: torrent.info_hash, name: torrent.name.clone(), reason }
+    Event { action, info_hash: torrent.info_hash, name: torrent.name.clone(), reason, fetched: false }
 }
 
 fn path_of(torrent: &Torrent) -> Box<str> {

@@ -13,13 +13,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_io::{Async, Timer};
-use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::lock::Semaphore;
 
-use super::{Answer, Error, MAX_LINE, Method, Reply};
+use super::{Error, MAX_LINE, Method, Reply, Value, json};
 
 /// Clients at the same time; others wait.
 const MAX_CLIENTS: usize = 8;
@@ -177,7 +176,7 @@ async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> 
 }
 
 /// Asks the daemon at `path`, and waits.
-pub fn ask<T: DeserializeOwned>(path: &Path, method: &Method) -> Result<T, AskError> {
+pub fn ask(path: &Path, method: &Method) -> Result<Value, AskError> {
     let ask = || {
         let mut stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -188,12 +187,17 @@ pub fn ask<T: DeserializeOwned>(path: &Path, method: &Method) -> Result<T, AskEr
         if line.is_empty() {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        Ok(serde_json::from_slice(&line)?)
+        json::decode(&line).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
     };
-    match ask() {
-        Ok(Answer::Result(result)) => Ok(result),
-        Ok(Answer::Error(reason)) => Err(AskError::Refused(reason)),
-        Err(error) => Err(AskError::Io(path.to_owned(), error)),
+    let answer = ask().map_err(|error| AskError::Io(path.to_owned(), error))?;
+    match answer {
+        Value::Table(fields) => match fields.into_iter().next() {
+            Some((name, result)) if name == "result" => Ok(result),
+            error => {
+                Err(AskError::Refused(error.map_or(String::new(), |(_, reason)| reason.text().to_owned())))
+            }
+        },
+        _ => Err(AskError::Refused("no answer of meshseed's".to_owned())),
     }
 }
 
@@ -247,7 +251,7 @@ mod tests {
             Method::Status => Ok(Reply::Status(Box::new(Status { uptime: 5, ..Status::default() }))),
             Method::List(Part { offset, limit }) => Err(Error::Failed(format!("{offset} {limit}"))),
             Method::Torrent(info_hash) => Err(Error::Unknown(info_hash)),
-            _ => Ok(Reply::Done {}),
+            _ => Ok(Reply::Done),
         }
     }
 
@@ -275,15 +279,14 @@ mod tests {
         let path = socket_path("ask");
         let client = path.clone();
         with_server(&path, move || {
-            let status: Status = ask(&client, &Method::Status).unwrap();
-            assert_eq!(status.uptime, 5);
-            let done: serde_json::Value = ask(&client, &Method::Rescan).unwrap();
-            assert_eq!(done, serde_json::json!({}));
+            let status = ask(&client, &Method::Status).unwrap();
+            assert_eq!(status.field("uptime").number(), 5);
+            assert_eq!(ask(&client, &Method::Rescan).unwrap(), Value::Table(Vec::new()));
             let list = Method::List(Part { offset: 1, limit: 2 });
-            assert_eq!(ask::<Status>(&client, &list).unwrap_err().to_string(), "1 2");
+            assert_eq!(ask(&client, &list).unwrap_err().to_string(), "1 2");
         });
         assert!(!path.exists(), "the file goes with its server");
-        let error = ask::<Status>(&path, &Method::Status).unwrap_err().to_string();
+        let error = ask(&path, &Method::Status).unwrap_err().to_string();
         assert!(error.ends_with("is the daemon running? (`meshseed daemon` starts it)"), "{error}");
     }
 

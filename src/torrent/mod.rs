@@ -17,8 +17,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::have::Have;
 pub use crate::key::TorrentKey;
 use crate::metainfo::magnet::Magnet;
@@ -40,8 +38,7 @@ const MAX_NAME: usize = 255;
 pub const PAUSED: &str = "paused by the user";
 
 /// What a torrent does at present, by the words of the status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     /// Waits for its turn to be checked.
     Queued,

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
 pub mod authority;
+pub mod bus;
 pub mod daemon;
 pub mod disk;
 pub mod machine;
