@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use lexopt::{Arg, Parser, ValueExt};
 
+use super::create_all::All;
 use super::output;
 use super::progress::Progress;
 use crate::clock::time_of_day;
@@ -35,6 +36,7 @@ pub const MAKER_HELP: &str = "\
 
 const HELP: &str = "\
 meshseed create PATH [-o FILE] [OPTION]...
+meshseed create --all DIR [-o DIR] [OPTION]...
 
 Makes a .torrent of a file or folder. The content stays where it is and is only
 read. Hidden names, CVS, core, Thumbs.db, desktop.ini, links and special files
@@ -42,14 +44,17 @@ are left out; the same content gives the same info-hash on every host.
 
   -o, --output FILE      where to write it; - is standard output
                          (NAME.torrent in the current directory)
+      --all              a torrent of each entry of DIR, written beside it as
+                         ENTRY.torrent; one that is unchanged is left alone
   -f, --force            replace a .torrent that is there
   -q, --quiet            no progress, no summary
       --help
 ";
 
 const EXAMPLE: &str = "\
-Example:
+Examples:
   meshseed create -a http://tracker.mesh/announce -o /etc/torrents/music.torrent ~/music
+  meshseed create --all /srv/torrents -o /etc/torrents
 ";
 
 /// The maker's options as they come in.
@@ -167,6 +172,7 @@ impl Named {
 
 struct Args {
     path: PathBuf,
+    all: bool,
     output: Option<PathBuf>,
     force: bool,
     quiet: bool,
@@ -176,12 +182,13 @@ struct Args {
 impl Args {
     /// `None` where help is asked for.
     fn take(mut parser: Parser) -> Result<Option<Args>, lexopt::Error> {
-        let (mut path, mut output, mut force, mut quiet) = (None, None, false, false);
+        let (mut path, mut output, mut all, mut force, mut quiet) = (None, None, false, false, false);
         let mut maker = MakerArgs::default();
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long("help") | Arg::Short('h') => return Ok(None),
                 Arg::Long("output") | Arg::Short('o') => output = Some(PathBuf::from(parser.value()?)),
+                Arg::Long("all") => all = true,
                 Arg::Long("force") | Arg::Short('f') => force = true,
                 Arg::Long("quiet") | Arg::Short('q') => quiet = true,
                 Arg::Value(value) if path.is_none() => path = Some(PathBuf::from(value)),
@@ -192,10 +199,15 @@ impl Args {
             }
         }
         let path = path.ok_or("PATH is missing: the file or folder to make a torrent of")?;
-        Ok(Some(Args { path, output, force, quiet, maker }))
+        Ok(Some(Args { path, all, output, force, quiet, maker }))
     }
 
     fn run(self) -> ExitCode {
+        if self.all {
+            let Args { path, output, force, quiet, .. } = &self;
+            let (folder, output) = (path.as_path(), output.as_deref());
+            return All { folder, output, force: *force, quiet: *quiet }.run(&self.maker);
+        }
         let to_stdout = self.output.as_ref().is_some_and(|output| output.as_os_str() == "-");
         let output = match (self.output, default_output(&self.path)) {
             (Some(output), _) | (None, Some(output)) => output,

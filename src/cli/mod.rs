@@ -3,6 +3,7 @@
 pub mod check;
 pub mod control;
 pub mod create;
+pub mod create_all;
 pub mod daemon;
 pub mod magnet;
 pub mod output;

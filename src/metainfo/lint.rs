@@ -277,3 +277,114 @@ fn unsorted(root: Value<'_>) -> Option<&[u8]> {
 fn bytes(n: usize) -> String {
     format!("{n} byte{}", if n == 1 { " stands" } else { "s stand" })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found in a torrent of one piece: `outer` are the entries before `info`, a bar, and those after it; `inner`
+    /// are those in it before `pieces`, a bar, and those after that.
+    fn found(outer: &str, inner: &str) -> Vec<String> {
+        let (before, after) = outer.split_once('|').unwrap_or((outer, ""));
+        let (inner, last) = inner.split_once('|').unwrap_or((inner, ""));
+        let bytes = format!("d{before}4:infod{inner}6:pieces20:aaaaaaaaaaaaaaaaaaaa{last}e{after}e");
+        lint(&Survey::read(bytes.as_bytes()).unwrap(), Some(1_800_000_000))
+    }
+
+    const SINGLE: &str = "6:lengthi3e4:name1:n12:piece lengthi16384e";
+
+    const TRACKER: &str = "8:announce17:http://t/announce";
+
+    fn outer(entries: &str) -> Vec<String> {
+        found(entries, SINGLE)
+    }
+
+    fn files(paths: &[&str]) -> Vec<String> {
+        let entry = |path: &&str| format!("d6:lengthi1e4:pathl{}:{path}ee", path.len());
+        let list: String = paths.iter().map(entry).collect();
+        found(TRACKER, &format!("5:filesl{list}e4:name1:n12:piece lengthi16384e"))
+    }
+
+    /// One line, and these words in it.
+    fn says(lines: &[String], words: &str) {
+        assert!(matches!(lines, [line] if line.contains(words)), "{words}: {lines:?}");
+    }
+
+    #[test]
+    fn a_usual_torrent_has_nothing_to_tell() {
+        assert_eq!(outer(TRACKER), [""; 0]);
+        assert_eq!(files(&["a", "b.txt", "größe", ".hidden"]), [""; 0]);
+        assert_eq!(outer("8:announce15:udp://tracker:1"), [""; 0]);
+        assert_eq!(outer("8:announce17:http://t/announce13:announce-listll17:http://t/announceee"), [""; 0]);
+    }
+
+    #[test]
+    fn pieces_that_some_clients_refuse_are_told() {
+        let piece = |n: u32| found(TRACKER, &SINGLE.replace("16384", &n.to_string()));
+        says(&piece(20_000), "no power of two");
+        says(&piece(8192), "smaller than a block");
+        says(&piece(32 << 20), "larger than 16 MiB");
+        assert_eq!(piece(16 << 20), [""; 0]);
+    }
+
+    #[test]
+    fn names_that_other_systems_can_not_store_are_told_once_a_kind() {
+        for name in ["a:b", "CON", "nul.txt", "Lpt1.c", "dot.", "blank ", "a\\b", "q?"] {
+            says(&files(&[name]), "Windows can not store");
+        }
+        says(&files(&["a:b", "x", "c:d", "e:f"]), "a:b and 2 more");
+        says(&files(&["Readme", "x", "README"]), "differs by case alone");
+        says(&files(&["_____padding_file_0_x"]), "BitComet");
+        says(&found(TRACKER, &SINGLE.replace("1:n", "5:a*b.c")), "Windows can not store");
+        assert!(windows("console.txt") && windows("com10") && windows("COM"));
+    }
+
+    #[test]
+    fn whom_nobody_finds_is_told() {
+        says(&outer(""), "no tracker and no DHT node");
+        assert_eq!(outer("|5:nodesll4:hosti1eee"), [""; 0]);
+        let keys = |outer: &str| found(outer, &format!("{SINGLE}|7:privatei1e"));
+        says(&keys(""), "private and names no tracker");
+        assert_eq!(keys(TRACKER), [""; 0]);
+        let nodes = keys(&format!("{TRACKER}|5:nodesll4:hosti1eee"));
+        assert!(nodes.iter().any(|line| line.contains("not asked")), "{nodes:?}");
+        says(&outer(&format!("{TRACKER}|7:privatei1e")), "public all the same");
+        says(&found(TRACKER, &format!("{SINGLE}|7:privatei2e")), "neither 0 nor 1");
+        says(
+            &outer("8:announce17:http://t/announce13:announce-listll17:http://u/announceee"),
+            "not in `announce-list`",
+        );
+        says(&outer("13:announce-listl17:http://u/announcee"), "outside of tiers");
+    }
+
+    #[test]
+    fn urls_of_a_form_that_does_not_work_are_told() {
+        let announce = |url: &str| outer(&format!("8:announce{}:{url}", url.len()));
+        says(&announce("udp://tracker/announce"), "no port");
+        says(&announce("http://tracker"), "no path");
+        says(&announce("wss://tracker/"), "WebTorrent");
+        says(&announce("dht://tracker/x"), "no client knows");
+        says(&announce("http://127.0.0.1:80/announce"), "own machine alone");
+        let seed = |url: &str| format!("{TRACKER}|8:url-list{}:{url}", url.len());
+        says(&outer(&seed("http://w/dir/")), "is a folder");
+        assert_eq!(outer(&seed("http://w/file")), [""; 0]);
+        says(&outer(&seed("http://w/file?x=1")), "has a query");
+        let multi = "5:filesld6:lengthi1e4:pathl1:aeee4:name1:n12:piece lengthi16384e";
+        says(&found(&seed("http://w/dir"), multi), "does not end with `/`");
+        assert_eq!(found(&seed("http://w/dir/"), multi), [""; 0]);
+        says(&outer(&format!("{TRACKER}9:httpseedsl8:http://xe")), "few clients ask them");
+    }
+
+    #[test]
+    fn dates_keys_and_rests_that_can_not_be_meant_are_told() {
+        for date in ["-1", "0", "1449730287842", "1800090000"] {
+            says(&outer(&format!("{TRACKER}13:creation datei{date}e")), "can not be right");
+        }
+        assert_eq!(outer(&format!("{TRACKER}13:creation datei1800000000e")), [""; 0]);
+        says(&outer("7:comment1:c8:announce17:http://t/announce"), "`announce` is out of order");
+        says(&found(TRACKER, "4:name1:n6:lengthi3e12:piece lengthi16384e"), "`length` is out of order");
+        says(&outer(&format!("{TRACKER}8:encoding3:GBK")), "in GBK");
+        let bytes = format!("d{TRACKER}4:infod{SINGLE}6:pieces20:aaaaaaaaaaaaaaaaaaaaee\r\n");
+        says(&lint(&Survey::read(bytes.as_bytes()).unwrap(), None), "2 bytes stand after its end");
+    }
+}

@@ -246,3 +246,152 @@ fn sorted<'a>(layers: Option<Value<'a>>) -> Result<Vec<(&'a [u8], Value<'a>)>, E
     layers.sort_unstable_by_key(|(key, _)| *key);
     Ok(layers)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::survey::Survey;
+    use super::*;
+    use crate::bencode::Writer;
+
+    const PIECE: u32 = 16_384;
+
+    /// `length` and root of a file, in the tree under a name.
+    fn file(name: &str, length: u64, root: &[u8]) -> Vec<u8> {
+        let mut out = format!("{}:{name}d0:d6:lengthi{length}e", name.len()).into_bytes();
+        if !root.is_empty() {
+            out.extend(format!("11:pieces root{}:", root.len()).bytes());
+            out.extend(root);
+        }
+        out.extend(b"ee");
+        out
+    }
+
+    /// A v2-only torrent called `n` of that tree and those layers.
+    fn torrent(tree: &[u8], piece: u32, layers: &[(&[u8], &[u8])]) -> Vec<u8> {
+        let mut out = Vec::new();
+        Writer::new(&mut out).dict(|d| {
+            d.dict("info", |info| {
+                info.entry("file tree", |w| w.raw(&[b"d", tree, b"e"].concat()));
+                info.int("meta version", 2);
+                info.bytes("name", "n");
+                info.int("piece length", piece.into());
+            });
+            d.dict("piece layers", |d| layers.iter().for_each(|(root, layer)| d.bytes(root, layer)));
+        });
+        out
+    }
+
+    fn refused(tree: &[u8], layers: &[(&[u8], &[u8])]) -> String {
+        Survey::read(&torrent(tree, PIECE, layers)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn files_come_with_their_hashes_and_begin_with_a_piece() {
+        let layer = [[1; 32], [2; 32], [3; 32]];
+        let root = merkle::root_of_layer(&layer, PIECE);
+        let folder = [b"1:dd".to_vec(), file("a", 40_000, &root), file("b", 0, b""), b"e".to_vec()].concat();
+        let bytes = torrent(&[folder, file("z", 7, &[4; 32])].concat(), PIECE, &[(&root, &layer.concat())]);
+        let survey = Survey::read(&bytes).unwrap();
+        let Some(Ok(tree)) = &survey.tree else { panic!("{:?}", survey.tree) };
+        let leaves: Vec<_> =
+            tree.files.iter().map(|leaf| (leaf.path.as_str(), leaf.length, leaf.pieces)).collect();
+        assert_eq!(leaves, [("d/a", 40_000, &layer[..]), ("d/b", 0, &[]), ("z", 7, &[[4; 32]])]);
+        let row: Vec<_> =
+            survey.metainfo.files.iter().map(|file| (file.path.as_str(), file.length, file.pad)).collect();
+        assert_eq!(
+            row,
+            [("d/a", 40_000, false), ("d/b", 0, false), (".pad/9152", 9152, true), ("z", 7, false)]
+        );
+        assert_eq!((survey.metainfo.lengths.piece_count(), survey.format()), (4, "v2"));
+        assert_eq!(tree.differs(&survey.metainfo.files, true, PIECE), None);
+    }
+
+    #[test]
+    fn one_file_of_the_torrent_s_name_is_no_folder() {
+        for (name, multi_file, path) in [("n", false, ""), ("m", true, "m")] {
+            let bytes = torrent(&file(name, 7, &[4; 32]), PIECE, &[]);
+            let metainfo = Survey::read(&bytes).unwrap().metainfo;
+            assert_eq!((metainfo.multi_file, metainfo.files[0].path.as_str()), (multi_file, path));
+        }
+    }
+
+    #[test]
+    fn hashes_that_are_missing_or_belong_to_something_else_are_refused() {
+        let layer = [[1; 32], [2; 32]].concat();
+        let root = merkle::root_of_layer(&[[1; 32], [2; 32]], PIECE);
+        let large = file("a", 20_000, &root);
+        assert!(Survey::read(&torrent(&large, PIECE, &[(&root, &layer)])).is_ok());
+        for (layers, why) in [
+            (&[][..], "layer is missing"),
+            (&[(&root[..], &layer[..32])], "not one hash a piece"),
+            (&[(&root[..], &layer[..40])], "cut short"),
+            (&[(&root[..], &[7; 64][..])], "does not belong"),
+        ] {
+            assert!(refused(&large, layers).contains(why), "{why}");
+        }
+        assert!(refused(&file("a", 5, b""), &[]).contains("`pieces root` is missing"));
+        assert!(refused(&file("a", 5, &[4; 31]), &[]).contains("32 bytes"));
+        for piece in [PIECE / 2, PIECE + 1] {
+            let error = Survey::read(&torrent(&file("a", 5, &[4; 32]), piece, &[])).unwrap_err().to_string();
+            assert!(error.contains("`info.piece length`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn trees_that_can_not_be_are_refused() {
+        let good = file("a", 5, &[4; 32]);
+        for (tree, why) in [
+            (file("..", 5, &[4; 32]), "`.` or `..`"),
+            (file("x/y", 5, &[4; 32]), "contains `/`"),
+            (good[4..good.len() - 1].to_vec(), "a name is empty"),
+            (b"1:ai1e".to_vec(), "no dictionary"),
+            (b"1:ad0:i1ee".to_vec(), "properties"),
+            (b"1:ad0:d6:lengthi-1eee".to_vec(), "`length`"),
+            ([&b"1:ad0:d6:lengthi0ee"[..], &good, b"e"].concat(), "file and folder at once"),
+            (b"".to_vec(), "holds no byte"),
+            (file("a", 0, b""), "holds no byte"),
+            ([file("a", u64::MAX >> 1, &[4; 32]), file("b", 5, &[4; 32])].concat(), "layer is missing"),
+        ] {
+            let error = refused(&tree, &[]);
+            assert!(error.contains("`info.file tree`") && error.contains(why), "{why}: {error}");
+        }
+    }
+
+    #[test]
+    fn links_and_empty_folders_are_passed_over_with_a_warning() {
+        let link = b"1:ld0:d4:attr1:l12:symlink pathl1:aeee";
+        let bytes = torrent(&[&file("a", 5, &[4; 32])[..], b"1:ede", link].concat(), PIECE, &[]);
+        let metainfo = Survey::read(&bytes).unwrap().metainfo;
+        assert_eq!((metainfo.files.len(), metainfo.warnings.len()), (1, 2), "{:?}", metainfo.warnings);
+    }
+
+    #[test]
+    fn halves_that_differ_are_told_apart() {
+        let row = |files: &[(&str, u64, bool)]| -> Vec<File> {
+            let file = |&(path, length, pad): &(&str, u64, bool)| File {
+                path: path.to_owned(),
+                length,
+                pad,
+                executable: false,
+            };
+            files.iter().map(file).collect()
+        };
+        let bytes = torrent(&[file("a", 5, &[4; 32]), file("b", 6, &[4; 32])].concat(), PIECE, &[]);
+        let survey = Survey::read(&bytes).unwrap();
+        let Some(Ok(tree)) = &survey.tree else { panic!("{:?}", survey.tree) };
+        let pad = u64::from(PIECE) - 5;
+        let right = [("a", 5, false), (".pad/1", pad, true), ("b", 6, false), (".pad/2", 3, true)];
+        assert_eq!(tree.differs(&row(&right), true, PIECE), None);
+        for (files, word) in [
+            (&[right[0], right[2]][..], "padding is missing"),
+            (&right[..2], "b stands in one half alone"),
+            (&[right[0], right[1], ("b", 7, false)], "7 bytes"),
+            (&[right[2], right[1], right[0]], "stands where"),
+            (&[right[0], right[1], right[2], ("c", 1, false)], "c stands in one half alone"),
+        ] {
+            let how = tree.differs(&row(files), true, PIECE);
+            assert!(how.as_ref().is_some_and(|how| how.contains(word)), "{word}: {how:?}");
+        }
+        assert!(tree.differs(&row(&right), false, PIECE).is_some());
+    }
+}
