@@ -20,6 +20,7 @@ mod info;
 pub mod io;
 pub mod magnet;
 pub mod maker;
+pub mod merkle;
 pub mod path;
 
 /// Bytes of a .torrent: three times the largest seen, and what a router can hold for a moment.
