@@ -54,7 +54,7 @@ enum Old {
 impl All<'_> {
     /// Makes them, one after the other; one that fails does not keep the others from being made.
     pub fn run(&self, maker: &MakerArgs) -> ExitCode {
-        let mut names = match self.entries() {
+        let mut names = match self.entries(maker) {
             Ok(names) => names,
             Err(error) => return output::failed("create", &Error::Io(self.folder.to_owned(), error)),
         };
@@ -77,7 +77,7 @@ impl All<'_> {
     }
 
     /// The names that count: no torrents, nothing that belongs to them, nothing that the maker leaves out of a folder.
-    fn entries(&self) -> std::io::Result<Vec<OsString>> {
+    fn entries(&self, maker: &MakerArgs) -> std::io::Result<Vec<OsString>> {
         let own = self.output.and_then(|output| output.canonicalize().ok());
         let mut names = Vec::new();
         for item in fs::read_dir(self.folder)? {
@@ -86,7 +86,7 @@ impl All<'_> {
             let is_ours = ["torrent", "where", "magnet"].iter().any(|ending| has_ending(&path, ending));
             let is_output =
                 || own.as_ref().is_some_and(|own| path.canonicalize().is_ok_and(|path| path == *own));
-            if !is_ours && !maker::ignored(name.as_encoded_bytes()) && !is_output() {
+            if !is_ours && !maker.leaves_out(&name.to_string_lossy()) && !is_output() {
                 names.push(name);
             }
         }
@@ -125,7 +125,7 @@ impl All<'_> {
             let torrent = &survey.metainfo;
             let hash = survey.info_hash().map(|hash| hash.to_string());
             let hash = hash.or(torrent.info_hash_v2.map(|hash| hex(&hash))).unwrap_or_default();
-            let (file, size) = (output::clean(&file.display().to_string()), bytes(torrent.lengths.total()));
+            let (file, size) = (output::clean(&file.display().to_string()), bytes(created.plan.content()));
             let pieces = count(torrent.lengths.piece_count().into(), "piece");
             output::print(&format!("{file}: {size}, {pieces}, info-hash {hash}\n"));
         }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use lexopt::prelude::*;
 
-use crate::metainfo::io::MAX_JOBS;
+use crate::metainfo::maker::io::MAX_JOBS;
 
 const HELP: &str = "\
 meshseed - keeps what directories of .torrent files name available, on mesh routers
@@ -47,7 +47,8 @@ fn jobs(parser: &mut lexopt::Parser) -> Result<usize, lexopt::Error> {
 
 /// As many jobs as there are cores.
 fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_JOBS))
+    let cores = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
+    usize::try_from(cores).map_or(1, |cores| cores.clamp(1, MAX_JOBS))
 }
 
 /// Runs the command of the program's arguments.

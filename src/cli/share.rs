@@ -22,9 +22,9 @@ use super::status::socket;
 use crate::config::{Config, Listen, LogTo};
 use crate::daemon::Report;
 use crate::have::Have;
-use crate::metainfo::io::Created;
 use crate::metainfo::magnet::Magnet;
-use crate::metainfo::maker::Entry;
+use crate::metainfo::maker::io::Created;
+use crate::metainfo::maker::{Entry, Format};
 use crate::metainfo::{self, File, InfoHash, Metainfo, io};
 use crate::status::io::ask;
 use crate::status::{Method, Status};
@@ -107,11 +107,20 @@ impl Args {
             }
         }
         let path = path.ok_or("PATH is missing: the file or folder to share")?;
+        if !matches!(maker.format(), Format::V1 | Format::Hybrid) {
+            return Err("only v1 and hybrid torrents are served; `meshseed create` makes the others".into());
+        }
         Ok(Some(Args { path, into, listen, control, quiet, maker }))
     }
 
     fn share(self) -> Result<ExitCode, String> {
         let path = self.path.canonicalize().map_err(|error| format!("{}: {error}", self.path.display()))?;
+        if !matches!(self.maker.format(), Format::V1 | Format::Hybrid) {
+            // Said before an hour of hashing, not after it.
+            return Err(
+                "only v1 and hybrid torrents are served: `meshseed create` makes the others".to_owned()
+            );
+        }
         let created = self.maker.clone().create(&path, self.quiet).map_err(|error| error.to_string())?;
         created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
         let torrent =

@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 
+use super::maker::problem;
 use super::survey::Survey;
 use super::{Metainfo, web};
 use crate::bencode::{Value, printable};
@@ -135,11 +136,13 @@ fn encoding(survey: &Survey<'_>, found: &mut Vec<String>) {
 fn names(torrent: &Metainfo, found: &mut Vec<String>) {
     let paths = || torrent.files.iter().filter(|file| !file.pad).map(|file| file.path.as_str());
     let parts = || std::iter::once(torrent.name.as_str()).chain(paths().flat_map(|path| path.split('/')));
-    some(
-        found,
-        parts().filter(|name| !windows(name)),
-        "Windows can not store such a name: files are renamed or fail",
-    );
+    // Each kind once, with the first name of it.
+    let mut kinds: Vec<&str> = parts().filter_map(problem).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for kind in kinds {
+        some(found, parts().filter(|name| problem(name) == Some(kind)), kind);
+    }
     some(
         found,
         paths().filter(|path| torrent.name.chars().count() + 1 + path.chars().count() > LONG_PATH),
@@ -160,14 +163,6 @@ fn names(torrent: &Metainfo, found: &mut Vec<String>) {
         twins,
         "another file's name differs by case alone: on Windows, macOS and FAT one replaces the other",
     );
-}
-
-/// Whether Windows stores a file of that name.
-pub fn windows(name: &str) -> bool {
-    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
-    let device = matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL")
-        || matches!(stem.as_bytes(), [b'C', b'O', b'M', b'1'..=b'9'] | [b'L', b'P', b'T', b'1'..=b'9']);
-    !device && !name.ends_with(['.', ' ']) && !name.chars().any(|c| c < ' ' || "<>:\"|?*\\".contains(c))
 }
 
 /// Who is asked for peers.
@@ -329,14 +324,12 @@ mod tests {
 
     #[test]
     fn names_that_other_systems_can_not_store_are_told_once_a_kind() {
-        for name in ["a:b", "CON", "nul.txt", "Lpt1.c", "dot.", "blank ", "a\\b", "q?"] {
-            says(&files(&[name]), "Windows can not store");
-        }
-        says(&files(&["a:b", "x", "c:d", "e:f"]), "a:b and 2 more");
+        says(&files(&["a:b", "x", "c:d", "e:f"]), "a:b and 2 more: Windows and FAT");
+        says(&files(&["nul.txt"]), "name of a device");
+        assert_eq!(files(&["a:b", "CON"]).len(), 2, "one line a kind");
         says(&files(&["Readme", "x", "README"]), "differs by case alone");
         says(&files(&["_____padding_file_0_x"]), "BitComet");
-        says(&found(TRACKER, &SINGLE.replace("1:n", "5:a*b.c")), "Windows can not store");
-        assert!(windows("console.txt") && windows("com10") && windows("COM"));
+        says(&found(TRACKER, &SINGLE.replace("1:n", "5:a*b.c")), "Windows and FAT");
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod io;
 pub mod lint;
 pub mod magnet;
 pub mod maker;
+mod md5;
 pub mod merkle;
 pub mod path;
 pub mod survey;
