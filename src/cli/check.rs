@@ -152,12 +152,13 @@ impl Asked {
     fn data_of(&self, metainfo: &Metainfo) -> Result<PathBuf, String> {
         let Metainfo { name, multi_file, .. } = metainfo;
         let torrent = &self.torrent;
-        let in_root =
-            |root: Option<&Path>, layout: SaveAs| layout.data_path(torrent, name, *multi_file, root);
+        let at = |root: Option<&Path>, layout: SaveAs| layout.data_path(torrent, name, *multi_file, root);
         let mut places = Vec::new();
         if let Some(data) = &self.data {
-            places.push(own_path(data, metainfo));
-            places.push(in_root(Some(data), SaveAs::Auto));
+            if !is_own(data, metainfo) {
+                places.extend([SaveAs::Name, SaveAs::Auto].map(|layout| at(Some(data), layout)));
+            }
+            places.push(data.clone());
         } else if let Some(data) = io::sidecar(torrent)? {
             return Ok(data);
         } else {
@@ -170,26 +171,22 @@ impl Asked {
                 }),
             };
             if let Some(config) = &config {
-                places.push(in_root(config.data.as_deref(), config.layout));
-                places.push(in_root(config.data.as_deref(), SaveAs::Name));
+                places.extend([config.layout, SaveAs::Name].map(|layout| at(config.data.as_deref(), layout)));
             }
-            places.push(in_root(None, SaveAs::Name));
-            places.push(in_root(None, SaveAs::Auto));
+            places.extend([SaveAs::Auto, SaveAs::Name].map(|layout| at(None, layout)));
         }
-        let there = places.iter().position(|place| place.exists()).unwrap_or(0);
+        let there = places.iter().position(|place| place.exists()).unwrap_or(places.len() - 1);
         Ok(places.swap_remove(there))
     }
 }
 
-/// The torrent's own path: what the user named, or what of its name is in there.
-fn own_path(named: &Path, metainfo: &Metainfo) -> PathBuf {
-    let inside = named.join(&metainfo.name);
+/// Whether that is the torrent's file or folder itself, and not the directory that holds it.
+fn is_own(named: &Path, metainfo: &Metainfo) -> bool {
     let first = metainfo.files.iter().find(|file| file.length > 0 && !file.pad);
-    let is_own = match first {
-        Some(first) if metainfo.multi_file => named.join(&first.path).exists() || !inside.is_dir(),
+    match first {
+        Some(first) if metainfo.multi_file => named.join(&first.path).exists(),
         _ => !named.is_dir(),
-    };
-    if is_own { named.into() } else { inside }
+    }
 }
 
 impl Bad<'_> {
@@ -265,13 +262,20 @@ mod tests {
     fn the_data_may_be_named_by_itself_or_by_the_directory_that_holds_it() {
         let temp = Temp::new();
         temp.file("in/name/sub/a", b"x");
-        let folder = metainfo(4, &[("sub/a", 1), ("b", 1)]);
-        assert_eq!(own_path(&temp.path("in"), &folder), temp.path("in/name"));
-        assert_eq!(own_path(&temp.path("in/name"), &folder), temp.path("in/name"));
-        assert_eq!(own_path(&temp.path("nowhere"), &folder), temp.path("nowhere"));
-        let single = metainfo(4, &[("", 1)]);
-        assert_eq!(own_path(&temp.path("in"), &single), temp.path("in/name"));
-        assert_eq!(own_path(&temp.path("in/name/sub/a"), &single), temp.path("in/name/sub/a"));
+        let (folder, single) = (metainfo(4, &[("sub/a", 1), ("b", 1)]), metainfo(4, &[("", 1)]));
+        let data_of = |torrent: &Metainfo, data: &str| {
+            let data = temp.path(data).to_str().unwrap().to_owned();
+            taken(&["x.torrent", &data]).unwrap().data_of(torrent).unwrap()
+        };
+        for (torrent, named, own) in [
+            (&folder, "in", "in/name"),
+            (&folder, "in/name", "in/name"),
+            (&folder, "nowhere", "nowhere"),
+            (&single, "in", "in/name"),
+            (&single, "in/name/sub/a", "in/name/sub/a"),
+        ] {
+            assert_eq!(data_of(torrent, named), temp.path(own), "{named}");
+        }
     }
 
     #[test]
