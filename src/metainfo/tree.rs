@@ -169,7 +169,7 @@ impl<'a> Tree<'a> {
                 }
                 None => return Some(format!("{} stands in one half alone", file.path)),
             }
-            if file.length > 0 && begin % u64::from(piece_length) != 0 {
+            if file.length > 0 && !begin.is_multiple_of(u64::from(piece_length)) {
                 return Some(format!(
                     "{} does not begin with a piece: padding is missing before it",
                     file.path

@@ -3,7 +3,6 @@
 //! Read first: `hashing.rs`, BEP 52 and 30. Several threads take runs of pieces, so that a disk is still read in long
 //! stretches. Omits what the daemon has a record for. Holds 128 KiB a job, one byte a piece and the list of files; of a
 //! Merkle torrent, which has one hash for all pieces, 20 bytes a piece.
-#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
