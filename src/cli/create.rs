@@ -64,8 +64,9 @@ host. A file that changes meanwhile, and a name that is not UTF-8, is an error.
 
   -o, --output FILE      where to write it; - is standard output
                          (NAME.torrent in the current directory)
-      --all              a torrent of each entry of DIR, written beside it as
-                         ENTRY.torrent; one that is unchanged is left alone
+      --all              a torrent of each entry of DIR, written beside it (or into
+                         -o DIR) as ENTRY.torrent; left alone where that lists its
+                         files and sizes and nothing has changed since it was written
   -f, --force            replace a .torrent that is there
   -q, --quiet            no progress, no summary
       --help
