@@ -125,7 +125,7 @@ impl All<'_> {
             let torrent = &survey.metainfo;
             let hash = survey.info_hash().map(|hash| hash.to_string());
             let hash = hash.or(torrent.info_hash_v2.map(|hash| hex(&hash))).unwrap_or_default();
-            let (file, size) = (output::clean(&file.display().to_string()), bytes(created.plan.content()));
+            let (file, size) = (output::clean(&file.display().to_string()), bytes(created.plan.content));
             let pieces = count(torrent.lengths.piece_count().into(), "piece");
             output::print(&format!("{file}: {size}, {pieces}, info-hash {hash}\n"));
         }
