@@ -219,7 +219,7 @@ fn taken(control: &Path, info_hash: InfoHash) -> String {
         std::thread::sleep(PERIOD);
     }
     match state.as_str() {
-        "" => "the running daemon finds it at its next scan".to_owned(),
+        "" => "the running daemon has not taken it yet; it must watch that directory".to_owned(),
         state => format!("the running daemon has taken it and is {state}"),
     }
 }
