@@ -9,17 +9,19 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use common::Need::Program;
+use common::Need::{Program, Python, Root};
 use common::daemon::Home;
 use common::peer::RawPeer;
-use common::torrent::Torrent;
-use common::{Folder, PATIENCE, able, meshseed, run, wait, wait_value};
+use common::torrent::{Torrent, dictionary, integer, string};
+use common::{Folder, PATIENCE, able, meshseed, python, run, wait, wait_value};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use sha1::{Digest, Sha1};
 
 #[test]
 fn share_seeds_a_folder_until_it_is_interrupted() {
@@ -289,6 +291,301 @@ fn wrong_words_end_with_two_and_a_wrong_configuration_is_explained() {
     assert!(output(command(&["daemon", "--check", "-c"]).arg(default)).status.success());
 }
 
+#[test]
+fn share_is_seeded_at_once_and_the_daemon_reads_nothing_that_share_has_read() {
+    let home = Home::new();
+    let daemon = home.start();
+    let elsewhere = Folder::new();
+    let content = Torrent::multi("large", &[("a", 6_000_000), ("b", 2_000_000), ("empty", 0)], 16 * 1024);
+    content.write_data(elsewhere.path());
+    let data = elsewhere.path().join("large");
+    let share = |options: &[&str]| {
+        let done = output(command(&["share", "--control"]).arg(&home.control).args(options).arg(&data));
+        assert!(done.status.success(), "{done:?}");
+        (stdout(&done), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let (magnet, said) =
+        share(&["--piece-size", "16k", "-a", "http://t.mesh/announce", "-w", "http://w.mesh/"]);
+    assert!(said.contains("the running daemon seeds it"), "{said}");
+    assert_eq!(daemon.torrent(&content)["state"], "seeding", "as soon as the command has ended");
+    for part in [
+        format!("urn:btih:{}", content.hex()),
+        format!("x.pe={}", daemon.address()),
+        "tr=http%3A%2F%2Ft.mesh%2Fannounce".to_owned(),
+        "ws=http%3A%2F%2Fw.mesh%2F".to_owned(),
+    ] {
+        assert!(magnet.contains(&part), "{part}: {magnet}");
+    }
+    let read = fs::read_to_string(format!("/proc/{}/io", daemon.pid())).unwrap();
+    let read: u64 = read.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).unwrap();
+    assert!(read < 2_000_000, "{read} bytes read by the daemon, 8 MB are shared");
+    daemon.assert_serves(&content);
+    // The same content in another format is another torrent, and takes the name of neither.
+    let (magnet, said) = share(&["--format", "hybrid"]);
+    assert!(magnet.contains("urn:btih:") && magnet.contains("urn:btmh:1220"), "{magnet}");
+    assert!(said.contains("large.torrent") && said.contains("the running daemon seeds it"), "{said}");
+    drop(daemon);
+    let daemon = home.start();
+    let list = wait("it is seeded again", PATIENCE, || {
+        let list = daemon.ask("list", Value::Null);
+        (list["torrents"][0]["state"] == "seeding").then_some(list)
+    });
+    assert_eq!((&list["total"], &list["torrents"][0]["data"]), (&json!(1), &json!(data)));
+}
+
+#[test]
+fn share_leaves_another_torrent_of_the_same_name_alone() {
+    let home = Home::new();
+    let daemon = home.start();
+    let contents = ["one", "two"].map(|place| {
+        let content = Torrent::multi("twin", &[(place, 50_000)], 16 * 1024);
+        content.write_data(&home.folder.path().join(place));
+        let path = home.folder.path().join(place).join("twin");
+        run(command(&["share", "-q", "--piece-size", "16k", "--control"]).arg(&home.control).arg(path));
+        content
+    });
+    contents.iter().for_each(|content| drop(daemon.wait_seeding(content)));
+    let mut names: Vec<_> =
+        fs::read_dir(&home.torrents).unwrap().map(|item| item.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["twin-2.torrent", "twin-2.where", "twin.torrent", "twin.where"]);
+}
+
+#[test]
+fn share_warns_of_what_the_daemon_s_user_may_not_read() {
+    if !able(&[Root]) {
+        return;
+    }
+    let home = Home::new();
+    home.set("", "user", json!("nobody"));
+    run(Command::new("chown").args(["-R", "nobody"]).arg(home.folder.path()));
+    let _daemon = home.start();
+    let elsewhere = Folder::new();
+    Torrent::multi("for few", &[("open", 50_000), ("closed", 1000)], 16 * 1024).write_data(elsewhere.path());
+    let data = elsewhere.path().join("for few");
+    let warned = |mode: u32, path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let done = output(command(&["share", "--control"]).arg(&home.control).arg(&data));
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8_lossy(&done.stderr).contains(&format!("may not read {}", path.display()))
+    };
+    assert!(warned(0o600, &data.join("closed")) && !warned(0o644, &data.join("closed")));
+    assert!(warned(0o700, elsewhere.path()) && !warned(0o755, elsewhere.path()));
+}
+
+#[test]
+fn every_format_is_shown_checked_and_linked_as_libtorrent_has_it() {
+    if !able(&[Python("libtorrent")]) {
+        return;
+    }
+    let folder = Folder::new();
+    let content = Torrent::multi("set", &[("a", 100_000), ("sub/b", 40_000), ("sub/c", 16_384)], 32 * 1024);
+    content.write_data(folder.path());
+    let good = content.contents();
+    for format in ["v1", "hybrid", "v2"] {
+        let file = folder.path().join(format!("{format}.torrent"));
+        let [v1, v2] = by_libtorrent(&folder.path().join("set"), format, &file);
+        let link = run(command(&["magnet"]).arg(&file));
+        let shown = show(&file);
+        assert_eq!((&shown["info_hash"], &shown["info_hash_v2"]), (&v1, &v2), "{shown}");
+        assert_eq!(shown["format"], format);
+        for (hash, kind) in [(&v1, "btih:"), (&v2, "btmh:1220")] {
+            let named = format!("urn:{kind}{}", hash.as_str().unwrap_or_default());
+            assert_eq!(link.contains(&named), hash.is_string(), "{kind}: {link}");
+        }
+        let warns = shown["warnings"].to_string().contains("does not serve it");
+        assert_eq!(warns, format == "v2", "{shown}");
+        let check = |words: &[&str]| {
+            let done = output(command(&["check"]).args(words).arg(&file));
+            (done.status.code(), stdout(&done))
+        };
+        for jobs in ["1", "3"] {
+            assert_eq!(check(&["--jobs", jobs]).0, Some(0), "{format}: {}", check(&[]).1);
+        }
+        // One byte of the first file, all of the second, half of the third.
+        let place = |at: usize| folder.path().join(&good[at].0);
+        let mut damaged = good[0].1.clone();
+        damaged[50_000] ^= 1;
+        fs::write(place(0), damaged).unwrap();
+        fs::remove_file(place(1)).unwrap();
+        fs::write(place(2), &good[2].1[..8000]).unwrap();
+        let (code, text) = check(&[]);
+        assert_eq!(code, Some(1), "{text}");
+        for line in ["sub/b: is not there", "sub/c: is cut short, to 7.8 KiB"] {
+            assert!(text.contains(line), "{format}: {line}: {text}");
+        }
+        let told: Value = serde_json::from_str(&check(&["--json"]).1).unwrap();
+        let first = &told["files"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|file| file["path"].as_str().is_some_and(|path| path.ends_with("/a")));
+        let first = first.unwrap_or_else(|| panic!("{told}"));
+        assert_eq!((&told["whole"], &first["flaw"]), (&json!(false), &json!("wrong")), "{told}");
+        if format != "v1" {
+            // There a piece is of one file alone.
+            assert_eq!((&first["wrong_pieces"], &first["pieces"]), (&json!(1), &json!(4)), "{told}");
+        }
+        content.write_data(folder.path());
+    }
+    // What only one half of a hybrid says is not believed.
+    let file = folder.path().join("hybrid.torrent");
+    let bytes = fs::read(&file).unwrap();
+    let at = bytes.windows(12).position(|window| window == b"piece layers").unwrap();
+    for (flip, words) in [(at + 60, "the v2 half is broken"), (at - 30, "warning")] {
+        let mut bytes = bytes.clone();
+        bytes[flip] ^= 1;
+        let torn = folder.path().join("torn.torrent");
+        fs::write(&torn, bytes).unwrap();
+        let shown = output(command(&["show"]).arg(&torn));
+        let checked = output(command(&["check"]).arg(&torn));
+        assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+        assert!(flip > at || !stdout(&checked).is_empty());
+        assert!(flip < at || stdout(&shown).contains(words), "{shown:?}");
+        assert!(flip < at || stdout(&checked).contains("the torrent itself is wrong"), "{checked:?}");
+    }
+}
+
+#[test]
+fn a_merkle_torrent_is_checked_against_its_one_hash() {
+    let folder = Folder::new();
+    let content = Torrent::single("tree", 100_000, 16 * 1024);
+    content.write_data(folder.path());
+    let mut row: Vec<[u8; 20]> =
+        content.content().chunks(16 * 1024).map(|p| Sha1::digest(p).into()).collect();
+    row.resize(row.len().next_power_of_two(), [0; 20]);
+    while row.len() > 1 {
+        row = row.chunks(2).map(|pair| Sha1::digest(pair.concat()).into()).collect();
+    }
+    let info = dictionary(&[
+        ("length", integer(100_000)),
+        ("name", string(b"tree")),
+        ("piece length", integer(16 * 1024)),
+        ("root hash", string(&row[0])),
+    ]);
+    let file = folder.path().join("tree.torrent");
+    fs::write(&file, dictionary(&[("info", info)])).unwrap();
+    assert_eq!(show(&file)["format"], "merkle");
+    let check = || output(command(&["check"]).arg(&file)).status.code();
+    assert_eq!(check(), Some(0));
+    let mut damaged = content.content();
+    damaged[99_999] ^= 1;
+    fs::write(folder.path().join("tree"), damaged).unwrap();
+    assert_eq!(check(), Some(1));
+    let home = Home::new();
+    fs::copy(&file, home.torrents.join("tree.torrent")).unwrap();
+    let refused = home.start().wait_refused("tree.torrent");
+    assert!(refused.contains("Merkle") && refused.contains("--format v1"), "what to do: {refused}");
+}
+
+#[test]
+fn check_looks_for_data_where_the_daemon_keeps_it_and_where_it_is_told() {
+    let home = Home::new();
+    let content = Torrent::multi("named", &[("a", 70_000)], 16 * 1024);
+    let file = home.torrents.join("called otherwise.torrent");
+    fs::write(&file, content.metainfo()).unwrap();
+    content.write_data(&home.data);
+    let path = |below: &str| home.data.join(below);
+    let check = |words: &[&Path]| output(command(&["check", "-q"]).arg(&file).args(words)).status.code();
+    home.configure();
+    let config = [Path::new("-c"), &home.config];
+    assert_eq!(check(&config), Some(0), "under its own name");
+    fs::rename(path("named"), path("called otherwise")).unwrap();
+    assert_eq!(check(&config), Some(0), "under that of the .torrent");
+    assert_eq!(check(&[&home.data]), Some(0), "in the folder that holds it");
+    assert_eq!(check(&[&path("called otherwise")]), Some(0), "itself");
+    assert_eq!(check(&[]), Some(1), "not beside the .torrent");
+    let sidecar = file.with_extension("where");
+    fs::write(sidecar, format!("{}\n", path("called otherwise").display())).unwrap();
+    assert_eq!(check(&[]), Some(0), "where the sidecar says");
+    // Bytes behind its end are no part of it; whoever compares wants to know of them.
+    fs::write(path("called otherwise/a"), [content.content(), b"more".to_vec()].concat()).unwrap();
+    assert_eq!(check(&[]), Some(1));
+}
+
+#[test]
+fn create_all_makes_a_torrent_for_each_entry_and_leaves_alone_what_is_unchanged() {
+    let folder = Folder::new();
+    let data = folder.path().join("data");
+    for (name, size) in [("one/a", 40_000), ("one/sub/b", 5), ("two", 50_000), (".hidden", 1), ("core", 1)] {
+        let path = data.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, vec![7; size]).unwrap();
+    }
+    fs::create_dir(data.join("empty")).unwrap();
+    let all = |words: &[&str]| {
+        let done = output(command(&["create", "--no-date", "--all"]).arg(&data).args(words));
+        (done.status.code(), stdout(&done).lines().last().unwrap_or_default().to_owned(), done)
+    };
+    let beside = || {
+        let names = fs::read_dir(&data).unwrap().map(|item| item.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name.ends_with(".torrent")).collect();
+        names.sort_unstable();
+        names
+    };
+    let said = |line: &str| (Some(0), line.to_owned());
+    let (code, line, done) = all(&[]);
+    assert_eq!((code, line), said("2 torrents made, 0 unchanged, 1 empty"), "{done:?}");
+    assert_eq!(beside(), ["one.torrent", "two.torrent"]);
+    for name in beside() {
+        assert!(output(command(&["check"]).arg(data.join(name))).status.success());
+    }
+    let again = || {
+        let (code, line, _) = all(&[]);
+        (code, line)
+    };
+    // A torrent that is as old as its content is made once more.
+    wait("all are unchanged", PATIENCE, || {
+        (again() == said("0 torrents made, 2 unchanged, 1 empty")).then_some(())
+    });
+    let before = show(&data.join("one.torrent"))["info_hash"].clone();
+    fs::write(data.join("one/sub/c"), b"new").unwrap();
+    assert_eq!(again(), said("1 torrent made, 1 unchanged, 1 empty"));
+    assert_ne!(show(&data.join("one.torrent"))["info_hash"], before);
+    let elsewhere = data.join("torrents");
+    fs::create_dir(&elsewhere).unwrap();
+    let (code, line, _) = all(&["-o", elsewhere.to_str().unwrap()]);
+    assert_eq!((code, line), said("2 torrents made, 0 unchanged, 1 empty"), "its output is no entry");
+    fs::write(elsewhere.join("two.torrent"), "mine").unwrap();
+    let (code, line, done) = all(&["-o", elsewhere.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{done:?}");
+    assert!(line.contains("1 failed"), "{line}");
+    assert_eq!(fs::read(elsewhere.join("two.torrent")).unwrap(), b"mine");
+}
+
+#[test]
+fn show_tells_what_is_unusual_and_what_it_means() {
+    let folder = Folder::new();
+    let content = Torrent::multi("odd", &[("a:b", 10), ("A", 10), ("a", 10)], 20_000);
+    let content = content.announce("udp://tracker.mesh").web_seeds(&["http://w.mesh/dir".to_owned()]);
+    let file = folder.path().join("odd.torrent");
+    fs::write(&file, [content.metainfo(), b"\n".to_vec()].concat()).unwrap();
+    let text = run(command(&["show"]).arg(&file));
+    for words in [
+        "no power of two: some clients refuse",
+        "strict clients refuse it",
+        "Windows and FAT",
+        "differs by case alone",
+        "has no port",
+        "does not end with `/`",
+    ] {
+        let lines = text.lines().filter(|line| line.starts_with("warning ") && line.contains(words));
+        assert_eq!(lines.count(), 1, "{words}: {text}");
+    }
+    if able(&[Program("mktorrent")]) {
+        content.write_data(folder.path());
+        let file = folder.path().join("usual.torrent");
+        let mut make = Command::new("mktorrent");
+        run(make
+            .args(["-d", "-a", "http://t.mesh/announce", "-o"])
+            .arg(&file)
+            .arg(folder.path().join("odd/a")));
+        let shown = show(&file);
+        assert_eq!((&shown["format"], &shown["warnings"]), (&json!("v1"), &json!([])), "{shown}");
+        assert!(output(command(&["check"]).arg(&file).arg(folder.path().join("odd/a"))).status.success());
+    }
+}
+
 /// Ended with the test.
 struct Killed(Child);
 
@@ -311,6 +608,35 @@ fn output(command: &mut Command) -> Output {
 
 fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What `show` says of a torrent.
+fn show(file: &Path) -> Value {
+    serde_json::from_str(&run(command(&["show", "--json"]).arg(file))).unwrap()
+}
+
+/// Makes a torrent of a folder with libtorrent: its info-hashes, null where the format has none.
+fn by_libtorrent(path: &Path, format: &str, file: &Path) -> [Value; 2] {
+    let program = "\
+import json, libtorrent as lt, os, sys
+path, kind, file = sys.argv[1:]
+files = lt.file_storage()
+lt.add_files(files, path)
+flags = {'v1': lt.create_torrent.v1_only, 'v2': lt.create_torrent.v2_only, 'hybrid': 0}[kind]
+made = lt.create_torrent(files, 32768, flags=flags)
+made.add_tracker('http://t.mesh/announce')
+lt.set_piece_hashes(made, os.path.dirname(path))
+whole = lt.bencode(made.generate())
+open(file, 'wb').write(whole)
+hashes = lt.torrent_info(lt.bdecode(whole)).info_hashes()
+print(json.dumps([str(hashes.v1) if hashes.has_v1() else None, str(hashes.v2) if hashes.has_v2() else None]))";
+    let told = run(Command::new(python()).args(["-W", "ignore", "-c", program]).args([
+        path.as_os_str(),
+        format.as_ref(),
+        file.as_os_str(),
+    ]));
+    let [v1, v2]: [Value; 2] = serde_json::from_str(&told).unwrap();
+    [v1, v2]
 }
 
 fn bytes(hex: &str) -> [u8; 20] {

@@ -20,7 +20,9 @@ use meshseed::dht::{self, Node, Output, Saved};
 use meshseed::have::Have;
 use meshseed::http::{Receiver, Url, decode_request_head};
 use meshseed::lpd::{self, Search};
-use meshseed::metainfo::{self, InfoHash, magnet::Magnet};
+use meshseed::metainfo::lint::lint;
+use meshseed::metainfo::survey::Survey;
+use meshseed::metainfo::{self, InfoHash, magnet::Magnet, merkle};
 use meshseed::net::datagram::{Datagram, UTP_HEADER, tell_apart};
 use meshseed::net::{Family, Prefix};
 use meshseed::peer::wire::{self, Decoder, Handshake, Handshaking, Limits, Message, Reserved, Stage};
@@ -571,6 +573,131 @@ fn torrents() {
     });
 }
 
+/// A folder of two files, one of several pieces, as v2 has it; with a v1 half or without.
+fn v2_torrent(hybrid: bool) -> Vec<u8> {
+    let layer = [[1; 32], [2; 32], [3; 32]];
+    let root = merkle::root_of_layer(&layer, 32_768);
+    let mut out = Vec::new();
+    Writer::new(&mut out).dict(|d| {
+        d.dict("info", |d| {
+            d.dict("file tree", |tree| {
+                tree.dict("dir", |dir| {
+                    dir.dict("a", |file| {
+                        file.dict("", |file| {
+                            file.bytes("attr", "x");
+                            file.int("length", 70_000);
+                            file.bytes("pieces root", root);
+                        });
+                    });
+                    dir.dict("empty", |file| file.dict("", |file| file.int("length", 0)));
+                });
+                tree.dict("z", |file| {
+                    file.dict("", |file| {
+                        file.int("length", 5);
+                        file.bytes("pieces root", [4; 32]);
+                    });
+                });
+            });
+            if hybrid {
+                d.list("files", |files| {
+                    for (length, path, attr) in [
+                        (70_000, &["dir", "a"][..], "x"),
+                        (28_304, &["pad"], "p"),
+                        (0, &["dir", "empty"], ""),
+                        (5, &["z"], ""),
+                    ] {
+                        files.dict(|file| {
+                            file.bytes("attr", attr);
+                            file.int("length", length);
+                            file.list("path", |names| path.iter().for_each(|name| names.bytes(name)));
+                        });
+                    }
+                });
+            }
+            d.int("meta version", 2);
+            d.bytes("name", "both");
+            d.int("piece length", 32_768);
+            if hybrid {
+                d.bytes("pieces", [7; 80]);
+            }
+            d.list("similar", |similar| similar.bytes([9; 20]));
+            d.bytes("update-url", "http://u.example/");
+        });
+        d.dict("piece layers", |layers| layers.bytes(root, layer.concat()));
+    });
+    out
+}
+
+#[test]
+fn torrents_of_every_format() {
+    let merkle = torrent(|w| {
+        w.dict(|d| {
+            d.int("length", 40_000);
+            d.bytes("name", "file.bin");
+            d.int("piece length", 16_384);
+            d.bytes("root hash", [7; 20]);
+        })
+    });
+    let samples = [v2_torrent(false), v2_torrent(true), merkle];
+    for (sample, format) in samples.iter().zip(["v2", "hybrid", "merkle"]) {
+        let survey = Survey::read(sample).unwrap();
+        assert_eq!(survey.format(), format);
+        assert!(lint(&survey, Some(1_800_000_000)).iter().all(|line| !line.contains("differ")));
+    }
+    torture(&samples, times(100), |bytes| {
+        let Ok(survey) = Survey::read(bytes) else { return false };
+        let torrent = &survey.metainfo;
+        let total: u64 = torrent.files.iter().map(|file| file.length).sum();
+        assert_eq!(total, torrent.lengths.total());
+        let pieces = torrent.lengths.piece_count() as usize;
+        if let Some(Ok(tree)) = &survey.tree {
+            for leaf in &tree.files {
+                let count = leaf.length.div_ceil(torrent.lengths.piece_length().into());
+                assert_eq!(leaf.pieces.len() as u64, count);
+            }
+            let of_tree: usize = tree.files.iter().map(|leaf| leaf.pieces.len()).sum();
+            let differs = tree.differs(&torrent.files, torrent.multi_file, torrent.lengths.piece_length());
+            assert!(differs.is_some() || of_tree == pieces, "the halves have one row of pieces");
+        }
+        assert!(survey.pieces.is_empty() || survey.pieces.len() == pieces);
+        assert_eq!(metainfo::parse(bytes).is_ok(), !survey.pieces.is_empty());
+        for file in &torrent.files {
+            let path = torrent.path_of(file);
+            assert!(path.split('/').all(|part| !matches!(part, "" | "." | "..")), "{path:?}");
+        }
+        assert!(lint(&survey, None).len() < 100);
+        let link = Magnet::from(torrent).to_string();
+        assert_eq!(Magnet::any(&link).map(|magnet| magnet.info_hash), Ok(torrent.info_hash), "{link}");
+        true
+    });
+}
+
+#[test]
+fn a_tree_of_long_names_takes_no_more_memory_than_a_torrent() {
+    let folder = "f".repeat(250);
+    let mut out = Vec::new();
+    Writer::new(&mut out).dict(|d| {
+        d.dict("info", |d| {
+            d.entry("file tree", |tree| {
+                let open = format!("d{}:{folder}", folder.len()).repeat(14);
+                let mut raw = open.into_bytes();
+                raw.push(b'd');
+                for file in 100_000..190_000 {
+                    raw.extend(format!("6:{file}d0:d6:lengthi0eee").as_bytes());
+                }
+                raw.extend([b'e'; 15]);
+                tree.raw(&raw);
+            });
+            d.int("meta version", 2);
+            d.bytes("name", "n");
+            d.int("piece length", 16_384);
+        });
+    });
+    let (read, peak) = peak_of(|| Survey::read(&out).map(|_| ()));
+    assert!(read.unwrap_err().to_string().contains("names too long"));
+    assert!(peak < 40 << 20, "{peak} bytes held for {}", out.len());
+}
+
 #[test]
 fn magnet_links() {
     let samples = [
@@ -578,12 +705,14 @@ fn magnet_links() {
           &ws=http://w.example/&x.pe=10.0.0.1:6881&x.pe=[fd00::1]:6881&so=0,2-5"
             .to_vec(),
         b"magnet:?xt=urn:btih:AERUKZ4JVPG66AJDIVTYTK6N54ASGRLH".to_vec(),
+        format!("magnet:?xt=urn:btmh:1220{}&dn=v2", "5a".repeat(32)).into_bytes(),
     ];
     torture(&samples, times(60), |bytes| {
-        let Some(magnet) = text(bytes).and_then(|link| link.parse::<Magnet>().ok()) else { return false };
-        assert!(Magnet::of_file(bytes).is_ok() || bytes.contains(&b'\n') || bytes.contains(&b'\r'));
+        let Some(magnet) = text(bytes).and_then(|link| Magnet::any(link).ok()) else { return false };
+        assert!(Magnet::any_of_file(bytes).is_ok() || bytes.contains(&b'\n') || bytes.contains(&b'\r'));
         let link = magnet.to_string();
-        assert_eq!(link.parse::<Magnet>().as_ref(), Ok(&magnet), "{link}");
+        assert_eq!(link.parse::<Magnet>().is_err(), magnet.is_v2_only(), "{link}");
+        assert_eq!(Magnet::any(&link).as_ref(), Ok(&magnet), "{link}");
         true
     });
 }

@@ -11,6 +11,8 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
 
+use meshseed::metainfo::lint::lint;
+use meshseed::metainfo::survey::Survey;
 use meshseed::metainfo::{self, Error, magnet::Magnet};
 
 fn fixtures() -> Option<PathBuf> {
@@ -47,6 +49,20 @@ fn every_row_of_the_manifest_gets_its_verdict() {
         let file = &row["file"];
         let bytes = std::fs::read(folder.join(file)).unwrap();
         let parsed = metainfo::parse(&bytes);
+        let surveyed = Survey::read(&bytes);
+        assert_eq!(surveyed.is_ok(), row["verdict"] == "valid", "{file}: {:?}", surveyed.err());
+        if let Ok(survey) = &surveyed {
+            let hashes = [
+                ("infohash_v1", survey.info_hash().map(|hash| hash.to_string())),
+                ("infohash_v2", survey.metainfo.info_hash_v2.map(|hash| metainfo::hex(&hash))),
+                ("piece_count", Some(survey.metainfo.lengths.piece_count().to_string())),
+            ];
+            for (key, value) in hashes {
+                assert_eq!(value.unwrap_or_default(), row[key], "{file}: {key}");
+            }
+            assert!(!matches!(survey.tree, Some(Err(_))), "{file}: {:?}", survey.tree);
+            assert!(!lint(survey, None).iter().any(|line| line.contains("half")), "{file}");
+        }
         let v2_only = row["infohash_v1"].is_empty() && !row["infohash_v2"].is_empty();
         match (row["verdict"].as_str(), parsed) {
             ("valid", Err(Error::V2Only)) if v2_only => {}
@@ -116,12 +132,14 @@ fn real_files_cut_short_or_flipped_are_refused_without_a_panic() {
         }
         for end in (0..bytes.trim_ascii_end().len()).step_by(bytes.len() / 50 + 1) {
             assert!(metainfo::parse(&bytes[..end]).is_err(), "{}: {end}", row["file"]);
+            assert!(Survey::read(&bytes[..end]).is_err(), "{}: {end}", row["file"]);
         }
         for at in (0..bytes.len()).step_by(bytes.len() / 200 + 1) {
             let mut bytes = bytes.clone();
             for flip in [1, 4, 0x80, 0xff] {
                 bytes[at] ^= flip;
                 let _ = metainfo::parse(&bytes);
+                let _ = Survey::read(&bytes).map(|survey| lint(&survey, None));
                 bytes[at] ^= flip;
             }
         }

@@ -1,34 +1,46 @@
-//! `meshseed check`: data against the hashes of its torrent.
+//! `meshseed check`: data against the hashes of its torrent, whatever the torrent's format.
 //!
-//! Read first: `storage/io/hashing.rs`. Omits repairing what is wrong. Holds one byte a piece and the torrent's list
-//! of files.
+//! Read first: `storage/io/check.rs`. Omits repairing what is wrong. Holds one byte a piece, the torrent and its list
+//! of files, and 128 KiB a job.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lexopt::{Arg, Parser};
+use serde::Serialize;
 
-use super::output::{self, bytes, clean};
+use super::daemon::configured;
+use super::output::{self, bytes, clean, count};
 use super::progress::Progress;
+use crate::config::SaveAs;
 use crate::metainfo::magnet::Magnet;
+use crate::metainfo::survey::Survey;
 use crate::metainfo::{self, Metainfo};
 use crate::storage::Trouble;
 use crate::storage::io::{self, Flaw, Verdict};
 
 /// The help of `meshseed check`.
 pub const HELP: &str = "\
-meshseed check FILE [DATA] [-q]
+meshseed check FILE [DATA] [OPTION]...
 
-Reads data and compares it with a .torrent. DATA is the torrent's file or
-folder, or the directory that holds it; without it the data is looked for
-beside FILE, and where a sidecar of FILE says.
+Reads data and compares it with a .torrent: v1, hybrid (both halves), v2 or
+Merkle. DATA is the torrent's file or folder, or the directory that holds it;
+without it the data is looked for where a sidecar of FILE says, where the daemon
+keeps it if FILE is in a directory that it watches, and beside FILE.
 
-  -q, --quiet   no progress bar
+  -c, --config FILE  the daemon's configuration
+      --jobs N       threads that hash (1 to 16, by default one a core; 1 is best
+                     for a spinning disk)
+      --json         one JSON object, for programs
+  -q, --quiet        no progress bar
       --help
 
-Example:
+Exit status: 0 all is right, 1 it is not, 2 wrong usage.
+
+Examples:
   meshseed check images.torrent /srv/torrents/images
+  meshseed check -q images.torrent || echo 'fetch it again'
 ";
 
 /// Files with flaws that are named; of the rest their number is told.
@@ -38,85 +50,162 @@ const NAMED: usize = 50;
 struct Asked {
     torrent: PathBuf,
     data: Option<PathBuf>,
+    config: Option<PathBuf>,
+    jobs: usize,
+    json: bool,
     quiet: bool,
+}
+
+/// The fields of `--json`.
+#[derive(Serialize)]
+struct Told<'a> {
+    name: &'a str,
+    data: String,
+    whole: bool,
+    pieces: u32,
+    right: u32,
+    files: Vec<Bad<'a>>,
+    torn: Option<&'a str>,
+}
+
+/// A file that is not as it should be.
+#[derive(Serialize)]
+struct Bad<'a> {
+    path: &'a str,
+    flaw: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wrong_pieces: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pieces: Option<u32>,
 }
 
 /// The command.
 pub fn run(mut parser: Parser) -> ExitCode {
     match take(&mut parser) {
         Ok(None) => output::print(HELP),
-        Ok(Some(asked)) => check(&asked),
+        Ok(Some(asked)) => check(&asked).unwrap_or_else(|reason| output::failed("check", &reason)),
         Err(error) => output::wrong_usage("check", &error),
     }
 }
 
 /// `None` where help is asked for.
 fn take(parser: &mut Parser) -> Result<Option<Asked>, lexopt::Error> {
-    let (mut torrent, mut data, mut quiet) = (None, None, false);
+    let (mut torrent, mut data, mut config) = (None, None, None);
+    let (mut jobs, mut json, mut quiet) = (None, false, false);
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Long("help") | Arg::Short('h') => return Ok(None),
+            Arg::Long("config") | Arg::Short('c') => config = Some(parser.value()?.into()),
+            Arg::Long("jobs") => jobs = Some(super::jobs(parser)?),
+            Arg::Long("json") => json = true,
             Arg::Long("quiet") | Arg::Short('q') => quiet = true,
             Arg::Value(value) if torrent.is_none() => torrent = Some(value.into()),
             Arg::Value(value) if data.is_none() => data = Some(value.into()),
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Some(Asked { torrent: torrent.ok_or("FILE is missing")?, data, quiet }))
+    let torrent = torrent.ok_or("FILE is missing")?;
+    let jobs = jobs.unwrap_or_else(super::cores);
+    Ok(Some(Asked { torrent, data, config, jobs, json, quiet }))
 }
 
-fn check(asked: &Asked) -> ExitCode {
+fn check(asked: &Asked) -> Result<ExitCode, String> {
     let torrent = &asked.torrent;
-    let read = metainfo::io::read(torrent).map_err(|error| error.to_string()).and_then(|content| {
-        metainfo::parse(&content).map_err(|error| match Magnet::of_file(&content) {
-            Ok(_) => format!("{} is a magnet link, which does not say what is right", torrent.display()),
-            Err(_) => format!("{}: {error}", torrent.display()),
-        })
-    });
-    let metainfo = match read {
-        Ok(metainfo) => metainfo,
-        Err(reason) => return output::failed("check", &reason),
-    };
-    let data = match &asked.data {
-        Some(data) => own_path(data, &metainfo),
-        None => match io::sidecar(torrent) {
-            Ok(Some(data)) => data,
-            Ok(None) => torrent.with_file_name(&metainfo.name),
-            Err(reason) => return output::failed("check", &reason),
-        },
-    };
+    let content = metainfo::io::read(torrent).map_err(|error| error.to_string())?;
+    let survey = Survey::read(&content).map_err(|error| match Magnet::any_of_file(&content) {
+        Ok(_) => format!("{} is a magnet link, which does not say what is right", torrent.display()),
+        Err(_) => format!("{}: {error}", torrent.display()),
+    })?;
+    let data = std::path::absolute(asked.data_of(&survey.metainfo)?).map_err(|error| error.to_string())?;
     let mut progress = Progress::new("checking", asked.quiet);
-    let verdict = io::check(torrent, &data, &mut |done, total| progress.update(done, total));
+    let verdict =
+        io::check(&survey, torrent, &data, asked.jobs, &mut |done, total| progress.update(done, total));
     progress.finish();
-    match verdict {
-        Ok(verdict) => {
-            let printed = output::print(&text(&verdict, metainfo.lengths.total()));
-            if verdict.files.is_empty() { printed } else { ExitCode::FAILURE }
-        }
+    let verdict = verdict.map_err(|trouble| match trouble {
         // What looks like a missing disk to the daemon is a mistyped path to somebody who typed one.
-        Err(Trouble::EmptyMount(_) | Trouble::RootAbsent(_)) => {
-            output::failed("check", &Trouble::DataMissing(data))
+        Trouble::EmptyMount(_) | Trouble::RootAbsent(_) => Trouble::DataMissing(data.clone()).to_string(),
+        trouble => trouble.to_string(),
+    })?;
+    let Metainfo { name, files, .. } = &survey.metainfo;
+    let printed = if asked.json {
+        let told = Told {
+            name,
+            data: data.to_string_lossy().into_owned(),
+            whole: verdict.is_whole(),
+            pieces: verdict.pieces,
+            right: verdict.right,
+            files: verdict.files.iter().map(|(path, flaw)| Bad::of(path, *flaw)).collect(),
+            torn: verdict.torn.as_deref(),
+        };
+        output::print(&(serde_json::to_string(&told).map_err(|error| error.to_string())? + "\n"))
+    } else {
+        let total = files.iter().filter(|file| !file.pad).map(|file| file.length).sum();
+        output::print(&text(name, &verdict, total))
+    };
+    Ok(if verdict.is_whole() { printed } else { ExitCode::FAILURE })
+}
+
+impl Asked {
+    /// The torrent's own path: the first place that has something there, else the one that is most likely meant.
+    fn data_of(&self, metainfo: &Metainfo) -> Result<PathBuf, String> {
+        let Metainfo { name, multi_file, .. } = metainfo;
+        let torrent = &self.torrent;
+        let at = |root: Option<&Path>, layout: SaveAs| layout.data_path(torrent, name, *multi_file, root);
+        let mut places = Vec::new();
+        if let Some(data) = &self.data {
+            if !is_own(data, metainfo) {
+                places.extend([SaveAs::Name, SaveAs::Auto].map(|layout| at(Some(data), layout)));
+            }
+            places.push(data.clone());
+        } else if let Some(data) = io::sidecar(torrent)? {
+            return Ok(data);
+        } else {
+            // Without one that can be read it is looked for beside the .torrent alone.
+            let config = match (&self.config, configured(self.config.as_deref())) {
+                (Some(_), config) => Some(config?),
+                (None, config) => config.ok().filter(|config| {
+                    let whole = torrent.canonicalize().unwrap_or_default();
+                    config.torrents.iter().any(|watched| whole.starts_with(watched))
+                }),
+            };
+            if let Some(config) = &config {
+                places.extend([config.layout, SaveAs::Name].map(|layout| at(config.data.as_deref(), layout)));
+            }
+            places.extend([SaveAs::Auto, SaveAs::Name].map(|layout| at(None, layout)));
         }
-        Err(trouble) => output::failed("check", &trouble),
+        let there = places.iter().position(|place| place.exists()).unwrap_or(places.len() - 1);
+        Ok(places.swap_remove(there))
     }
 }
 
-/// The torrent's own path: what the user named, or what of its name is in there.
-fn own_path(named: &Path, metainfo: &Metainfo) -> PathBuf {
-    let inside = named.join(&metainfo.name);
+/// Whether that is the torrent's file or folder itself, and not the directory that holds it.
+fn is_own(named: &Path, metainfo: &Metainfo) -> bool {
     let first = metainfo.files.iter().find(|file| file.length > 0 && !file.pad);
-    let is_own = match first {
-        Some(first) if metainfo.multi_file => named.join(&first.path).exists() || !inside.is_dir(),
+    match first {
+        Some(first) if metainfo.multi_file => named.join(&first.path).exists(),
         _ => !named.is_dir(),
-    };
-    if is_own { named.into() } else { inside }
+    }
 }
 
-fn text(verdict: &Verdict, total: u64) -> String {
-    let right = verdict.have.count(verdict.pieces);
+impl Bad<'_> {
+    fn of(path: &str, flaw: Flaw) -> Bad<'_> {
+        let bad = |flaw| Bad { path, flaw, size: None, wrong_pieces: None, pieces: None };
+        match flaw {
+            Flaw::Absent => bad("absent"),
+            Flaw::Short(size) => Bad { size: Some(size), ..bad("short") },
+            Flaw::Long(size) => Bad { size: Some(size), ..bad("long") },
+            Flaw::Wrong(wrong, all) => Bad { wrong_pieces: Some(wrong), pieces: Some(all), ..bad("wrong") },
+        }
+    }
+}
+
+fn text(name: &str, verdict: &Verdict, total: u64) -> String {
     let mut text = format!(
-        "{}: {right} of {} {} right, {} in all\n",
-        clean(&verdict.name),
+        "{}: {} of {} {} right, {} in all\n",
+        clean(name),
+        verdict.right,
         verdict.pieces,
         if verdict.pieces == 1 { "piece is" } else { "pieces are" },
         bytes(total)
@@ -125,17 +214,22 @@ fn text(verdict: &Verdict, total: u64) -> String {
         let path = clean(path);
         let _ = match flaw {
             Flaw::Absent => writeln!(text, "  {path}: is not there"),
-            Flaw::Short(size) => writeln!(text, "  {path}: is cut short, at {}", bytes(*size)),
-            Flaw::Wrong(1) => writeln!(text, "  {path}: 1 piece is wrong"),
-            Flaw::Wrong(pieces) => writeln!(text, "  {path}: {pieces} pieces are wrong"),
+            Flaw::Short(size) => writeln!(text, "  {path}: is cut short, to {}", bytes(*size)),
+            Flaw::Long(size) => {
+                writeln!(text, "  {path}: is right, and has {} more than it should", bytes(*size))
+            }
+            Flaw::Wrong(1, 1) => writeln!(text, "  {path}: its only piece is wrong"),
+            Flaw::Wrong(wrong, all) => {
+                let are = if *wrong == 1 { "is" } else { "are" };
+                writeln!(text, "  {path}: {wrong} of {all} pieces {are} wrong")
+            }
         };
     }
-    match verdict.files.len().saturating_sub(NAMED) {
-        0 => {}
-        1 => text.push_str("  and 1 more file\n"),
-        more => {
-            let _ = writeln!(text, "  and {more} more files");
-        }
+    if let more @ 1.. = verdict.files.len().saturating_sub(NAMED) {
+        let _ = writeln!(text, "  and {}", count(more as u64, "more file"));
+    }
+    if let Some(torn) = &verdict.torn {
+        let _ = writeln!(text, "  the torrent itself is wrong, its two halves do not agree: {}", clean(torn));
     }
     text
 }
@@ -143,7 +237,6 @@ fn text(verdict: &Verdict, total: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::have::Have;
     use crate::storage::io::tests::Temp;
     use crate::storage::tests::metainfo;
 
@@ -156,7 +249,11 @@ mod tests {
         let asked = taken(&["-q", "a.torrent", "/data"]).unwrap();
         assert!(asked.quiet && asked.torrent == Path::new("a.torrent") && asked.data == Some("/data".into()));
         assert!(taken(&["a.torrent"]).unwrap().data.is_none());
-        for wrong in [&[][..], &["a", "b", "c"], &["--json", "a"]] {
+        let asked = taken(&["--json", "--jobs", "3", "-c", "/f", "a"]).unwrap();
+        assert_eq!((asked.json, asked.jobs, asked.config), (true, 3, Some("/f".into())));
+        for wrong in
+            [&[][..], &["a", "b", "c"], &["--jsn", "a"], &["--jobs", "0", "a"], &["--jobs", "17", "a"]]
+        {
             assert!(take(&mut Parser::from_args(wrong)).is_err(), "{wrong:?}");
         }
     }
@@ -165,33 +262,42 @@ mod tests {
     fn the_data_may_be_named_by_itself_or_by_the_directory_that_holds_it() {
         let temp = Temp::new();
         temp.file("in/name/sub/a", b"x");
-        let folder = metainfo(4, &[("sub/a", 1), ("b", 1)]);
-        assert_eq!(own_path(&temp.path("in"), &folder), temp.path("in/name"));
-        assert_eq!(own_path(&temp.path("in/name"), &folder), temp.path("in/name"));
-        assert_eq!(own_path(&temp.path("nowhere"), &folder), temp.path("nowhere"));
-        let single = metainfo(4, &[("", 1)]);
-        assert_eq!(own_path(&temp.path("in"), &single), temp.path("in/name"));
-        assert_eq!(own_path(&temp.path("in/name/sub/a"), &single), temp.path("in/name/sub/a"));
+        let (folder, single) = (metainfo(4, &[("sub/a", 1), ("b", 1)]), metainfo(4, &[("", 1)]));
+        let data_of = |torrent: &Metainfo, data: &str| {
+            let data = temp.path(data).to_str().unwrap().to_owned();
+            taken(&["x.torrent", &data]).unwrap().data_of(torrent).unwrap()
+        };
+        for (torrent, named, own) in [
+            (&folder, "in", "in/name"),
+            (&folder, "in/name", "in/name"),
+            (&folder, "nowhere", "nowhere"),
+            (&single, "in", "in/name"),
+            (&single, "in/name/sub/a", "in/name/sub/a"),
+        ] {
+            assert_eq!(data_of(torrent, named), temp.path(own), "{named}");
+        }
     }
 
     #[test]
     fn flaws_are_told_file_by_file() {
         let mut verdict = Verdict {
-            name: "na\x1bme".into(),
             pieces: 10,
-            have: Have::from_fn(10, |piece| piece < 7),
+            right: 7,
             files: vec![
                 ("/d/a".into(), Flaw::Absent),
                 ("/d/b".into(), Flaw::Short(2048)),
-                ("/d/c".into(), Flaw::Wrong(2)),
+                ("/d/c".into(), Flaw::Wrong(2, 5)),
+                ("/d/d".into(), Flaw::Long(1)),
             ],
+            torn: None,
         };
         assert_eq!(
-            text(&verdict, 1 << 20),
+            text("na\x1bme", &verdict, 1 << 20),
             "na\\u{1b}me: 7 of 10 pieces are right, 1.0 MiB in all\n  /d/a: is not there\n  \
-             /d/b: is cut short, at 2.0 KiB\n  /d/c: 2 pieces are wrong\n"
+             /d/b: is cut short, to 2.0 KiB\n  /d/c: 2 of 5 pieces are wrong\n  \
+             /d/d: is right, and has 1 bytes more than it should\n"
         );
         verdict.files = vec![("x".into(), Flaw::Absent); NAMED + 3];
-        assert!(text(&verdict, 1).ends_with("and 3 more files\n"));
+        assert!(text("x", &verdict, 1).ends_with("and 3 more files\n"));
     }
 }

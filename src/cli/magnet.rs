@@ -8,18 +8,22 @@ use std::process::ExitCode;
 use lexopt::{Arg, Parser};
 
 use super::output;
+use crate::metainfo::io;
 use crate::metainfo::magnet::Magnet;
-use crate::metainfo::{io, parse};
+use crate::metainfo::survey::Survey;
 use crate::watch::is_magnet;
 
 /// The help of `meshseed magnet`.
 pub const HELP: &str = "\
 meshseed magnet FILE
 
-Prints the magnet link of a .torrent: info-hash, name, trackers, web seeds; of
-a .magnet the link that meshseed reads in it.
+Prints the magnet link of a .torrent of any format: its info-hash, of a hybrid
+both of them, name, trackers, web seeds; of a .magnet the link that meshseed
+reads in it.
 
       --help
+
+Exit status: 0 printed, 1 refused, 2 wrong usage.
 
 Example:
   meshseed magnet ubuntu.torrent
@@ -53,12 +57,13 @@ fn take(parser: &mut Parser) -> Result<Option<PathBuf>, lexopt::Error> {
 fn link(path: &Path) -> Result<Magnet, String> {
     let bytes = io::read(path).map_err(|error| error.to_string())?;
     let named = |reason: String| format!("{}: {reason}", path.display());
-    match Magnet::of_file(&bytes) {
+    match Magnet::any_of_file(&bytes) {
         Ok(magnet) => Ok(magnet),
         Err(error) if is_magnet(path) => Err(named(error.to_string())),
-        Err(_) => {
-            parse(&bytes).map(|torrent| Magnet::from(&torrent)).map_err(|error| named(error.to_string()))
-        }
+        Err(_) => match Survey::read(&bytes) {
+            Ok(survey) => Ok(Magnet::from(&survey.metainfo)),
+            Err(error) => Err(named(error.to_string())),
+        },
     }
 }
 

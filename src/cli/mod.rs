@@ -3,6 +3,7 @@
 pub mod check;
 pub mod control;
 pub mod create;
+pub mod create_all;
 pub mod daemon;
 pub mod magnet;
 pub mod output;
@@ -14,6 +15,8 @@ pub mod status;
 use std::process::ExitCode;
 
 use lexopt::prelude::*;
+
+use crate::metainfo::maker::io::MAX_JOBS;
 
 const HELP: &str = "\
 meshseed - keeps what directories of .torrent files name available, on mesh routers
@@ -34,6 +37,19 @@ Commands:
 `meshseed COMMAND --help` explains each, with an example.
 Example: meshseed share ~/openwrt-24.10-images
 ";
+
+/// The value of `--jobs`.
+fn jobs(parser: &mut lexopt::Parser) -> Result<usize, lexopt::Error> {
+    let jobs: usize = parser.value()?.parse()?;
+    let is_sane = (1..=MAX_JOBS).contains(&jobs);
+    if is_sane { Ok(jobs) } else { Err(format!("{jobs}: jobs are 1 to {MAX_JOBS}").into()) }
+}
+
+/// As many jobs as there are cores.
+fn cores() -> usize {
+    let cores = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
+    usize::try_from(cores).map_or(1, |cores| cores.clamp(1, MAX_JOBS))
+}
 
 /// Runs the command of the program's arguments.
 pub fn main() -> ExitCode {

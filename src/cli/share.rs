@@ -1,10 +1,16 @@
 //! `meshseed share`: makes a torrent of a file or folder and serves it where it lies, by the running daemon or here.
+//!
+//! The content is read once: the sidecar says to the daemon of which files the pieces were hashed (see
+//! [`crate::storage::io::hashed`]), the record says it to one that runs here. Omits formats that are not served.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
-use std::ffi::OsString;
+use std::fs::{self, Metadata};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use lexopt::{Arg, Parser, ValueExt};
 use log::LevelFilter;
@@ -16,22 +22,23 @@ use super::status::socket;
 use crate::config::{Config, Listen, LogTo};
 use crate::daemon::Report;
 use crate::have::Have;
-use crate::metainfo::io::Created;
 use crate::metainfo::magnet::Magnet;
-use crate::metainfo::maker::Entry;
-use crate::metainfo::{self, Metainfo, io};
+use crate::metainfo::maker::io::Created;
+use crate::metainfo::maker::{Entry, Format};
+use crate::metainfo::{self, File, InfoHash, Metainfo, io};
 use crate::status::io::ask;
 use crate::status::{Method, Status, Value};
-use crate::storage::io::remember;
+use crate::storage::io::{hashed, remember};
 use crate::storage::resume::{Record, Stamp, Verified};
 
 const HELP: &str = "\
 meshseed share PATH [OPTION]...
 
 Makes a torrent of a file or folder and serves it where it lies; the content is
-only read. Where the daemon runs, it serves it from now on: the .torrent goes
-into its first watched directory, with a file NAME.where beside it that says
-where the content is. Else this command serves it until Ctrl-C.
+only read, and only once. Where the daemon runs, it serves it from now on: the
+.torrent goes into its first watched directory, with a file NAME.where beside it
+that says where the content is. Else this command serves it until Ctrl-C.
+Prints the magnet link.
 
       --into DIR         the watched directory to put the .torrent into
       --listen ADDR:PORT listen here (when no daemon runs); PORT may be a range
@@ -41,9 +48,22 @@ where the content is. Else this command serves it until Ctrl-C.
 ";
 
 const EXAMPLE: &str = "
-Example:
+Only v1 and hybrid torrents are served. Exit status: 0 done, 1 failed, 2 wrong
+usage.
+
+Examples:
   meshseed share ~/openwrt-24.10-images
+  meshseed share -q --no-date /srv/music > music.magnet
 ";
+
+/// For the daemon to take what was handed over: more than a scan of a slow disk takes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two questions whether it has.
+const PERIOD: Duration = Duration::from_millis(50);
+
+/// Bytes of a name that leave room for its ending.
+const MAX_NAME: usize = 240;
 
 struct Args {
     path: PathBuf,
@@ -87,11 +107,20 @@ impl Args {
             }
         }
         let path = path.ok_or("PATH is missing: the file or folder to share")?;
+        if !matches!(maker.format(), Format::V1 | Format::Hybrid) {
+            return Err("only v1 and hybrid torrents are served; `meshseed create` makes the others".into());
+        }
         Ok(Some(Args { path, into, listen, control, quiet, maker }))
     }
 
     fn share(self) -> Result<ExitCode, String> {
         let path = self.path.canonicalize().map_err(|error| format!("{}: {error}", self.path.display()))?;
+        if !matches!(self.maker.format(), Format::V1 | Format::Hybrid) {
+            // Said before an hour of hashing, not after it.
+            return Err(
+                "only v1 and hybrid torrents are served: `meshseed create` makes the others".to_owned()
+            );
+        }
         let created = self.maker.clone().create(&path, self.quiet).map_err(|error| error.to_string())?;
         created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
         let torrent =
@@ -116,17 +145,18 @@ impl Args {
         let first = daemon.field("watched").list().first().map(|path| PathBuf::from(path.text()));
         let into =
             self.into.clone().or(first).ok_or("the daemon watches no directory: name one with --into")?;
-        let written = drop_into(&into, &torrent.name, &created.bytes, path)?;
-        if !readable_by_others(path) {
+        let written = drop_into(&into, torrent, created, path)?;
+        if let Some(hidden) = User::of(control).and_then(|user| user.cannot_read(path, torrent)) {
             output::note(format_args!(
-                "warning: {} is not readable by everybody: the daemon's user must be able to read it",
-                path.display()
+                "warning: the daemon's user may not read {}: it can not serve that",
+                hidden.display()
             ));
         }
         // Without inotify it is found at the next scan; this only hastens it.
         let _ = ask(control, &Method::Rescan);
+        let state = taken(control, torrent.info_hash);
         if !self.quiet {
-            output::note(format_args!("{}: the running daemon serves it", written.display()));
+            output::note(format_args!("{}: {state}", written.display()));
         }
         let listen: Vec<String> =
             daemon.field("listen").list().iter().map(|address| address.text().to_owned()).collect();
@@ -140,10 +170,10 @@ impl Args {
             Some(into) => into.clone(),
             None => own.0.clone(),
         };
-        drop_into(&watched, &torrent.name, &created.bytes, path)?;
+        drop_into(&watched, torrent, created, path)?;
         let state = own.0.join("state");
         // Where it cannot be kept the daemon hashes all of it again, and nothing else is amiss.
-        let _ = remember(state.clone(), record(torrent, &created.files));
+        let _ = remember(state.clone(), record(torrent, stamps(torrent, &created.files)));
         let mut config = Config {
             torrents: vec![watched],
             data: None,
@@ -173,18 +203,43 @@ impl Args {
     }
 }
 
-/// What the maker knows: every piece is right, as long as the files are what they were.
-fn record(torrent: &Metainfo, files: &[Entry]) -> Record {
-    let stamp = |file: &Entry| match (file.length, file.modified) {
+/// How the running daemon has taken a torrent.
+fn taken(control: &Path, info_hash: InfoHash) -> String {
+    let until = Instant::now() + PATIENCE;
+    let mut state = String::new();
+    while Instant::now() < until {
+        let answer = ask(control, &Method::Torrent(info_hash)).unwrap_or(Value::Null);
+        let text = |key: &str| Some(answer.field(key).text().to_owned()).filter(|text| !text.is_empty());
+        match (text("state"), text("reason")) {
+            (Some(settled), _) if settled == "seeding" => return "the running daemon seeds it".to_owned(),
+            (Some(error), Some(reason)) if error != "checking" => {
+                return format!("the running daemon has taken it and does not seed it yet: {reason}");
+            }
+            (Some(other), _) => state = other,
+            (None, _) => {}
+        }
+        std::thread::sleep(PERIOD);
+    }
+    match state.as_str() {
+        "" => "the running daemon has not taken it yet; it must watch that directory".to_owned(),
+        state => format!("the running daemon has taken it and is {state}"),
+    }
+}
+
+/// The files as they were when they were hashed, as the daemon sees them: of padding and of empty files there is nothing.
+fn stamps(torrent: &Metainfo, files: &[Entry]) -> Box<[Stamp]> {
+    let stamp = |(listed, file): (&File, &Entry)| match (file.length, file.modified) {
+        _ if listed.pad => Stamp::ABSENT,
         (0, _) => Stamp::ABSENT,
         (size, (mtime_secs, nanos)) => Stamp { size, mtime_secs, mtime_nanos: nanos.try_into().unwrap_or(0) },
     };
-    let verified = Verified {
-        pieces: torrent.lengths.piece_count(),
-        have: Have::All,
-        todo: Have::None,
-        stamps: files.iter().map(stamp).collect(),
-    };
+    torrent.files.iter().zip(files).map(stamp).collect()
+}
+
+/// What the maker knows: every piece is right, as long as the files are what they were.
+fn record(torrent: &Metainfo, stamps: Box<[Stamp]>) -> Record {
+    let pieces = torrent.lengths.piece_count();
+    let verified = Verified { pieces, have: Have::All, todo: Have::None, stamps };
     Record { complete: true, verified: Some(verified), ..Record::new(torrent.info_hash) }
 }
 
@@ -207,25 +262,99 @@ fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-/// Writes the .torrent and, before it, the sidecar that tells where its content is.
-fn drop_into(directory: &Path, name: &str, bytes: &[u8], data: &Path) -> Result<PathBuf, String> {
-    let with = |ending: &str| {
-        let mut file = OsString::from(name);
-        file.push(ending);
-        directory.join(file)
-    };
-    let (torrent, sidecar) = (with(".torrent"), with(".where"));
+/// Writes the .torrent and, before it, the sidecar that tells where its content is and as what it was hashed.
+fn drop_into(
+    directory: &Path,
+    torrent: &Metainfo,
+    created: &Created,
+    data: &Path,
+) -> Result<PathBuf, String> {
+    let (file, sidecar) = free_name(directory, torrent, data);
     let mut place = data.as_os_str().as_encoded_bytes().to_vec();
-    place.push(b'\n');
+    let hint = hashed(&torrent.info_hash, &stamps(torrent, &created.files));
+    place.extend_from_slice(format!("\n{hint}\n").as_bytes());
     io::save(&sidecar, &place, true).map_err(|error| error.to_string())?;
     // The same content shared again is the same torrent: not an error.
-    io::save(&torrent, bytes, true).map_err(|error| error.to_string())?;
-    Ok(torrent)
+    io::save(&file, &created.bytes, true).map_err(|error| error.to_string())?;
+    Ok(file)
 }
 
-fn readable_by_others(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+/// The .torrent and its sidecar under a name that no other torrent has there.
+fn free_name(directory: &Path, torrent: &Metainfo, data: &Path) -> (PathBuf, PathBuf) {
+    // A hidden name is not watched.
+    let name = torrent.name.trim_start_matches('.');
+    let name = &name[..name.floor_char_boundary(MAX_NAME)];
+    let mut number = 1;
+    loop {
+        let with = |ending: &str| {
+            let number = if number > 1 { format!("-{number}") } else { String::new() };
+            directory.join(format!("{name}{number}{ending}"))
+        };
+        let (file, sidecar) = (with(".torrent"), with(".where"));
+        let is_ours = || {
+            let other = io::read(&file).ok().and_then(|bytes| metainfo::parse(&bytes).ok());
+            other.is_some_and(|other| other.info_hash == torrent.info_hash)
+                || crate::storage::io::sidecar(&file)
+                    .is_ok_and(|place| place.is_some_and(|place| place == data))
+        };
+        if file.symlink_metadata().is_err() || is_ours() {
+            return (file, sidecar);
+        }
+        number += 1;
+    }
+}
+
+/// As whom the daemon runs.
+struct User {
+    uid: u32,
+    gids: Vec<u32>,
+}
+
+impl User {
+    /// Of the process that answers on its control socket; `None` for root and where the system does not tell.
+    fn of(control: &Path) -> Option<User> {
+        let socket = UnixStream::connect(control).ok()?;
+        let pid = rustix::net::sockopt::socket_peercred(&socket).ok()?.pid;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let numbers = |key: &str| -> Option<Vec<u32>> {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            line.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
+        };
+        // Real, effective, saved, of the file system: that last one counts.
+        let last = |key| numbers(key)?.last().copied();
+        let mut gids = numbers("Groups:")?;
+        gids.push(last("Gid:")?);
+        // Root may read everything.
+        Some(User { uid: last("Uid:")?, gids }).filter(|user| user.uid != 0)
+    }
+
+    /// Whether those bits (4 to read, 1 to pass through) are set for this user.
+    fn may(&self, metadata: &Metadata, bits: u32) -> bool {
+        let mode = metadata.mode();
+        let shift = match (metadata.uid() == self.uid, self.gids.contains(&metadata.gid())) {
+            (true, _) => 6,
+            (false, true) => 3,
+            (false, false) => 0,
+        };
+        mode >> shift & bits == bits
+    }
+
+    /// The first thing of a torrent at `path` that this user may not read, as far as modes tell.
+    fn cannot_read(&self, path: &Path, torrent: &Metainfo) -> Option<PathBuf> {
+        let refused = |path: &Path| {
+            let metadata = fs::metadata(path).ok()?;
+            let bits = if metadata.is_dir() { 1 } else { 4 };
+            (!self.may(&metadata, bits)).then(|| path.to_owned())
+        };
+        let folders: Vec<&Path> = path.ancestors().skip(1).collect();
+        let files = torrent.files.iter().filter(|file| !file.pad && file.length > 0);
+        folders.iter().rev().find_map(|folder| refused(folder)).or_else(|| refused(path)).or_else(|| {
+            files.filter(|file| !file.path.is_empty()).find_map(|file| {
+                let way: Vec<&Path> = Path::new(&file.path).ancestors().collect();
+                way.iter().rev().skip(1).find_map(|below| refused(&path.join(below)))
+            })
+        })
+    }
 }
 
 /// A directory of our own, gone with us.
@@ -235,7 +364,7 @@ impl Temporary {
     fn new() -> Result<Temporary, String> {
         use std::os::unix::fs::DirBuilderExt;
         let path = std::env::temp_dir().join(format!("meshseed-{}", std::process::id()));
-        std::fs::DirBuilder::new()
+        fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)
             .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -245,6 +374,6 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,40 +1,50 @@
-//! `meshseed show`: what a torrent or magnet link says.
+//! `meshseed show`: what a torrent or magnet link says, and what is unusual about it.
 //!
-//! Read first: `metainfo/mod.rs`. Omits checking the content, which is `check`.
+//! Read first: `metainfo/survey.rs`, `metainfo/lint.rs`. Omits checking the content, which is `check`.
+#![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use lexopt::{Arg, Parser};
 use serde::Serialize;
 
 use super::output::{self, bytes, clean};
-use crate::clock::utc;
+use crate::clock::{time_of_day, utc};
+use crate::metainfo::lint::lint;
 use crate::metainfo::magnet::{self, Magnet, ranges};
-use crate::metainfo::{self, Metainfo, hex, io};
+use crate::metainfo::survey::Survey;
+use crate::metainfo::{hex, io};
 use crate::watch::is_magnet;
 
 /// The help of `meshseed show`.
 pub const HELP: &str = "\
 meshseed show FILE|MAGNET [--json]
 
-Prints what a .torrent (or a magnet link, or a file that holds one) says, and
-refuses what meshseed would not seed, with the reason.
+Prints what a .torrent (v1, hybrid, v2 or Merkle), a magnet link, or a file that
+holds one says. A warning tells what is unusual about it, and what that means
+for those who read it. What no client could use is refused, with the reason.
 
       --json    one JSON object, for programs
       --help
 
-Example:
+Exit status: 0 shown, 1 refused, 2 wrong usage.
+
+Examples:
   meshseed show ubuntu.torrent
+  meshseed show --json ubuntu.torrent | jq -r '.warnings[]'
 ";
 
 /// The fields of `--json`. Of a magnet link those stay null that only the torrent knows.
 #[derive(Serialize)]
 struct Shown {
-    info_hash: String,
+    /// `null` where there is a v2 half alone.
+    info_hash: Option<String>,
     info_hash_v2: Option<String>,
+    format: Option<&'static str>,
     name: Option<String>,
     size: Option<u64>,
     piece_length: Option<u32>,
@@ -53,6 +63,9 @@ struct Shown {
     comment: Option<String>,
     created_by: Option<String>,
     creation_date: Option<i64>,
+    update_url: Option<String>,
+    similar: Vec<String>,
+    collections: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -103,33 +116,39 @@ fn show(what: &OsString, json: bool) -> ExitCode {
 fn load(what: &OsString) -> Result<Shown, String> {
     let is_link = |text: &&str| text.get(..7).is_some_and(|head| head.eq_ignore_ascii_case("magnet:"));
     if let Some(text) = what.to_str().filter(is_link) {
-        return text.parse().map(Shown::of_magnet).map_err(|error: magnet::Error| error.to_string());
+        return Magnet::any(text).map(Shown::of_magnet).map_err(|error| error.to_string());
     }
     let path = Path::new(what);
     let content = io::read(path).map_err(|error| error.to_string())?;
     let named = |reason: String| format!("{}: {reason}", path.display());
-    match Magnet::of_file(&content) {
+    match Magnet::any_of_file(&content) {
         Ok(magnet) => Ok(Shown::of_magnet(magnet)),
         Err(magnet::Error::NoMagnet | magnet::Error::NotOne) if !is_magnet(path) => {
-            metainfo::parse(&content).map(Shown::of_torrent).map_err(|error| named(error.to_string()))
+            let now = time_of_day(SystemTime::now());
+            let survey = Survey::read(&content).map_err(|error| named(error.to_string()))?;
+            Ok(Shown::of_torrent(survey, now))
         }
         Err(error) => Err(named(error.to_string())),
     }
 }
 
 impl Shown {
-    fn of_torrent(torrent: Metainfo) -> Shown {
-        let files = torrent.files.iter();
-        let files =
-            files.map(|f| ShownFile { path: torrent.path_of(f), length: f.length, pad: f.pad }).collect();
+    fn of_torrent(survey: Survey<'_>, now: Option<u64>) -> Shown {
+        let warnings = lint(&survey, now);
+        let (format, info_hash) = (survey.format(), survey.info_hash());
+        let torrent = survey.metainfo;
+        // The padding of a v2 torrent stands nowhere, not even in its list of files.
+        let shown = || torrent.files.iter().filter(|file| format != "v2" || !file.pad);
+        let file = |f| ShownFile { path: torrent.path_of(f), length: f.length, pad: f.pad };
         Shown {
-            info_hash: torrent.info_hash.to_string(),
+            info_hash: info_hash.map(|hash| hash.to_string()),
             info_hash_v2: torrent.info_hash_v2.map(|hash| hex(&hash)),
-            size: Some(torrent.lengths.total()),
+            format: Some(format),
+            size: Some(shown().map(|file| file.length).sum()),
             piece_length: Some(torrent.lengths.piece_length()),
             pieces: Some(torrent.lengths.piece_count()),
             private: Some(torrent.private),
-            files,
+            files: shown().map(file).collect(),
             name: Some(torrent.name),
             trackers: torrent.trackers,
             web_seeds: torrent.web_seeds,
@@ -141,14 +160,21 @@ impl Shown {
             comment: torrent.comment,
             created_by: torrent.created_by,
             creation_date: torrent.creation_date,
-            warnings: torrent.warnings,
+            update_url: survey.update_url,
+            similar: survey.similar.iter().map(|hash| hash.to_string()).collect(),
+            collections: survey.collections,
+            warnings: torrent.warnings.into_iter().chain(warnings).collect(),
         }
     }
 
     fn of_magnet(magnet: Magnet) -> Shown {
+        let v2_only = magnet.is_v2_only();
+        let warning =
+            "it names a v2 torrent alone: meshseed does not fetch it, nor do clients older than 2020";
         Shown {
-            info_hash: magnet.info_hash.to_string(),
+            info_hash: (!v2_only).then(|| magnet.info_hash.to_string()),
             info_hash_v2: magnet.info_hash_v2.map(|hash| hex(&hash)),
+            format: None,
             name: magnet.name,
             size: None,
             piece_length: None,
@@ -165,7 +191,10 @@ impl Shown {
             comment: None,
             created_by: None,
             creation_date: None,
-            warnings: Vec::new(),
+            update_url: None,
+            similar: Vec::new(),
+            collections: Vec::new(),
+            warnings: v2_only.then(|| warning.to_owned()).into_iter().collect(),
         }
     }
 
@@ -178,8 +207,9 @@ impl Shown {
             }
         };
         row("name", self.name.clone());
-        row("info-hash", Some(self.info_hash.clone()));
+        row("info-hash", self.info_hash.clone());
         row("info-hash v2", self.info_hash_v2.clone());
+        row("format", self.format.map(|format| format.to_owned()));
         row(
             "size",
             self.size.map(
@@ -206,6 +236,9 @@ impl Shown {
         self.http_seeds.iter().for_each(|url| row("http seed", Some(url.clone())));
         self.nodes.iter().for_each(|(host, port)| row("node", Some(format!("{host} port {port}"))));
         self.peers.iter().for_each(|(host, port)| row("peer", Some(format!("{host} port {port}"))));
+        row("update from", self.update_url.clone());
+        self.similar.iter().for_each(|hash| row("similar to", Some(hash.clone())));
+        self.collections.iter().for_each(|name| row("collection", Some(name.clone())));
         let selected = (!self.select.is_empty()).then(|| ranges(&self.select));
         row("selects", selected.map(|files| format!("files {files} (meshseed fetches all files)")));
         self.warnings.iter().for_each(|warning| row("warning", Some(warning.clone())));
@@ -226,21 +259,22 @@ mod tests {
 
     #[test]
     fn json_has_the_fields_of_the_contract() {
-        let shown = Shown::of_torrent(metainfo::parse(TORRENT).unwrap());
-        let hash = &shown.info_hash;
+        let shown = Shown::of_torrent(Survey::read(TORRENT).unwrap(), None);
+        let hash = shown.info_hash.as_ref().unwrap();
         let expected = format!(
-            "{{\"info_hash\":\"{hash}\",\"info_hash_v2\":null,\"name\":\"n\",\"size\":8,\"piece_length\":16384,\"pieces\":1,\
+            "{{\"info_hash\":\"{hash}\",\"info_hash_v2\":null,\"format\":\"v1\",\"name\":\"n\",\"size\":8,\"piece_length\":16384,\"pieces\":1,\
              \"private\":false,\"files\":[{{\"path\":\"n/a/b\",\"length\":3,\"pad\":false}},\
              {{\"path\":\"n/.pad/5\",\"length\":5,\"pad\":true}}],\"trackers\":[],\"web_seeds\":[],\"http_seeds\":[],\
              \"nodes\":[],\"source\":null,\"comment\":\"a\\u001b[31m\",\"created_by\":null,\
-             \"creation_date\":951782400,\"warnings\":[]}}"
+             \"creation_date\":951782400,\"update_url\":null,\"similar\":[],\"collections\":[],\"warnings\":[]}}"
         );
+        let shown = Shown { warnings: Vec::new(), ..shown };
         assert_eq!(serde_json::to_string(&shown).unwrap(), expected);
     }
 
     #[test]
     fn people_read_lines_that_can_not_command_the_terminal() {
-        let text = Shown::of_torrent(metainfo::parse(TORRENT).unwrap()).text();
+        let text = Shown::of_torrent(Survey::read(TORRENT).unwrap(), None).text();
         assert!(!text.contains('\x1b'), "{text}");
         assert!(text.contains("created       2000-02-29 00:00:00 UTC\n"), "{text}");
         assert!(text.contains("n/a/b\n") && text.contains("n/.pad/5 (padding)\n"), "{text}");

@@ -1,11 +1,13 @@
 //! The info dictionary: the part of a .torrent that its info-hash covers, and all that can refuse it.
 //!
-//! Read first: BEP 3 ("info dictionary"), 47 (padding, attributes), 52 (what a hybrid adds). Omits the file tree
-//! of a hybrid. Holds the list of files; `pieces` is borrowed.
+//! Read first: BEP 3 ("info dictionary"), 47 (padding, attributes), 52 (what a hybrid adds), 30 (`root hash`). The file
+//! tree of a hybrid is read for those who ask for any format, not for the daemon. Holds the list of files; `pieces`
+//! is borrowed.
 
 use std::borrow::Cow;
 use std::num::NonZeroU32;
 
+use super::tree::Tree;
 use super::{Error, File, MAX_FILES, MAX_PIECES, Warnings, path, text};
 use crate::bencode::{Entries, Value, printable};
 use crate::piece::Lengths;
@@ -13,23 +15,42 @@ use crate::piece::Lengths;
 /// Bytes of a piece, libtorrent's bound.
 const MAX_PIECE_LENGTH: i64 = 512 << 20;
 
+/// Which formats are wanted.
+#[derive(Clone, Copy)]
+pub(super) enum Wanted<'a> {
+    /// What the daemon serves: v1, and of a hybrid its v1 half.
+    Served,
+    /// v2 and Merkle, too, with `piece layers`, which lies outside of `info`.
+    Any(Option<Value<'a>>),
+}
+
 /// The keys of `info`.
 pub(super) struct Info<'a> {
     pub(super) name: String,
     pub(super) multi_file: bool,
     pub(super) lengths: Lengths,
+    /// 20 bytes a piece; none of v2 and Merkle torrents.
     pub(super) pieces: &'a [u8],
+    /// BEP 30: stands for `pieces`.
+    pub(super) root_hash: Option<&'a [u8; 20]>,
+    /// The v2 half, where any format is asked for.
+    pub(super) tree: Option<Result<Tree<'a>, Error>>,
     pub(super) files: Vec<File>,
     pub(super) private: bool,
-    pub(super) hybrid: bool,
+    pub(super) v2: bool,
     pub(super) source: Option<String>,
 }
 
 impl<'a> Info<'a> {
     /// Every key once; the first that can not be refuses the torrent.
-    pub(super) fn read(entries: Entries<'a>, warnings: &mut Warnings) -> Result<Info<'a>, Error> {
+    pub(super) fn read(
+        entries: Entries<'a>,
+        wanted: Wanted<'a>,
+        warnings: &mut Warnings,
+    ) -> Result<Info<'a>, Error> {
         let (mut name, mut name_utf8, mut length, mut files, mut pieces) = (None, None, None, None, None);
         let (mut piece_length, mut tree, mut version, mut attributes) = (None, None, None, None);
+        let mut root_hash = None;
         let (mut private, mut source) = (false, None);
         for (key, value) in entries {
             match key {
@@ -38,6 +59,7 @@ impl<'a> Info<'a> {
                 b"length" => length = Some(value),
                 b"files" => files = Some(value),
                 b"pieces" => pieces = Some(value),
+                b"root hash" => root_hash = Some(value),
                 b"piece length" => piece_length = Some(value),
                 b"file tree" => tree = Some(value),
                 b"meta version" => version = Some(value),
@@ -47,12 +69,17 @@ impl<'a> Info<'a> {
                 _ => {}
             }
         }
-        let v2 = version.is_some_and(|version| version.as_int() != Some(1));
-        if v2 && version.and_then(Value::as_int) != Some(2) {
+        let is_new = version.is_some_and(|version| version.as_int() != Some(1));
+        if is_new && version.and_then(Value::as_int) != Some(2) {
             return Err(Error::key("info.meta version", "is neither 1 nor 2"));
         }
-        if v2 && pieces.is_none() && tree.is_some() {
-            return Err(Error::V2Only);
+        let v2 = is_new && tree.is_some_and(|tree: Value<'_>| tree.entries().is_some());
+        let v2_only = v2 && pieces.is_none();
+        let root_hash = root_hash.filter(|_| pieces.is_none() && !v2_only);
+        match wanted {
+            Wanted::Served if v2_only => return Err(Error::V2Only),
+            Wanted::Served if root_hash.is_some() => return Err(Error::Merkle),
+            _ => {}
         }
 
         let piece_length = piece_length.ok_or(Error::Missing("info.piece length"))?;
@@ -61,9 +88,17 @@ impl<'a> Info<'a> {
             .filter(|n| (1..=MAX_PIECE_LENGTH).contains(n))
             .and_then(|n| NonZeroU32::new(u32::try_from(n).ok()?))
             .ok_or_else(|| Error::key("info.piece length", "is not between 1 byte and 512 MiB"))?;
-        let pieces = pieces.ok_or(Error::Missing("info.pieces"))?;
-        let pieces = pieces.as_bytes().ok_or_else(|| Error::key("info.pieces", "is no string"))?;
-        if pieces.is_empty() || pieces.len() % 20 != 0 {
+        let root_hash = root_hash
+            .map(|root| root.as_bytes().and_then(|root| root.try_into().ok()))
+            .map(|root| root.ok_or_else(|| Error::key("info.root hash", "has not 20 bytes")))
+            .transpose()?;
+        let has_pieces = !v2_only && root_hash.is_none();
+        let pieces = match pieces {
+            Some(pieces) => pieces.as_bytes().ok_or_else(|| Error::key("info.pieces", "is no string"))?,
+            None if has_pieces => return Err(Error::Missing("info.pieces")),
+            None => &[],
+        };
+        if has_pieces && (pieces.is_empty() || pieces.len() % 20 != 0) {
             return Err(Error::key(
                 "info.pieces",
                 format!("has {} bytes, not 20 for each piece", pieces.len()),
@@ -71,8 +106,23 @@ impl<'a> Info<'a> {
         }
 
         let name = info_name(name, name_utf8, warnings)?;
-        let multi_file = files.is_some();
+        let tree = match (wanted, tree) {
+            (Wanted::Any(layers), Some(tree)) if v2 => {
+                Some(Tree::read(tree, layers, &name, piece_length.get(), warnings))
+            }
+            _ => None,
+        };
+        let mut multi_file = files.is_some();
         let files = match (length, files) {
+            _ if v2_only => {
+                let tree = match &tree {
+                    Some(Ok(tree)) => tree,
+                    Some(Err(error)) => return Err(error.clone()),
+                    None => return Err(Error::V2Only),
+                };
+                multi_file = tree.multi_file;
+                tree.row(piece_length.get())
+            }
             (Some(length), None) => {
                 let executable = attributes.is_some_and(|a| a.contains(&b'x'));
                 vec![File {
@@ -97,12 +147,11 @@ impl<'a> Info<'a> {
         let lengths = Lengths::new(total, piece_length).filter(|lengths| lengths.piece_count() <= MAX_PIECES);
         let lengths = lengths
             .ok_or_else(|| Error::key(key, format!("makes more than {MAX_PIECES} pieces of that length")))?;
-        if usize::try_from(lengths.piece_count()) != Ok(hashes) {
+        if has_pieces && usize::try_from(lengths.piece_count()) != Ok(hashes) {
             let why = format!("has {hashes} hashes for {} pieces", lengths.piece_count());
             return Err(Error::key("info.pieces", why));
         }
-        let hybrid = v2 && tree.is_some_and(|tree| tree.entries().is_some());
-        Ok(Info { name, multi_file, lengths, pieces, files, private, hybrid, source })
+        Ok(Info { name, multi_file, lengths, pieces, root_hash, tree, files, private, v2, source })
     }
 }
 

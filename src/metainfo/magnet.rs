@@ -1,7 +1,7 @@
 //! Magnet links, both ways, and the .torrent that is made of one.
 //!
-//! Read first: BEP 9 ("magnet URI format"), 53 (`so`), 19 (`ws`); BEP 52 for `btmh`. Omits: links of other networks
-//! and links that name a v2 hash alone. Holds what the link says, each list bounded.
+//! Read first: BEP 9 ("magnet URI format"), 53 (`so`), 19 (`ws`); BEP 52 for `btmh`. Omits: links of other networks.
+//! Holds what the link says, each list bounded.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,9 +21,9 @@ const MADE: &[u8] = b"meshseed-magnet";
 /// What a magnet link says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Magnet {
-    /// `xt=urn:btih:`, which must be there.
+    /// `xt=urn:btih:`; of a link without it the first 20 bytes of the other one.
     pub info_hash: InfoHash,
-    /// `xt=urn:btmh:1220`, the SHA-256 of a hybrid.
+    /// `xt=urn:btmh:1220`, the SHA-256 of a hybrid or of v2 alone.
     pub info_hash_v2: Option<[u8; 32]>,
     /// `dn`: a name to show, not to be used as a path.
     pub name: Option<String>,
@@ -55,9 +55,82 @@ pub enum Error {
 impl Magnet {
     /// Of a file that holds a link, and maybe blank lines.
     pub fn of_file(bytes: &[u8]) -> Result<Magnet, Error> {
+        Magnet::any_of_file(bytes)?.served()
+    }
+
+    /// The same, also of a link that names a v2 hash alone.
+    pub fn any_of_file(bytes: &[u8]) -> Result<Magnet, Error> {
         let text = std::str::from_utf8(bytes).map_err(|_| Error::NotOne)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
-        if text.contains(['\n', '\r']) { Err(Error::NotOne) } else { text.parse() }
+        if text.contains(['\n', '\r']) { Err(Error::NotOne) } else { Magnet::any(text) }
+    }
+
+    /// Whether it names a v2 hash alone.
+    pub fn is_v2_only(&self) -> bool {
+        self.info_hash_v2.is_some_and(|hash| hash.starts_with(self.info_hash.as_bytes()))
+    }
+
+    /// Of a link, also of one that names a v2 hash alone.
+    pub fn any(link: &str) -> Result<Magnet, Error> {
+        let link = link.trim();
+        let head =
+            link.get(..8).filter(|head| head.eq_ignore_ascii_case("magnet:?") && link.len() <= MAX_LINK);
+        let query = &link[head.ok_or(Error::NoMagnet)?.len()..];
+        let (mut v1, mut v2) = (None, None);
+        let mut magnet = Magnet {
+            info_hash: InfoHash::from_bytes([0; 20]),
+            info_hash_v2: None,
+            name: None,
+            trackers: Vec::new(),
+            web_seeds: Vec::new(),
+            peers: Vec::new(),
+            select: Vec::new(),
+        };
+        for part in query.split('#').next().unwrap_or_default().split('&') {
+            // Links copied out of a page's source have `&amp;`.
+            let part = part.strip_prefix("amp;").unwrap_or(part);
+            let Some((key, value)) = part.split_once('=') else { continue };
+            // `tr.1`, `xt.2`: the number is of no account. `x.pe` is no such key.
+            let key = match key.split_once('.') {
+                Some((key, number)) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => {
+                    key
+                }
+                _ => key,
+            };
+            match key {
+                "xt" => {
+                    let value = decode(value, false);
+                    if let Some(hash) = strip(&value, b"urn:btih:") {
+                        v1 = v1.or(Some(btih(hash).ok_or(Error::BadHash)?));
+                    } else if let Some(hash) = strip(&value, b"urn:btmh:") {
+                        let hash = strip(hash, b"1220").and_then(unhex).ok_or(Error::BadHash)?;
+                        v2 = v2.or(Some(hash));
+                    }
+                }
+                "dn" if magnet.name.is_none() => {
+                    magnet.name = Some(String::from_utf8_lossy(&decode(value, true)).into_owned());
+                }
+                "tr" => insert(&mut magnet.trackers, url(&decode(value, false)).ok()),
+                "ws" => insert(&mut magnet.web_seeds, url(&decode(value, false)).ok()),
+                "x.pe" => insert(&mut magnet.peers, peer(&decode(value, false))),
+                "so" => {
+                    for range in value.split(',') {
+                        let (first, last) = range.split_once('-').unwrap_or((range, range));
+                        let range = first.parse().ok().zip(last.parse().ok());
+                        insert(&mut magnet.select, range.filter(|(first, last)| first <= last));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let short = v2.as_ref().and_then(|hash| hash.first_chunk()).map(|short| InfoHash::from_bytes(*short));
+        magnet.info_hash = v1.or(short).ok_or(Error::NoHash)?;
+        magnet.info_hash_v2 = v2;
+        Ok(magnet)
+    }
+
+    fn served(self) -> Result<Magnet, Error> {
+        if self.is_v2_only() { Err(Error::V2Only) } else { Ok(self) }
     }
 
     /// The .torrent of a link and the pieces of the info dictionary that it names, each let go as it is copied.
@@ -120,68 +193,19 @@ impl FromStr for Magnet {
     type Err = Error;
 
     fn from_str(link: &str) -> Result<Magnet, Error> {
-        let link = link.trim();
-        let head =
-            link.get(..8).filter(|head| head.eq_ignore_ascii_case("magnet:?") && link.len() <= MAX_LINK);
-        let query = &link[head.ok_or(Error::NoMagnet)?.len()..];
-        let (mut v1, mut v2) = (None, None);
-        let mut magnet = Magnet {
-            info_hash: InfoHash::from_bytes([0; 20]),
-            info_hash_v2: None,
-            name: None,
-            trackers: Vec::new(),
-            web_seeds: Vec::new(),
-            peers: Vec::new(),
-            select: Vec::new(),
-        };
-        for part in query.split('#').next().unwrap_or_default().split('&') {
-            // Links copied out of a page's source have `&amp;`.
-            let part = part.strip_prefix("amp;").unwrap_or(part);
-            let Some((key, value)) = part.split_once('=') else { continue };
-            // `tr.1`, `xt.2`: the number is of no account. `x.pe` is no such key.
-            let key = match key.split_once('.') {
-                Some((key, number)) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => {
-                    key
-                }
-                _ => key,
-            };
-            match key {
-                "xt" => {
-                    let value = decode(value, false);
-                    if let Some(hash) = strip(&value, b"urn:btih:") {
-                        v1 = v1.or(Some(btih(hash).ok_or(Error::BadHash)?));
-                    } else if let Some(hash) = strip(&value, b"urn:btmh:") {
-                        let hash = strip(hash, b"1220").and_then(unhex).ok_or(Error::BadHash)?;
-                        v2 = v2.or(Some(hash));
-                    }
-                }
-                "dn" if magnet.name.is_none() => {
-                    magnet.name = Some(String::from_utf8_lossy(&decode(value, true)).into_owned());
-                }
-                "tr" => insert(&mut magnet.trackers, url(&decode(value, false)).ok()),
-                "ws" => insert(&mut magnet.web_seeds, url(&decode(value, false)).ok()),
-                "x.pe" => insert(&mut magnet.peers, peer(&decode(value, false))),
-                "so" => {
-                    for range in value.split(',') {
-                        let (first, last) = range.split_once('-').unwrap_or((range, range));
-                        let range = first.parse().ok().zip(last.parse().ok());
-                        insert(&mut magnet.select, range.filter(|(first, last)| first <= last));
-                    }
-                }
-                _ => {}
-            }
-        }
-        magnet.info_hash = v1.ok_or(if v2.is_some() { Error::V2Only } else { Error::NoHash })?;
-        magnet.info_hash_v2 = v2;
-        Ok(magnet)
+        Magnet::any(link)?.served()
     }
 }
 
 impl fmt::Display for Magnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "magnet:?xt=urn:btih:{}", self.info_hash)?;
+        f.write_str("magnet:?")?;
+        if !self.is_v2_only() {
+            write!(f, "xt=urn:btih:{}", self.info_hash)?;
+        }
         if let Some(hash) = &self.info_hash_v2 {
-            write!(f, "&xt=urn:btmh:1220{}", hex(hash))?;
+            let and = if self.is_v2_only() { "" } else { "&" };
+            write!(f, "{and}xt=urn:btmh:1220{}", hex(hash))?;
         }
         if let Some(name) = &self.name {
             write!(f, "&dn={}", Encoded(name))?;
@@ -208,7 +232,7 @@ impl fmt::Display for Error {
             Error::BadHash => {
                 "`xt` holds no info-hash (40 hexadecimal or 32 base32 digits, or 1220 and 64 hexadecimal)"
             }
-            Error::V2Only => "`xt` names a v2 info-hash alone: v2-only torrents are not supported yet",
+            Error::V2Only => "`xt` names a v2 info-hash alone: v2-only torrents are not served, hybrids are",
             Error::NotOne => "it does not hold one magnet link",
         })
     }

@@ -1,9 +1,9 @@
 //! What a .torrent says, checked once: whoever holds a [`Metainfo`] holds safe paths and lengths that agree.
 //!
 //! Read first: BEP 3 ("metainfo files"), then 12 (announce-list), 19 and 17 (web seeds), 5 (`nodes`), 27
-//! (private), 47 (padding, attributes), 52 (hybrids). Omits: v2 without v1, the file tree and piece layers of a
-//! hybrid, creating the symbolic links of BEP 47. Holds names and lengths of the files; the piece hashes stay in
-//! the .torrent, where [`Metainfo::hashes_at`] says.
+//! (private), 47 (padding, attributes), 52 (hybrids). [`parse`] reads what the daemon serves, [`survey::Survey`] every
+//! format with all it says. Omits creating the symbolic links of BEP 47. Holds names and lengths of the files; the
+//! piece hashes stay in the .torrent, where [`Metainfo::hashes_at`] says.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,12 +15,18 @@ use sha2::Sha256;
 
 use crate::bencode::{self, Entries, Value, printable};
 use crate::piece::Lengths;
+use info::{Info, Wanted};
 
 mod info;
 pub mod io;
+pub mod lint;
 pub mod magnet;
 pub mod maker;
+mod md5;
+pub mod merkle;
 pub mod path;
+pub mod survey;
+pub mod tree;
 
 /// Bytes of a .torrent: three times the largest seen, and what a router can hold for a moment.
 pub const MAX_TORRENT: usize = 16 << 20;
@@ -142,14 +148,21 @@ pub enum Error {
     Magnet,
     /// BEP 52 without the keys of BEP 3.
     V2Only,
+    /// BEP 30: one hash for all pieces.
+    Merkle,
     /// A key that must be there is not.
     Missing(&'static str),
     /// A key has a value that can not be.
     Key(String, Cow<'static, str>),
 }
 
-/// Reads a .torrent.
+/// Reads a .torrent that is to be served: v1, or the v1 half of a hybrid.
 pub fn parse(bytes: &[u8]) -> Result<Metainfo, Error> {
+    Ok(read(bytes, false)?.0)
+}
+
+/// Reads a .torrent of any format, or only of those that are served; with what borrows from it.
+fn read(bytes: &[u8], any: bool) -> Result<(Metainfo, Info<'_>), Error> {
     if bytes.len() > MAX_TORRENT {
         return Err(Error::Large);
     }
@@ -159,23 +172,31 @@ pub fn parse(bytes: &[u8]) -> Result<Metainfo, Error> {
     }
     let mut outer = Outer::read(root.entries().ok_or(Error::NoDictionary)?);
     let info = outer.info.ok_or(if outer.magnet { Error::Magnet } else { Error::Missing("info") })?;
-    let inner =
-        info::Info::read(info.entries().ok_or(Error::key("info", "is no dictionary"))?, &mut outer.warnings)?;
+    let entries = info.entries().ok_or(Error::key("info", "is no dictionary"))?;
+    let wanted = if any { Wanted::Any(outer.layers) } else { Wanted::Served };
+    let mut inner = Info::read(entries, wanted, &mut outer.warnings)?;
     let within = |part: &[u8]| {
         let range = bencode::range_in(part, bytes)?;
         Some(u32::try_from(range.start).ok()?..u32::try_from(range.end).ok()?)
     };
     let info_at = within(info.raw()).ok_or(Error::Large)?;
-    let hashes_at = within(inner.pieces).ok_or(Error::Large)?.start;
-    Ok(Metainfo {
-        info_hash: InfoHash(Sha1::digest(info.raw()).into()),
-        info_hash_v2: inner.hybrid.then(|| Sha256::digest(info.raw()).into()),
-        name: inner.name,
+    // Without them nothing of the torrent is served.
+    let hashes_at = within(inner.pieces).map_or(0, |range| range.start);
+    let info_hash_v2: Option<[u8; 32]> = inner.v2.then(|| Sha256::digest(info.raw()).into());
+    let info_hash = match info_hash_v2.as_ref().and_then(|hash| hash.first_chunk()) {
+        // What peers of a v2 torrent shake hands with.
+        Some(short) if inner.pieces.is_empty() => InfoHash(*short),
+        _ => InfoHash::of(info.raw()),
+    };
+    let metainfo = Metainfo {
+        info_hash,
+        info_hash_v2,
+        name: std::mem::take(&mut inner.name),
         multi_file: inner.multi_file,
         lengths: inner.lengths,
         hashes_at,
         info_at,
-        files: inner.files,
+        files: std::mem::take(&mut inner.files),
         private: inner.private,
         trackers: outer.trackers,
         web_seeds: outer.web_seeds,
@@ -183,10 +204,11 @@ pub fn parse(bytes: &[u8]) -> Result<Metainfo, Error> {
         nodes: outer.nodes,
         comment: outer.comment,
         created_by: outer.created_by,
-        source: inner.source,
+        source: inner.source.take(),
         creation_date: outer.creation_date,
         warnings: outer.warnings.0,
-    })
+    };
+    Ok((metainfo, inner))
 }
 
 impl Metainfo {
@@ -269,9 +291,16 @@ impl fmt::Display for Error {
             Error::Bencode(error) => write!(f, "not a whole bencoded file: {error}"),
             Error::NoDictionary => write!(f, "it holds no dictionary"),
             Error::Magnet => write!(f, "`info` is missing: this is a saved magnet link, not a torrent"),
-            Error::V2Only => {
-                write!(f, "`info.meta version` 2 without v1 keys: v2-only torrents are not supported yet")
-            }
+            Error::V2Only => write!(
+                f,
+                "`info.meta version` 2 without v1 keys: a v2-only torrent, which is not served; one made of the same \
+                 content with --format hybrid is"
+            ),
+            Error::Merkle => write!(
+                f,
+                "`info.root hash` instead of `pieces`: a Merkle torrent (BEP 30), which is not served; one made of the \
+                 same content with --format v1 is"
+            ),
             Error::Missing(key) => write!(f, "`{key}` is missing"),
             Error::Key(key, why) => write!(f, "`{key}` {why}"),
         }
@@ -309,6 +338,7 @@ fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 #[derive(Default)]
 struct Outer<'a> {
     info: Option<Value<'a>>,
+    layers: Option<Value<'a>>,
     magnet: bool,
     trackers: Vec<Vec<String>>,
     web_seeds: Vec<String>,
@@ -338,6 +368,7 @@ impl<'a> Outer<'a> {
         for (key, value) in entries {
             match key {
                 b"info" => outer.info = Some(value),
+                b"piece layers" => outer.layers = Some(value),
                 b"magnet-info" => outer.magnet = true,
                 b"announce" => announce = Some(value),
                 b"announce-list" => tiers = Some(value),

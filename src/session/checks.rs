@@ -330,6 +330,10 @@ impl Session {
         if todo.count(count) > 0 {
             torrent.begin_check(todo, checked.stamps, at);
             self.queue_verify(key);
+        } else if torrent.is_complete() && !torrent.was_complete {
+            // Who shared it has hashed it; from now on it is on our record.
+            torrent.begin_check(todo, checked.stamps, at);
+            self.check_ended(key, now);
         } else {
             self.settle(key, now);
         }

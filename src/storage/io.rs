@@ -7,6 +7,7 @@
 //! written is gone, a minute after the last write that, too.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
+mod check;
 mod compare;
 mod fault;
 mod files;
@@ -29,13 +30,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+pub use check::{Flaw, Verdict, check};
 pub use files::{Files, OpenFile, ReadMode};
-pub use hashing::{Flaw, Verdict, check};
 pub use jobs::{
     Batch, Checked, Done, Hashed, Job, Kept, LaidOut, Linked, Loaded, Outcome, Place, Prepared, Progress,
     Target, Unkept,
 };
-pub use tree::sidecar;
+pub use tree::{hashed, sidecar};
 
 use super::resume::Record;
 use super::{Layout, Trouble};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::hashing::parse_torrent;
 use super::records::Records;
-use super::tree::{Tree, exists, missing};
+use super::tree::{Tree, exists, hashed, missing, read_sidecar};
 use super::{Checked, Place};
 use crate::have::Have;
 use crate::metainfo::InfoHash;
@@ -74,6 +74,10 @@ fn against(
         Some(verified) if known.is_some_and(|record| record.open) => {
             judge_open(&layout, &tree, &stamps, &verified)?
         }
+        // Whoever wrote the sidecar may have hashed the files: they are not hashed again, if they are the same.
+        None if place.sidecar && is_hashed(&info_hash, &place, &stamps) => {
+            (Have::All, Have::None, whole(&layout, &stamps))
+        }
         verified => judge(&layout, &stamps, verified),
     };
     let fingerprint = fingerprint(&stamps);
@@ -109,6 +113,12 @@ fn stamps(tree: &Tree, layout: &Layout, place: &Place) -> Result<Box<[Stamp]>, T
         stamps[file as usize] = stamp;
     }
     Ok(stamps.into())
+}
+
+/// Whether the sidecar says that these files were hashed when they were what they are.
+fn is_hashed(info_hash: &InfoHash, place: &Place, stamps: &[Stamp]) -> bool {
+    let hint = read_sidecar(&place.torrent).ok().flatten();
+    hint.is_some_and(|(data, hint)| *data == *place.data && hint == hashed(info_hash, stamps))
 }
 
 /// What is right, what is to be hashed, and what would be to be hashed without the record.

@@ -14,12 +14,11 @@ use sha1::{Digest, Sha1};
 use super::Place;
 use super::fault::attempt;
 use super::tree::{Tree, blame, exists, ident_of, missing, number, open_torrent};
-use crate::have::Have;
 use crate::ident::Ident;
 use crate::metainfo::{self, MAX_TORRENT, Metainfo};
 use crate::piece::PieceIndex;
 use crate::storage::intake::Write;
-use crate::storage::{Layout, Trouble};
+use crate::storage::{Layout, Span, Trouble};
 
 /// Bytes read at a time: small enough for a router's cache, large enough that the system call does not count.
 pub(super) const CHUNK: usize = 128 * 1024;
@@ -58,30 +57,6 @@ pub(super) struct Hashing {
     /// Hashes from the piece `hashes_from` on.
     hashes: Vec<u8>,
     hashes_from: u32,
-}
-
-/// What [`check`] found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// The torrent's name.
-    pub name: String,
-    /// Pieces in all.
-    pub pieces: u32,
-    /// Those that were right.
-    pub have: Have,
-    /// Files with a piece that was not: path, what is wrong.
-    pub files: Vec<(String, Flaw)>,
-}
-
-/// What is wrong with a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// It is not there.
-    Absent,
-    /// It has fewer bytes than it should: these.
-    Short(u64),
-    /// So many of its pieces are not right.
-    Wrong(u32),
 }
 
 /// Why a .torrent could not be read.
@@ -300,28 +275,15 @@ impl Hashing {
                 left -= span.len;
                 continue;
             }
-            if reader.buffer.len() < CHUNK {
-                *reader.buffer = vec![0; CHUNK];
-            }
-            let Some(file) = opened(open, tree, layout, place, span.file)? else {
-                return Ok(Some(span.file));
-            };
-            let (mut at, end) = (span.offset, span.offset + span.len);
-            while at < end {
-                let want = usize::try_from(end - at).map_or(CHUNK, |rest| rest.min(CHUNK));
-                match attempt().and_then(|()| pread(file, &mut reader.buffer[..want], at)) {
-                    Ok(0) => return Ok(Some(span.file)),
-                    Ok(read) => {
-                        sha.update(&reader.buffer[..read]);
-                        at += read as u64;
-                        left -= read as u64;
-                        if left > 0 {
-                            (reader.between)();
-                        }
-                    }
-                    Err(Errno::INTR) => {}
-                    Err(error) => return Err(blame(Trouble::of(&layout.path(span.file), error), place)),
+            let whole = stored(open, tree, layout, place, span, reader.buffer, &mut |bytes| {
+                sha.update(bytes);
+                left -= bytes.len() as u64;
+                if left > 0 {
+                    (reader.between)();
                 }
+            })?;
+            if !whole {
+                return Ok(Some(span.file));
             }
         }
         Ok(None)
@@ -361,6 +323,36 @@ impl Hashing {
     }
 }
 
+/// Hands on what a file has of a span, in parts that fit the buffer. False where it ends before that, or is not there.
+pub(super) fn stored(
+    open: &mut Option<(u32, Option<OwnedFd>)>,
+    tree: &Tree,
+    layout: &Layout,
+    place: &Place,
+    span: Span,
+    buffer: &mut Vec<u8>,
+    each: &mut dyn FnMut(&[u8]),
+) -> Result<bool, Trouble> {
+    if buffer.len() < CHUNK {
+        *buffer = vec![0; CHUNK];
+    }
+    let Some(file) = opened(open, tree, layout, place, span.file)? else { return Ok(false) };
+    let (mut at, end) = (span.offset, span.offset + span.len);
+    while at < end {
+        let want = usize::try_from(end - at).map_or(CHUNK, |rest| rest.min(CHUNK));
+        match attempt().and_then(|()| pread(file, &mut buffer[..want], at)) {
+            Ok(0) => return Ok(false),
+            Ok(read) => {
+                each(&buffer[..read]);
+                at += read as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(blame(Trouble::of(&layout.path(span.file), error), place)),
+        }
+    }
+    Ok(true)
+}
+
 /// A file, opened unless it was the last one read; `None` where it is not there but its disk is.
 fn opened<'a>(
     open: &'a mut Option<(u32, Option<OwnedFd>)>,
@@ -386,57 +378,11 @@ fn opened<'a>(
     Ok(open.as_ref().and_then(|(_, fd)| fd.as_ref()))
 }
 
-fn zeros(sha: &mut Sha1, mut len: u64) {
+pub(super) fn zeros(sha: &mut Sha1, mut len: u64) {
     const ZEROS: [u8; 1024] = [0; 1024];
     while len > 0 {
         let some = usize::try_from(len).map_or(ZEROS.len(), |len| len.min(ZEROS.len()));
         sha.update(&ZEROS[..some]);
         len -= some as u64;
     }
-}
-
-/// Hashes all that is there of a torrent, for the command line. `progress` hears of bytes done and bytes in all.
-pub fn check(torrent: &Path, data: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Verdict, Trouble> {
-    let (_, stat) = open_torrent(torrent).map_err(|error| Trouble::of(torrent, error))?;
-    let place = Place {
-        torrent: torrent.into(),
-        ident: ident_of(&stat),
-        data: data.into(),
-        other: None,
-        root: data.into(),
-        kept: false,
-        sidecar: true,
-    };
-    let mut buffer = Vec::new();
-    let mut hashing = Hashing::open(&place, &mut buffer)?;
-    let name = metainfo::parse(&buffer).map_err(|_| Trouble::TorrentChanged)?.name;
-    buffer = Vec::new();
-    let mut reader = Reader { buffer: &mut buffer, between: &mut || {} };
-    let lengths = hashing.layout.lengths();
-    let (pieces, total) = (lengths.piece_count(), lengths.total());
-    let mut right = vec![false; pieces as usize];
-    let mut done = 0;
-    progress(0, total);
-    for piece in (0..pieces).filter_map(|index| lengths.piece(index)) {
-        right[piece.index() as usize] = hashing.piece(piece.index(), &mut reader)?;
-        done += u64::from(lengths.size(piece));
-        progress(done, total);
-    }
-    let is_right = |piece: u32| right.get(piece as usize).is_some_and(|&right| right);
-    let layout = hashing.layout();
-    let mut files = Vec::new();
-    for file in (0..layout.file_count()).filter(|&file| layout.is_needed(file)) {
-        let range = layout.range(file);
-        let wrong = layout.pieces(range.clone()).filter(|&piece| !is_right(piece)).count();
-        if wrong > 0 {
-            let stamp = hashing.tree.stamp(layout, file)?;
-            let flaw = match stamp.size {
-                _ if stamp == crate::storage::resume::Stamp::ABSENT => Flaw::Absent,
-                size if size < range.end - range.start => Flaw::Short(size),
-                _ => Flaw::Wrong(u32::try_from(wrong).unwrap_or(u32::MAX)),
-            };
-            files.push((layout.path(file).to_string_lossy().into_owned(), flaw));
-        }
-    }
-    Ok(Verdict { name, pieces, have: Have::from_fn(pieces, is_right), files })
 }

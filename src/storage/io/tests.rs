@@ -57,6 +57,7 @@ impl Drop for Temp {
 }
 
 use crate::have::Have;
+use crate::metainfo::survey::Survey;
 use crate::storage::resume::{Stamp, Verified};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use sha1::{Digest, Sha1};
@@ -577,6 +578,37 @@ fn a_renamed_torrent_keeps_its_data_path_and_a_sidecar_overrides_it() {
 }
 
 #[test]
+fn what_a_sidecar_says_was_hashed_is_not_hashed_again_while_the_files_are_the_same() {
+    let world = World::new();
+    let mut torrent = world.torrent("t", 10, &[("a", &[1; 30]), (".pad/10", &[0; 10]), ("b", &[2; 20])]);
+    let sidecar = torrent.place.torrent.with_extension("where");
+    let data = torrent.place.data.to_string_lossy().into_owned();
+    let stamps = world.check(&torrent).unwrap().stamps;
+    let hint = hashed(&torrent.info_hash, &stamps);
+    torrent.place.sidecar = true;
+    for (text, trusted) in [
+        (format!("{data}\n"), false),
+        (format!("{data}\n{hint}\n"), true),
+        (format!("{data}\n{}\n", hashed(&InfoHash::of(b"another"), &stamps)), false),
+        (format!("{data}\nhashed \n"), false),
+    ] {
+        fs::write(&sidecar, &text).unwrap();
+        assert_eq!(super::sidecar(&torrent.place.torrent), Ok(Some(data.clone().into())), "{text}");
+        let checked = world.check(&torrent).unwrap();
+        let all = |whole| if whole { Have::All } else { Have::None };
+        assert_eq!((checked.have, checked.todo), (all(trusted), all(!trusted)), "{text}");
+    }
+    fs::write(&sidecar, format!("{data}\n{hint}\n")).unwrap();
+    world.temp.file("root/t/b", &[2; 21]);
+    assert_eq!(world.check(&torrent).unwrap().have, Have::None, "a file has changed since");
+    torrent.place.sidecar = false;
+    for text in [format!("{data}\n{data}\n"), format!("{data}\n{hint}\n{hint}\n"), format!("{data}\n\n")] {
+        fs::write(&sidecar, &text).unwrap();
+        assert!(super::sidecar(&torrent.place.torrent).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_made_leaves_everything_else_working() {
     let world = World::new();
     world.temp.file("state", b"not a directory");
@@ -609,25 +641,35 @@ fn the_command_line_hears_what_is_wrong_with_each_file() {
     let files: [(&str, &[u8]); 5] =
         [("a", &[1; 30]), ("b", &[2; 10]), (".pad/10", &[0; 10]), ("c", &[3; 30]), ("d", &[4; 10])];
     let torrent = world.torrent("t", 10, &files);
-    let verdict = || {
-        let mut last = (0, 0);
-        let told =
-            check(&torrent.place.torrent, &torrent.place.data, &mut |done, total| last = (done, total));
+    let bytes = fs::read(&torrent.place.torrent).unwrap();
+    let survey = Survey::read(&bytes).unwrap();
+    let verdict = |jobs| {
+        let (mut last, Place { torrent, data, .. }) = ((0, 0), &torrent.place);
+        let told = check(&survey, torrent, data, jobs, &mut |done, total| last = (done, total));
         assert!(told.is_err() || last == (90, 90));
         told
     };
-    let whole = verdict().unwrap();
-    assert_eq!((whole.name.as_str(), whole.pieces, whole.have, whole.files), ("t", 9, Have::All, vec![]));
+    let whole = verdict(1).unwrap();
+    assert!(whole.is_whole());
+    assert_eq!((whole.right, whole.pieces), (9, 9));
     world.temp.file("root/t/a", &[&[1; 5][..], &[9; 20], &[1; 5]].concat());
     fs::remove_file(world.temp.path("root/t/b")).unwrap();
     world.temp.file("root/t/c", &[3; 25]);
-    let verdict_now = verdict().unwrap();
-    assert_eq!(numbers(&verdict_now.have, 9), [4, 5, 6, 8]);
+    world.temp.file("root/t/d", &[4; 11]);
     let path = |name: &str| world.temp.path("root/t").join(name).to_string_lossy().into_owned();
-    assert_eq!(
-        verdict_now.files,
-        [(path("a"), Flaw::Wrong(3)), (path("b"), Flaw::Absent), (path("c"), Flaw::Short(25))]
-    );
+    for jobs in [1, 3] {
+        let verdict = verdict(jobs).unwrap();
+        assert_eq!(verdict.right, 4);
+        assert_eq!(
+            verdict.files,
+            [
+                (path("a"), Flaw::Wrong(3, 3)),
+                (path("b"), Flaw::Absent),
+                (path("c"), Flaw::Short(25)),
+                (path("d"), Flaw::Long(1))
+            ]
+        );
+    }
     fs::remove_dir_all(world.temp.path("root/t")).unwrap();
-    assert!(verdict().is_err());
+    assert!(verdict(1).is_err());
 }

@@ -19,9 +19,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use sha1::{Digest, Sha1};
+
 use super::Place;
 use super::fault::attempt;
 use crate::ident::Ident;
+use crate::metainfo::{InfoHash, hex};
 use crate::storage::resume::Stamp;
 use crate::storage::{Layout, Trouble};
 
@@ -37,8 +40,11 @@ const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 /// `openat2` answers EAGAIN when something was renamed meanwhile; this often it is asked again.
 const TRIES: usize = 8;
 
-/// Bytes of a sidecar: the longest path there is.
-const SIDECAR: usize = 4096;
+/// Bytes of a sidecar: the longest path there is, and a line of what was hashed.
+const SIDECAR: usize = 4096 + 64;
+
+/// What the second line of a sidecar begins with.
+const HASHED: &str = "hashed ";
 
 /// A torrent's data and the directory that nothing of it may lead out of.
 pub(super) struct Tree {
@@ -347,8 +353,13 @@ pub(super) fn probe(places: &[(u32, Place)]) -> Vec<(u32, Trouble)> {
     lost
 }
 
-/// What stands in the sidecar of a .torrent, if there is one.
+/// The path in the sidecar of a .torrent, if there is one.
 pub fn sidecar(torrent: &Path) -> Result<Option<PathBuf>, String> {
+    Ok(read_sidecar(torrent)?.map(|(data, _)| data))
+}
+
+/// The same, and the line that says what was hashed (see [`hashed`]); it may be missing.
+pub(super) fn read_sidecar(torrent: &Path) -> Result<Option<(PathBuf, String)>, String> {
     let path = torrent.with_extension("where");
     let refuse = |why: &str| Err(format!("{}: {why}", path.display()));
     let fd = match open_torrent(&path) {
@@ -361,12 +372,28 @@ pub fn sidecar(torrent: &Path) -> Result<Option<PathBuf>, String> {
     if let Err(error) = rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut bytes)) {
         return refuse(&std::io::Error::from(error).to_string());
     }
-    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let mut lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|&byte| byte == b'\n');
+    let (line, hint, rest) = (lines.next().unwrap_or_default(), lines.next(), lines.next());
     let data = Path::new(OsStr::from_bytes(line));
-    if !data.is_absolute() || line.iter().any(|&byte| byte == 0 || byte == b'\n') {
+    let hint = hint.map(|hint| String::from_utf8_lossy(hint));
+    let is_hint = hint.as_ref().is_none_or(|hint| hint.starts_with(HASHED));
+    if !data.is_absolute() || line.contains(&0) || !is_hint || rest.is_some() {
         return refuse("it does not hold one absolute path");
     }
-    Ok(Some(data.into()))
+    Ok(Some((data.into(), hint.unwrap_or_default().into_owned())))
+}
+
+/// The second line of a sidecar: whoever made the torrent has hashed its files when they were like this, so that nobody
+/// needs to do it again. Who may write there may give the daemon any torrent and any data; this says no more than such
+/// a torrent does, and of files that have changed since it says nothing.
+pub fn hashed(info_hash: &InfoHash, stamps: &[Stamp]) -> String {
+    let mut sha = Sha1::new_with_prefix(info_hash.as_bytes());
+    for stamp in stamps {
+        sha.update(stamp.size.to_be_bytes());
+        sha.update(stamp.mtime_secs.to_be_bytes());
+        sha.update(stamp.mtime_nanos.to_be_bytes());
+    }
+    format!("{HASHED}{}", hex(&sha.finalize()))
 }
 
 /// A file's identity from what `stat` returned.
