@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lexopt::{Arg, Parser};
-use serde::Serialize;
 
 use super::daemon::configured;
 use super::output::{self, bytes, clean, count};
@@ -17,6 +16,8 @@ use crate::config::SaveAs;
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::survey::Survey;
 use crate::metainfo::{self, Metainfo};
+use crate::status::value::table;
+use crate::status::{Value, json};
 use crate::storage::Trouble;
 use crate::storage::io::{self, Flaw, Verdict};
 
@@ -57,29 +58,27 @@ struct Asked {
 }
 
 /// The fields of `--json`.
-#[derive(Serialize)]
-struct Told<'a> {
-    name: &'a str,
+struct Told {
+    name: String,
     data: String,
     whole: bool,
     pieces: u32,
     right: u32,
-    files: Vec<Bad<'a>>,
-    torn: Option<&'a str>,
+    files: Vec<Bad>,
+    torn: Option<String>,
 }
 
 /// A file that is not as it should be.
-#[derive(Serialize)]
-struct Bad<'a> {
-    path: &'a str,
+struct Bad {
+    path: String,
     flaw: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     wrong_pieces: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pieces: Option<u32>,
 }
+
+table!(Told: name, data, whole, pieces, right, files, torn);
+table!(Bad: path, flaw, size, wrong_pieces, pieces);
 
 /// The command.
 pub fn run(mut parser: Parser) -> ExitCode {
@@ -131,15 +130,15 @@ fn check(asked: &Asked) -> Result<ExitCode, String> {
     let Metainfo { name, files, .. } = &survey.metainfo;
     let printed = if asked.json {
         let told = Told {
-            name,
+            name: name.to_string(),
             data: data.to_string_lossy().into_owned(),
             whole: verdict.is_whole(),
             pieces: verdict.pieces,
             right: verdict.right,
             files: verdict.files.iter().map(|(path, flaw)| Bad::of(path, *flaw)).collect(),
-            torn: verdict.torn.as_deref(),
+            torn: verdict.torn.clone(),
         };
-        output::print(&(serde_json::to_string(&told).map_err(|error| error.to_string())? + "\n"))
+        output::print(&json::line(&Value::from(told)))
     } else {
         let total = files.iter().filter(|file| !file.pad).map(|file| file.length).sum();
         output::print(&text(name, &verdict, total))
@@ -189,9 +188,9 @@ fn is_own(named: &Path, metainfo: &Metainfo) -> bool {
     }
 }
 
-impl Bad<'_> {
-    fn of(path: &str, flaw: Flaw) -> Bad<'_> {
-        let bad = |flaw| Bad { path, flaw, size: None, wrong_pieces: None, pieces: None };
+impl Bad {
+    fn of(path: &str, flaw: Flaw) -> Bad {
+        let bad = |flaw| Bad { path: path.to_owned(), flaw, size: None, wrong_pieces: None, pieces: None };
         match flaw {
             Flaw::Absent => bad("absent"),
             Flaw::Short(size) => Bad { size: Some(size), ..bad("short") },

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use lexopt::{Arg, Parser};
-use serde::Serialize;
 
 use super::output::{self, bytes, clean};
 use crate::clock::{time_of_day, utc};
@@ -18,6 +17,8 @@ use crate::metainfo::lint::lint;
 use crate::metainfo::magnet::{self, Magnet, ranges};
 use crate::metainfo::survey::Survey;
 use crate::metainfo::{hex, io};
+use crate::status::value::table;
+use crate::status::{Value, json};
 use crate::watch::is_magnet;
 
 /// The help of `meshseed show`.
@@ -39,7 +40,6 @@ Examples:
 ";
 
 /// The fields of `--json`. Of a magnet link those stay null that only the torrent knows.
-#[derive(Serialize)]
 struct Shown {
     /// `null` where there is a v2 half alone.
     info_hash: Option<String>,
@@ -55,9 +55,7 @@ struct Shown {
     web_seeds: Vec<String>,
     http_seeds: Vec<String>,
     nodes: Vec<(String, u16)>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     peers: Vec<(String, u16)>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     select: Vec<(u32, u32)>,
     source: Option<String>,
     comment: Option<String>,
@@ -69,12 +67,15 @@ struct Shown {
     warnings: Vec<String>,
 }
 
-#[derive(Serialize)]
 struct ShownFile {
     path: String,
     length: u64,
     pad: bool,
 }
+
+table!(Shown: info_hash, info_hash_v2, format, name, size, piece_length, pieces, private, files, trackers, web_seeds,
+    http_seeds, nodes, peers, select, source, comment, created_by, creation_date, update_url, similar, collections, warnings);
+table!(ShownFile: path, length, pad);
 
 /// The command.
 pub fn run(mut parser: Parser) -> ExitCode {
@@ -107,10 +108,7 @@ fn show(what: &OsString, json: bool) -> ExitCode {
     if !json {
         return output::print(&shown.text());
     }
-    match serde_json::to_string(&shown) {
-        Ok(line) => output::print(&(line + "\n")),
-        Err(error) => output::failed("show", &error),
-    }
+    output::print(&json::line(&Value::from(shown)))
 }
 
 fn load(what: &OsString) -> Result<Shown, String> {
@@ -265,11 +263,11 @@ mod tests {
             "{{\"info_hash\":\"{hash}\",\"info_hash_v2\":null,\"format\":\"v1\",\"name\":\"n\",\"size\":8,\"piece_length\":16384,\"pieces\":1,\
              \"private\":false,\"files\":[{{\"path\":\"n/a/b\",\"length\":3,\"pad\":false}},\
              {{\"path\":\"n/.pad/5\",\"length\":5,\"pad\":true}}],\"trackers\":[],\"web_seeds\":[],\"http_seeds\":[],\
-             \"nodes\":[],\"source\":null,\"comment\":\"a\\u001b[31m\",\"created_by\":null,\
+             \"nodes\":[],\"peers\":[],\"select\":[],\"source\":null,\"comment\":\"a\\u001b[31m\",\"created_by\":null,\
              \"creation_date\":951782400,\"update_url\":null,\"similar\":[],\"collections\":[],\"warnings\":[]}}"
         );
         let shown = Shown { warnings: Vec::new(), ..shown };
-        assert_eq!(serde_json::to_string(&shown).unwrap(), expected);
+        assert_eq!(json::line(&Value::from(shown)).trim_end(), expected);
     }
 
     #[test]
