@@ -153,6 +153,8 @@ def index(folder: Path, key: Key | None) -> bytes:
     packages = []
     for path in folder.glob("*.apk"):
         packed = path.read_bytes()
+        if not packed.startswith(b"ADBd"):
+            raise SystemExit(f"{path}: not a deflated package of version 3")
         content = next(adb.blocks(inflate(packed[4:])))[1]
         reader = adb.Reader(content)
         values = reader.fields(reader.fields(reader.root())[1])
