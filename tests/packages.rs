@@ -335,10 +335,10 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// What is packed as the program: some of one, since a debug build takes a minute to compress.
+/// What is packed as the program: some of one, since a debug build takes minutes to compress.
 fn program() -> Vec<u8> {
     let mut program = fs::read(meshseed()).unwrap();
-    program.truncate(1 << 18);
+    program.truncate(1 << 16);
     program
 }
 

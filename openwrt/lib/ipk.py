@@ -9,7 +9,7 @@ import io
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from deflate import gzip
+from deflate import gzip, quick
 from recipe import File, Package
 
 POSTINST = """#!/bin/sh
@@ -42,7 +42,7 @@ def build(package: Package) -> tuple[str, bytes]:
         ("control.tar.gz", gzip(tar(tree(control), package.epoch))),
     ]
     entries = [(f"./{name}", File(name, 0o644, content)) for name, content in outer]
-    return f"{package.name}_{package.version}_{package.arch}.ipk", gzip(tar(entries, package.epoch))
+    return f"{package.name}_{package.version}_{package.arch}.ipk", gzip(tar(entries, package.epoch), quick)
 
 
 def control_file(package: Package, installed_size: int) -> str:
