@@ -324,6 +324,23 @@ fn every_architecture_has_a_target_of_cross_build() {
     }
 }
 
+#[test]
+fn a_program_that_is_not_there_is_named_with_the_build_that_makes_it() {
+    if !able(&TOOLS) {
+        return;
+    }
+    let empty = Folder::new();
+    let out = Command::new(repository("openwrt/package"))
+        .arg("arm_cortex-a9_vfpv3-d16")
+        .env("CARGO_TARGET_DIR", empty.path())
+        .output()
+        .unwrap();
+    assert!(!out.status.success());
+    let program = empty.path().join("armv7-unknown-linux-musleabihf/release/meshseed");
+    let expected = format!("{}: not there; cross/build armv7 makes it\n", program.display());
+    assert_eq!(String::from_utf8_lossy(&out.stderr), expected);
+}
+
 /// Both packages of one run.
 #[derive(Debug)]
 struct Made {
@@ -338,7 +355,7 @@ fn repository(path: &str) -> PathBuf {
 /// What is packed as the program: some of one, since a debug build takes minutes to compress.
 fn program() -> Vec<u8> {
     let mut program = fs::read(meshseed()).unwrap();
-    program.truncate(1 << 16);
+    program.truncate(1 << 15);
     program
 }
 

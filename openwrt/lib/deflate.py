@@ -19,7 +19,7 @@ def deflate(data: bytes) -> bytes:
         with tempfile.NamedTemporaryFile() as file:
             file.write(data)
             file.flush()
-            return subprocess.check_output([ZOPFLI, "--deflate", "-c", file.name])
+            return subprocess.check_output([ZOPFLI, "--i5", "--deflate", "-c", file.name])
     return quick(data)
 
 
