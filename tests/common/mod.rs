@@ -5,6 +5,7 @@
 //! bound that only a broken program reaches.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub mod adb;
 pub mod authority;
 pub mod bus;
 pub mod daemon;
