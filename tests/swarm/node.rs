@@ -212,7 +212,7 @@ impl Node {
     pub fn insert_link(&mut self, torrent: usize, now: Instant) {
         let of = &self.disk.torrents[torrent];
         let link = Magnet { name: None, ..Magnet::from(&of.metainfo) };
-        let key = self.session.insert_magnet(link, of.place.clone(), None, now);
+        let key = self.session.insert_magnet(link, of.place.clone(), now);
         self.keys.insert(torrent, key.expect("a new torrent"));
         self.kick();
     }
