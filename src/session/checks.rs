@@ -638,3 +638,60 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::webseeds::tests::Rig;
+    use super::*;
+    use crate::metainfo::InfoHash;
+
+    /// The next job for the storage thread that is of this kind; others are passed over.
+    fn next<T>(rig: &mut Rig, mut wanted: impl FnMut(StorageJob) -> Option<T>) -> Option<T> {
+        std::iter::from_fn(|| rig.session.poll(rig.now)).find_map(|job| match job {
+            Job::Storage(job) => wanted(job),
+            _ => None,
+        })
+    }
+
+    fn is_check(job: StorageJob) -> Option<(u32, InfoHash)> {
+        match job {
+            StorageJob::Check { key, info_hash, .. } => Some((key, info_hash)),
+            _ => None,
+        }
+    }
+
+    fn is_record(job: StorageJob) -> Option<Record> {
+        match job {
+            StorageJob::Record(record) => Some(*record),
+            _ => None,
+        }
+    }
+
+    /// As a router boots: nobody has told it the time, and its disk is late.
+    #[test]
+    fn a_pause_before_the_record_is_read_holds_and_what_is_on_it_stays() {
+        let mut rig = Rig::new(&[], &[]);
+        let (key, info_hash) = next(&mut rig, is_check).unwrap();
+        let gone = || Err(Trouble::RootAbsent("/srv".into()));
+        rig.session.stored(Done::Checked { key, known: Err(Away), result: gone() }, rig.now);
+        assert!(rig.session.pause(info_hash, rig.now));
+        assert_eq!(next(&mut rig, is_record), None, "what is on record is not known");
+
+        rig.session.rescan_now(rig.now);
+        let asked = next(&mut rig, |job| matches!(job, StorageJob::LoadNodes).then_some(()));
+        assert_eq!(asked, Some(()), "whether it is there now");
+        rig.session.stored(Done::Nodes(Ok(Box::default())), rig.now);
+        let before = Record {
+            complete: true,
+            added: 1_700_000_000,
+            completed: 1_700_000_100,
+            uploaded: 5,
+            ..Record::new(info_hash)
+        };
+        let (key, _) = next(&mut rig, is_check).unwrap();
+        let known = Ok(Some(Box::new(before.clone())));
+        rig.session.stored(Done::Checked { key, known, result: gone() }, rig.now);
+        assert_eq!(next(&mut rig, is_record), Some(Record { paused: true, ..before }));
+        assert_eq!(rig.session.torrent(rig.key).unwrap().state, State::Paused);
+    }
+}

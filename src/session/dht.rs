@@ -255,7 +255,7 @@ mod tests {
     use crate::dht::Options;
     use crate::peer::Close;
     use crate::rate::Bucket;
-    use crate::storage::io::Done;
+    use crate::storage::io::{Away, Done};
 
     const HOUR: u64 = 3600;
 
@@ -354,6 +354,18 @@ mod tests {
         two.run(1);
         assert_eq!(two.saves.len(), saves + 1);
         assert!(two.rig.session.is_shut_down());
+    }
+
+    #[test]
+    fn nodes_that_come_with_their_disk_are_asked_then() {
+        let mut two = Two::new(true);
+        two.run(5);
+        let saved = Saved { id: [7; 20], nodes: vec!["10.0.0.9:1".parse().unwrap()] };
+        two.rig.session.stored(Done::Nodes(Err(Away)), two.rig.now);
+        two.rig.session.stored(Done::Nodes(Ok(saved.encode().into())), two.rig.now);
+        let asked = std::iter::from_fn(|| two.rig.session.poll(two.rig.now))
+            .any(|job| matches!(job, Job::Datagram(to, _) if to == saved.nodes[0]));
+        assert!(asked);
     }
 
     #[test]

@@ -41,6 +41,7 @@ use super::resume::Record;
 use super::{Layout, Trouble};
 use crate::ident::Ident;
 use crate::metainfo::{self, InfoHash};
+use compare::compare;
 use hashing::{CHUNK, Hashing, Reader, Unread, parse_torrent, read_torrent};
 use records::Records;
 use tree::{Tree, probe};
@@ -465,12 +466,13 @@ impl Desk {
             }
             Job::Load { path } => self.load(path),
             Job::Check { key, info_hash, place } => {
-                let mut found = compare::compare(info_hash, &place, &self.records, &mut self.buffer);
+                let done = compare(key, info_hash, &place, &self.records, &mut self.buffer);
                 // The data may have come with the disk that state is on, too.
-                if !matches!(found.0, Ok(Some(_))) && self.records.look() {
-                    found = compare::compare(info_hash, &place, &self.records, &mut self.buffer);
+                match done {
+                    Done::Checked { known: Ok(Some(_)), .. } => done,
+                    _ if !self.records.look() => done,
+                    _ => compare(key, info_hash, &place, &self.records, &mut self.buffer),
                 }
-                Done::Checked { key, known: found.0, result: found.1 }
             }
             Job::Probe(places) => {
                 let lost = probe(&places);

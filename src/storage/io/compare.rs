@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::hashing::parse_torrent;
 use super::records::Records;
 use super::tree::{Tree, exists, missing};
-use super::{Away, Checked, Place};
+use super::{Checked, Done, Place};
 use crate::have::Have;
 use crate::metainfo::InfoHash;
 use crate::storage::resume::{Record, Stamp, Verified};
@@ -34,15 +34,16 @@ enum Piece {
 
 /// Compares; the record, if there is one, is told in any case, without what hashing had found.
 pub(super) fn compare(
+    key: u32,
     info_hash: InfoHash,
     place: &Place,
     records: &Records,
     buffer: &mut Vec<u8>,
-) -> (Result<Option<Box<Record>>, Away>, Result<Checked, Trouble>) {
+) -> Done {
     let (known, verified) = records.recall(&info_hash);
     let record = known.as_ref().ok().and_then(|known| known.as_deref());
     let result = against(info_hash, place, records, record, verified, buffer);
-    (known, result)
+    Done::Checked { key, known, result }
 }
 
 fn against(

@@ -279,10 +279,14 @@ impl Records {
             Ok((_, device)) => device,
             Err(trouble) => {
                 if !std::mem::replace(&mut self.away, true) {
-                    log::warn!(
-                        "{}: state stays in memory until it can be there: {trouble}",
-                        directory.display()
-                    );
+                    let directory = directory.display();
+                    let why = match trouble {
+                        Trouble::NotMounted(_) => {
+                            "mount its disk, or make the directory yourself (`require-mount`)".into()
+                        }
+                        trouble => trouble.to_string(),
+                    };
+                    log::warn!("{directory}: state stays in memory until that is there: {why}");
                 }
                 return false;
             }
@@ -833,6 +837,57 @@ mod tests {
         records.flush().unwrap();
         assert!(!records.told);
         assert_eq!(at(&temp).find(&hash(9)).unwrap(), Some(record(9)));
+    }
+
+    #[test]
+    fn until_the_directory_can_be_made_as_much_is_kept_as_there_is_room_for() {
+        let temp = Temp::new();
+        let state = Some(temp.path("disk/state"));
+        let mut records = Records::open(state.clone());
+        for byte in 0..=255 {
+            records.insert(with_files(byte, 1));
+            assert!(records.pending_bytes <= PENDING);
+        }
+        assert!(records.flush().is_err() && records.is_away() && !temp.path("disk").exists());
+        assert_eq!(records.find(&hash(0)), Ok(Some(with_files(0, 1))));
+        assert_eq!(records.find(&hash(255)), Err(Away));
+        fs::create_dir(temp.path("disk")).unwrap();
+        assert!(records.look() && !records.look() && !records.is_away());
+        assert_eq!(Records::open(state).find(&hash(0)), Ok(Some(with_files(0, 1))));
+        assert_eq!(records.find(&hash(255)), Ok(None));
+    }
+
+    #[test]
+    fn what_is_found_out_before_the_file_comes_goes_over_what_is_in_it() {
+        let temp = Temp::new();
+        let mut records = at(&temp);
+        [3, 4, 5].iter().for_each(|&byte| records.insert(record(byte)));
+        records.flush().unwrap();
+        fs::rename(temp.path("state"), temp.path("elsewhere")).unwrap();
+        let early = |byte| Record { early: true, uploaded: 0, paused: false, ..with_files(byte, 1) };
+        let gone = Some(temp.path("gone/state"));
+        let mut records = Records::open(gone);
+        [3, 6].iter().for_each(|&byte| records.insert(early(byte)));
+        assert_eq!(records.recall(&hash(3)), (Err(Away), with_files(3, 1).verified));
+        assert!(records.had_data(&hash(3)) && !records.had_data(&hash(4)));
+        fs::create_dir(temp.path("gone")).unwrap();
+        fs::rename(temp.path("elsewhere"), temp.path("gone/state")).unwrap();
+        assert!(records.look());
+        let merged = Record { verified: with_files(3, 1).verified, open: false, ..record(3) };
+        assert_eq!(records.find(&hash(3)), Ok(Some(merged)));
+        assert_eq!(records.find(&hash(6)), Ok(Some(Record { early: false, ..early(6) })));
+        assert_eq!(records.find(&hash(4)), Ok(Some(record(4))));
+        // It goes while it is in use; what was there is not forgotten.
+        fs::rename(temp.path("gone"), temp.path("away")).unwrap();
+        assert_eq!((records.find(&hash(4)), records.find(&hash(9))), (Err(Away), Ok(None)));
+        assert!(records.had_data(&hash(4)) && !records.had_data(&hash(9)));
+        records.insert(Record { uploaded: 77, verified: None, ..record(4) });
+        assert!(records.flush().is_err());
+        fs::rename(temp.path("away"), temp.path("gone")).unwrap();
+        records.tend();
+        let now = Records::open(Some(temp.path("gone/state")));
+        assert_eq!(now.find(&hash(4)), Ok(Some(Record { uploaded: 77, ..record(4) })));
+        assert_eq!(now.index.len(), 4);
     }
 
     #[test]
