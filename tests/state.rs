@@ -172,7 +172,34 @@ fn what_is_found_out_while_the_disk_is_away_is_on_it_when_it_is_back() {
         let daemon = home.start();
         daemon.wait_seeding(meanwhile);
         daemon.wait_state(before, &[if at_boot { "seeding" } else { "paused" }]);
+        ask_of(&daemon, "resume", before);
+        daemon.wait_seeding(before);
         drop((daemon, disk));
+        router.assert_nothing_lies_beneath();
+    }
+}
+
+#[test]
+fn a_new_disk_that_comes_after_the_start_gets_its_state() {
+    if !able(&[Root]) {
+        return;
+    }
+    for require in [json!("auto"), json!(true)] {
+        let router = Router::new();
+        let home = &router.home;
+        home.set("disk", "require-mount", require);
+        let daemon = home.start();
+        sleep(SCANS);
+        router.assert_nothing_lies_beneath();
+        let disk = router.plug_in();
+        let torrent = Torrent::single("first", 300_000, 32 * 1024);
+        torrent.add_to(home);
+        daemon.wait_seeding(&torrent);
+        home.wait_recorded(&torrent);
+        // It is pulled out, and nothing of it is made in its place.
+        drop(disk);
+        ask_of(&daemon, "pause", &torrent);
+        sleep(2 * SCANS);
         router.assert_nothing_lies_beneath();
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct Records {
     require: RequireMount,
     /// It was there.
     read: bool,
-    /// Its file system then: if it has gone from there, it is not made elsewhere.
+    /// The file system that it was on: once it has gone from there it is not made elsewhere.
     device: Option<u64>,
     /// It was not there at the last look, and that has been logged.
     away: bool,
@@ -57,6 +57,8 @@ pub(super) struct Records {
     /// Bodies that have changed since; `None` for one to be forgotten.
     pending: BTreeMap<InfoHash, Option<Box<[u8]>>>,
     pending_bytes: usize,
+    /// Some of them came while the file could not be read, and may not tell what is in it.
+    unmerged: bool,
     /// What is in the file should be written again although no record has changed.
     stale: bool,
     /// The last error has been logged.
@@ -88,6 +90,7 @@ impl Records {
             index: Vec::new(),
             pending: BTreeMap::new(),
             pending_bytes: 0,
+            unmerged: false,
             stale: false,
             told: false,
         }
@@ -199,7 +202,7 @@ impl Records {
             Ok(Some(old)) => record = record.over(old),
             // Now it is the first one.
             Ok(None) => record.early = false,
-            Err(Away) => {}
+            Err(Away) => self.unmerged = true,
         }
         let body = record.encode();
         // What is on record already costs no write.
@@ -275,8 +278,9 @@ impl Records {
     /// Whether the directory is there, or another by now, and what is in it then.
     fn read_anew(&mut self) -> bool {
         let Some(directory) = self.directory.clone() else { return false };
-        let device = match self.ground(&directory) {
-            Ok((_, device)) => device,
+        match self.ground(&directory) {
+            Ok((None, device)) => self.device = Some(device),
+            Ok(_) => {}
             Err(trouble) => {
                 if !std::mem::replace(&mut self.away, true) {
                     let directory = directory.display();
@@ -290,7 +294,7 @@ impl Records {
                 }
                 return false;
             }
-        };
+        }
         // Of one that is damaged there is nothing more to be read.
         let is_same = match self.file {
             Some(_) => self.file().is_some(),
@@ -300,11 +304,19 @@ impl Records {
         if std::mem::take(&mut self.away) {
             log::info!("{}: state is there, with {} records", directory.display(), self.index.len());
         }
-        self.device = Some(device);
+        if std::mem::take(&mut self.unmerged) {
+            self.pending_bytes = 0;
+            for (info_hash, body) in std::mem::take(&mut self.pending) {
+                match body.map(|body| Record::decode(&body)) {
+                    Some(record) => record.into_iter().for_each(|record| self.insert(record)),
+                    None => self.keep(info_hash, None),
+                }
+            }
+        }
         came
     }
 
-    /// Reads the file of a directory, and puts on it what has changed meanwhile.
+    /// Reads the file of a directory.
     fn take_in(&mut self, directory: &Path) -> bool {
         let path = directory.join(NAMES[0]);
         let mut found = look(&path);
@@ -335,13 +347,6 @@ impl Records {
             _ => (None, Vec::new()),
         };
         self.read = true;
-        self.pending_bytes = 0;
-        for (info_hash, body) in std::mem::take(&mut self.pending) {
-            match body {
-                None => self.remove(info_hash),
-                Some(body) => Record::decode(&body).into_iter().for_each(|record| self.insert(record)),
-            }
-        }
         true
     }
 
@@ -399,7 +404,9 @@ impl Records {
         }
         rename(&new, &current)?;
         // From here on the new file is the one, whether or not its name is safe on disk yet.
-        self.file = Some(ident_of(&fstat(&file)?));
+        let stat = fstat(&file)?;
+        self.file = Some(ident_of(&stat));
+        self.device = Some(number(stat.st_dev));
         self.index = index;
         self.pending = BTreeMap::new();
         self.pending_bytes = 0;
