@@ -2,7 +2,8 @@
 //!
 //! Read first: RFC 3164 §4. Each line carries its timestamp: OpenWrt's logd takes the first 16 bytes for one, whatever
 //! they are. It is in UTC; logd, journald and rsyslog put their own in its place. Nothing here blocks (a log daemon
-//! that does not keep up loses lines, and is told how many) and nothing is allocated. Holds one socket.
+//! that does not keep up loses lines, and is told how many) and nothing is allocated. Omitted: a panic's message, which
+//! goes to standard error alone, as procd and systemd log that. Holds one socket.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::fmt::{self, Write as _};

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::fmt::Display;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -63,14 +64,17 @@ pub fn run(mut parser: lexopt::Parser) -> ExitCode {
     }
     crate::log::init(config.log.to, config.log.level);
     // With the log elsewhere a terminal is left alone, as it is to a supervisor.
-    let view = if config.log.to == LogTo::Stderr { View::new(false) } else { None };
+    let to = config.log.to;
+    let view = if to == LogTo::Stderr { View::new(false) } else { None };
     let report = view
         .map(|mut view| Report { tell: Box::new(move |status: &Status| view.update(status)), again: true });
     match crate::daemon::run(config, Box::new(move || args.config()), report) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
-            output::failed("daemon", &error)
+            // A supervisor would log it once more.
+            let is_told = to == LogTo::Stderr || !std::io::stderr().is_terminal();
+            if is_told { ExitCode::FAILURE } else { output::failed("daemon", &error) }
         }
     }
 }

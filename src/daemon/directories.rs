@@ -148,7 +148,7 @@ impl Daemon {
                 session.insert(summary, place, now);
             }
             Read::Link(linked) => {
-                let Linked { link, kept, record } = *linked;
+                let Linked { link, kept } = *linked;
                 if !link.select.is_empty() {
                     let files = ranges(&link.select);
                     log::info!("{}: the link selects the files {files}: all are fetched", path.display());
@@ -161,7 +161,7 @@ impl Daemon {
                     }
                     None => {
                         let place = self.place_of_link(path, ident);
-                        session.insert_magnet(link, place, record.as_deref(), now);
+                        session.insert_magnet(link, place, now);
                     }
                 }
             }

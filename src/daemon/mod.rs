@@ -271,6 +271,7 @@ impl Daemon {
             }
             Job::Bootstrap => self.house.spawn(self.clone().bootstrap()),
             Job::Search(link, datagram) => self.links.send(&self.house, link, &datagram),
+            Job::Close(key) => self.house.files.borrow_mut().remove(key.0),
             Job::WebFetch(fetch) => {
                 self.house.spawn(crate::webseed::io::fetch(self.house.clone(), self.resolver.clone(), fetch));
             }

@@ -13,9 +13,9 @@ use super::{
 use crate::have::Have;
 use crate::peer::{Close, PeerKey, Waiting};
 use crate::storage::Trouble;
-use crate::storage::io::{Checked, Done, Job as StorageJob, Place};
+use crate::storage::io::{Away, Checked, Done, Job as StorageJob, Place};
 use crate::storage::resume::{Record, Verified};
-use crate::torrent::{Checking, State, Torrent, TorrentKey};
+use crate::torrent::{Checking, PAUSED, State, Torrent, TorrentKey};
 
 /// A torrent whose data keeps failing is tried at every scan, every second, fourth … and at last every 64th.
 const MAX_REST: u8 = 6;
@@ -77,7 +77,7 @@ impl Session {
         match done {
             Done::Checked { key, known, result } => {
                 self.checks_ahead -= 1;
-                self.recalled(TorrentKey(key), known.as_deref(), now);
+                self.recalled(TorrentKey(key), known, now);
                 match result {
                     Ok(checked) => self.compared(TorrentKey(key), checked, now),
                     Err(trouble) => {
@@ -144,7 +144,20 @@ impl Session {
             Done::Metadata { peer, piece, result, .. } => {
                 self.metadata_read(PeerKey(peer), piece, result, now);
             }
-            Done::Nodes(bytes) => self.open_dht(&bytes, now),
+            Done::Nodes(Err(Away)) => {
+                self.away = true;
+                self.open_dht(&[], now);
+            }
+            Done::Nodes(Ok(bytes)) => {
+                if std::mem::take(&mut self.away) {
+                    self.recall_all();
+                }
+                self.open_dht(&bytes, now);
+            }
+            Done::Recalled { key, known } => {
+                self.recalled(TorrentKey(key), known, now);
+                self.fetch_metadata(TorrentKey(key), now);
+            }
             Done::Scanned(_) | Done::Loaded { .. } | Done::Linked { .. } | Done::Kept { .. } => {}
         }
     }
@@ -158,12 +171,16 @@ impl Session {
             && let Some(key) = self.to_check.pop_front()
         {
             let Some(torrent) = self.torrents.get(&key) else { continue };
+            let (info_hash, place) = (torrent.info_hash, torrent.place.clone());
+            if torrent.metadata.is_some() && !torrent.recalled {
+                let path = place.torrent;
+                return Some(Job::Storage(StorageJob::Recall { key: key.0, info_hash, path }));
+            }
             if torrent.metadata.is_some() {
                 self.fetch_metadata(key, now);
                 continue;
             }
             self.checks_ahead += 1;
-            let (info_hash, place) = (torrent.info_hash, torrent.place.clone());
             return Some(Job::Storage(StorageJob::Check { key: key.0, info_hash, place }));
         }
         while self.verifying.is_none()
@@ -217,6 +234,10 @@ impl Session {
 
     /// Looks whether parked torrents have their data back, and whether the data of the others is still there.
     pub(super) fn look_for_lost(&mut self) {
+        if self.away {
+            // Before its torrents are checked.
+            self.submit(StorageJob::LoadNodes);
+        }
         self.scans = self.scans.wrapping_add(1);
         let scan = self.scans;
         let parked: Vec<TorrentKey> = self
@@ -250,18 +271,39 @@ impl Session {
     }
 
     /// What was on record about a torrent, its pieces apart.
-    fn recalled(&mut self, key: TorrentKey, known: Option<&Record>, now: Instant) {
+    fn recalled(&mut self, key: TorrentKey, known: Result<Option<Box<Record>>, Away>, now: Instant) {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        let Ok(known) = known else {
+            self.away |= !torrent.recalled;
+            return;
+        };
         if std::mem::replace(&mut torrent.recalled, true) {
             return;
         }
         let unsaved = torrent.unsaved;
         if let Some(known) = known {
-            torrent.recall(known);
+            torrent.recall(&known);
+        }
+        if torrent.state == State::Paused {
+            self.park(key, State::Paused, PAUSED, now);
         }
         if unsaved {
             self.record(key, now);
         }
+    }
+
+    /// State has come: what is on record is asked for of all torrents of which it is not known.
+    fn recall_all(&mut self) {
+        let unknown = self.torrents.iter_mut().filter(|(_, torrent)| !torrent.recalled);
+        let unknown = unknown.map(|(&key, torrent)| {
+            // What is on record need not be hashed.
+            if torrent.checking.take().is_some() {
+                torrent.state = State::Queued;
+            }
+            key
+        });
+        let unknown: Vec<TorrentKey> = unknown.collect();
+        unknown.into_iter().for_each(|key| self.queue_check(key));
     }
 
     /// Data that was seen growing is looked at again before the next scan: it may have come to rest.
@@ -535,9 +577,10 @@ impl Session {
         let (up, down) = self.torrents.get(&key).map_or((0, 0), |torrent| self.moved_now(torrent));
         let at = self.seconds(now);
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
-        // What is on record is not known yet, so it can not be kept: it is written when that has been read.
-        torrent.unsaved = !torrent.recalled;
-        if torrent.unsaved {
+        // What is on record is not known yet, so it can not be kept: all but what was found is written when that has been read.
+        let early = !torrent.recalled;
+        torrent.unsaved = early;
+        if early && !torrent.written && torrent.checking.is_none() {
             return;
         }
         let count = torrent.lengths.piece_count();
@@ -551,17 +594,20 @@ impl Session {
             todo: Have::from_fn(count, |piece| piece >= checking.next && checking.todo.contains(piece)),
             stamps: checking.stamps.clone(),
         });
-        let record = Box::new(Record {
+        let mut record = Box::new(Record {
             complete: torrent.was_complete,
-            paused: torrent.state == State::Paused,
-            added: torrent.added.unwrap_or(0),
-            completed: torrent.completed.unwrap_or(0),
-            uploaded: torrent.uploaded + up,
-            downloaded: torrent.downloaded + down,
             data: torrent.place.kept.then(|| torrent.place.data.clone()),
             verified: verified.or_else(|| written.then(fetched)),
+            early,
             ..Record::new(torrent.info_hash)
         });
+        if !early {
+            record.paused = torrent.state == State::Paused;
+            record.added = torrent.added.unwrap_or(0);
+            record.completed = torrent.completed.unwrap_or(0);
+            record.uploaded = torrent.uploaded + up;
+            record.downloaded = torrent.downloaded + down;
+        }
         let job = if written {
             let open = torrent.state == State::Downloading && !self.stopping;
             torrent.written = open;
@@ -594,5 +640,62 @@ impl Session {
                 self.wake_writer(peer);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::webseeds::tests::Rig;
+    use super::*;
+    use crate::metainfo::InfoHash;
+
+    /// The next job for the storage thread that is of this kind; others are passed over.
+    fn next<T>(rig: &mut Rig, mut wanted: impl FnMut(StorageJob) -> Option<T>) -> Option<T> {
+        std::iter::from_fn(|| rig.session.poll(rig.now)).find_map(|job| match job {
+            Job::Storage(job) => wanted(job),
+            _ => None,
+        })
+    }
+
+    fn is_check(job: StorageJob) -> Option<(u32, InfoHash)> {
+        match job {
+            StorageJob::Check { key, info_hash, .. } => Some((key, info_hash)),
+            _ => None,
+        }
+    }
+
+    fn is_record(job: StorageJob) -> Option<Record> {
+        match job {
+            StorageJob::Record(record) => Some(*record),
+            _ => None,
+        }
+    }
+
+    /// As a router boots: nobody has told it the time, and its disk is late.
+    #[test]
+    fn a_pause_before_the_record_is_read_holds_and_what_is_on_it_stays() {
+        let mut rig = Rig::new(&[], &[]);
+        let (key, info_hash) = next(&mut rig, is_check).unwrap();
+        let gone = || Err(Trouble::RootAbsent("/srv".into()));
+        rig.session.stored(Done::Checked { key, known: Err(Away), result: gone() }, rig.now);
+        assert!(rig.session.pause(info_hash, rig.now));
+        assert_eq!(next(&mut rig, is_record), None, "what is on record is not known");
+
+        rig.session.rescan_now(rig.now);
+        let asked = next(&mut rig, |job| matches!(job, StorageJob::LoadNodes).then_some(()));
+        assert_eq!(asked, Some(()), "whether it is there now");
+        rig.session.stored(Done::Nodes(Ok(Box::default())), rig.now);
+        let before = Record {
+            complete: true,
+            added: 1_700_000_000,
+            completed: 1_700_000_100,
+            uploaded: 5,
+            ..Record::new(info_hash)
+        };
+        let (key, _) = next(&mut rig, is_check).unwrap();
+        let known = Ok(Some(Box::new(before.clone())));
+        rig.session.stored(Done::Checked { key, known, result: gone() }, rig.now);
+        assert_eq!(next(&mut rig, is_record), Some(Record { paused: true, ..before }));
+        assert_eq!(rig.session.torrent(rig.key).unwrap().state, State::Paused);
     }
 }

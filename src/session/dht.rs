@@ -83,10 +83,13 @@ impl Session {
     /// The storage thread has read what was saved.
     pub(super) fn open_dht(&mut self, saved: &[u8], now: Instant) {
         self.dht.asked = false;
-        let Some(options) = self.settings.dht.filter(|_| !self.stopping && self.dht.node.is_none()) else {
-            return;
-        };
+        let Some(options) = self.settings.dht.filter(|_| !self.stopping) else { return };
         let saved = Saved::decode(saved);
+        if let Some(node) = &mut self.dht.node {
+            // It came with its disk.
+            let nodes = saved.into_iter().flat_map(|saved| saved.nodes);
+            return nodes.for_each(|addr| node.contact(addr, now));
+        }
         let secret = self.dht.secret;
         let new = || Sha1::digest([&b"id"[..], &secret.to_be_bytes()].concat()).into();
         let id = saved.as_ref().map_or_else(new, |saved| saved.id);
@@ -252,7 +255,7 @@ mod tests {
     use crate::dht::Options;
     use crate::peer::Close;
     use crate::rate::Bucket;
-    use crate::storage::io::Done;
+    use crate::storage::io::{Away, Done};
 
     const HOUR: u64 = 3600;
 
@@ -277,7 +280,7 @@ mod tests {
             let mut rig = Rig::with(&[], trackers, |settings| settings.dht = Some(Options::default()));
             let now = rig.now;
             rig.run();
-            rig.session.stored(Done::Nodes(Box::default()), now);
+            rig.session.stored(Done::Nodes(Ok(Box::default())), now);
             rig.session.set_dht_families(true, false, now);
             let mut other = Node::new(Options::default(), [9; 20], 9, now);
             other.set_families(true, false, now);
@@ -351,6 +354,18 @@ mod tests {
         two.run(1);
         assert_eq!(two.saves.len(), saves + 1);
         assert!(two.rig.session.is_shut_down());
+    }
+
+    #[test]
+    fn nodes_that_come_with_their_disk_are_asked_then() {
+        let mut two = Two::new(true);
+        two.run(5);
+        let saved = Saved { id: [7; 20], nodes: vec!["10.0.0.9:1".parse().unwrap()] };
+        two.rig.session.stored(Done::Nodes(Err(Away)), two.rig.now);
+        two.rig.session.stored(Done::Nodes(Ok(saved.encode().into())), two.rig.now);
+        let asked = std::iter::from_fn(|| two.rig.session.poll(two.rig.now))
+            .any(|job| matches!(job, Job::Datagram(to, _) if to == saved.nodes[0]));
+        assert!(asked);
     }
 
     #[test]

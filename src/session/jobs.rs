@@ -27,6 +27,8 @@ pub enum Job {
     Bootstrap,
     /// Connect to a peer.
     Dial(PeerKey, SocketAddr),
+    /// Close what is open of its content: its disk may be taken away.
+    Close(TorrentKey),
     /// Fetch from a web seed.
     WebFetch(Box<WebFetch>),
     /// Look at the watched directories.

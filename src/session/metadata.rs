@@ -16,7 +16,6 @@ use crate::peer::wire::Decoder;
 use crate::peer::{Close, Peer, PeerKey, Sending};
 use crate::storage::Trouble;
 use crate::storage::io::{Job as StorageJob, Place, Unkept};
-use crate::storage::resume::Record;
 use crate::torrent::candidates::Source;
 use crate::torrent::metadata::{Came, MAX_METADATA, Offer};
 use crate::torrent::{State, Torrent, TorrentKey};
@@ -35,23 +34,13 @@ const UNSENT: usize = 4 * 1024;
 impl Session {
     // A link becomes a torrent.
 
-    /// Adds a torrent that a magnet link names; `place` says where that lies, and `known` is what is on record.
-    pub fn insert_magnet(
-        &mut self,
-        link: Magnet,
-        place: Place,
-        known: Option<&Record>,
-        now: Instant,
-    ) -> Option<TorrentKey> {
+    /// Adds a torrent that a magnet link names; `place` says where that lies.
+    pub fn insert_magnet(&mut self, link: Magnet, place: Place, now: Instant) -> Option<TorrentKey> {
         if self.by_hash.contains_key(&link.info_hash) {
             return None;
         }
         let tiers = self.tiers(link.trackers.iter().map(|url| vec![url.clone()]).collect());
-        let mut torrent = Torrent::of_link(link, tiers, place, self.time_of_day(now));
-        torrent.recalled = true;
-        if let Some(known) = known {
-            torrent.recall(known);
-        }
+        let torrent = Torrent::of_link(link, tiers, place, self.time_of_day(now));
         Some(self.add(torrent, now))
     }
 

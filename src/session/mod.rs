@@ -154,6 +154,8 @@ pub struct Session {
     verifying: Option<TorrentKey>,
     /// The storage thread's queue is full until its next answer.
     storage_full: bool,
+    /// State was not there when it was last asked for: it may come with its disk.
+    away: bool,
     flushing: bool,
     /// Jobs for the storage thread that are given again then: one a torrent and peer at most.
     resting: Vec<(Instant, Rest)>,
@@ -229,6 +231,7 @@ impl Session {
             to_verify: BTreeSet::new(),
             verifying: None,
             storage_full: false,
+            away: false,
             flushing: false,
             resting: Vec::new(),
             scans: 0,

@@ -50,6 +50,7 @@ impl Session {
         self.candidates.remove(key.0);
         self.lpd.remove(info_hash);
         self.dht.remove(info_hash);
+        self.jobs.push_back(Job::Close(key));
         if let Some(torrent) = self.torrents.remove(&key) {
             self.jobs.push_back(Job::Event(event(Happened::Removed, &torrent, path_of(&torrent))));
         }
@@ -157,6 +158,7 @@ impl Session {
             self.dht.remove(torrent.info_hash);
             self.close_peers(key, &Close::TorrentStopped);
             self.candidates.remove(key.0);
+            self.jobs.push_back(Job::Close(key));
         }
     }
 }

@@ -552,7 +552,7 @@ pub(super) mod tests {
                             stamps: [].into(),
                             fingerprint: 0,
                         };
-                        Done::Checked { key, known: None, result: Ok(checked) }
+                        Done::Checked { key, known: Ok(None), result: Ok(checked) }
                     }
                     Job::Storage(StorageJob::Prepare { key, .. }) => {
                         Done::Prepared { key, result: Ok(Prepared { window: false }) }

@@ -33,8 +33,8 @@ use std::time::{Duration, Instant};
 pub use check::{Flaw, Verdict, check};
 pub use files::{Files, OpenFile, ReadMode};
 pub use jobs::{
-    Batch, Checked, Done, Hashed, Job, Kept, LaidOut, Linked, Loaded, Outcome, Place, Prepared, Progress,
-    Target, Unkept,
+    Away, Batch, Checked, Done, Hashed, Job, Kept, LaidOut, Linked, Loaded, Outcome, Place, Prepared,
+    Progress, Target, Unkept,
 };
 pub use tree::{hashed, sidecar};
 
@@ -42,6 +42,7 @@ use super::resume::Record;
 use super::{Layout, Trouble};
 use crate::ident::Ident;
 use crate::metainfo::{self, InfoHash};
+use compare::compare;
 use hashing::{CHUNK, Hashing, Reader, Unread, parse_torrent, read_torrent};
 use records::Records;
 use tree::{Tree, probe};
@@ -125,8 +126,6 @@ struct Worker {
 struct Desk {
     shared: Arc<Shared>,
     records: Records,
-    /// The state directory.
-    state: Option<PathBuf>,
     modes: files::Modes,
     /// Torrents whose files may be written to: they are not as their stamps say.
     written: BTreeSet<InfoHash>,
@@ -135,16 +134,16 @@ struct Desk {
 }
 
 impl Storage {
-    /// Starts the thread. It begins with the resume file in `state`, so the caller need not wait for that.
+    /// Starts the thread. What is on record in `state` is read when it is first asked for.
     pub fn start(state: Option<PathBuf>) -> std::io::Result<Storage> {
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
         std::thread::Builder::new().name("storage".into()).stack_size(STACK).spawn(move || {
             // Of this thread alone, on Linux. Where it is refused everything works as well, only less politely.
             let _ = rustix::process::setpriority_process(None, NICE);
-            let records = Records::open(state.clone());
+            let records = Records::new(state);
             let (modes, written) = (files::Modes::default(), BTreeSet::new());
-            let desk = Desk { shared: theirs.clone(), records, state, modes, written, buffer: Vec::new() };
+            let desk = Desk { shared: theirs.clone(), records, modes, written, buffer: Vec::new() };
             let writer = Writer::default();
             Worker { shared: theirs, desk, hashing: None, writer, buffer: Vec::new() }.run();
         })?;
@@ -272,6 +271,7 @@ impl Worker {
                     Done::Saved { key, result: self.save(&place, *record, open) }
                 }
                 Job::Disk(disk) => {
+                    self.desk.records.set_require(disk.require_mount);
                     self.writer.set_disk(disk);
                     continue;
                 }
@@ -365,7 +365,7 @@ impl Worker {
 
     fn save(&mut self, place: &Place, mut record: Record, open: bool) -> Result<(), Trouble> {
         let Worker { shared, desk, writer, buffer, .. } = self;
-        let known = desk.records.find(&record.info_hash).and_then(|record| record.verified);
+        let known = desk.records.find(&record.info_hash).ok().flatten().and_then(|record| record.verified);
         let old = known.map(|verified| verified.stamps).unwrap_or_default();
         let mut between = || peers_first(shared, desk);
         let mut reader = Reader { buffer, between: &mut between };
@@ -462,12 +462,18 @@ impl Desk {
     fn handle(&mut self, job: Job) {
         let done = match job {
             Job::Scan { roots, known } => {
+                self.records.tend();
                 Done::Scanned(crate::watch::io::rescan(&roots, known).map(Box::new))
             }
             Job::Load { path } => self.load(path),
             Job::Check { key, info_hash, place } => {
-                let (known, result) = compare::compare(info_hash, &place, &self.records, &mut self.buffer);
-                Done::Checked { key, known, result }
+                let done = compare(key, info_hash, &place, &self.records, &mut self.buffer);
+                // The data may have come with the disk that state is on, too.
+                match done {
+                    Done::Checked { known: Ok(Some(_)), .. } => done,
+                    _ if !self.records.look() => done,
+                    _ => compare(key, info_hash, &place, &self.records, &mut self.buffer),
+                }
             }
             Job::Probe(places) => {
                 let lost = probe(&places);
@@ -512,8 +518,25 @@ impl Desk {
             }
             Job::Flush => Done::Flushed(self.records.flush()),
             Job::Record(record) => return self.records.insert(*record),
-            Job::LoadNodes => Done::Nodes(nodes::load(self.records.directory())),
-            Job::SaveNodes(bytes) => return nodes::save(self.records.directory(), &bytes),
+            Job::LoadNodes => {
+                self.records.look();
+                let away = self.records.is_away();
+                let nodes = self.records.directory().map(nodes::load).unwrap_or_default();
+                Done::Nodes(if away { Err(Away) } else { Ok(nodes) })
+            }
+            Job::Recall { key, info_hash, path } => {
+                self.records.look();
+                match self.kept_before(&info_hash, &path) {
+                    Some(kept) => Done::Kept { key, result: Ok(Box::new(kept)) },
+                    None => Done::Recalled { key, known: self.records.recall(&info_hash).0 },
+                }
+            }
+            Job::SaveNodes(bytes) => {
+                if let Ok(directory) = self.records.make() {
+                    nodes::save(directory, &bytes);
+                }
+                return;
+            }
             // For the worker.
             Job::Verify { .. }
             | Job::Prepare { .. }

@@ -77,6 +77,8 @@ pub enum Trouble {
     Changed(PathBuf),
     /// A symbolic link leads out of the directory that holds the data.
     Outside(PathBuf),
+    /// It would lie among our own records.
+    Ours(PathBuf),
     /// Something else than a regular file.
     NotAFile(PathBuf),
     /// Too many files are open, in this process or in the system: worth another try soon.
@@ -277,6 +279,9 @@ impl fmt::Display for Trouble {
             Trouble::Outside(path) => {
                 write!(f, "{} is a symbolic link out of the data directory", path.display())
             }
+            Trouble::Ours(path) => {
+                write!(f, "{} is where a daemon keeps its state: no data may lie there", path.display())
+            }
             Trouble::NotAFile(path) => write!(f, "{} is not a regular file", path.display()),
             Trouble::NoDescriptors(path) => {
                 write!(f, "{} cannot be opened: too many open files", path.display())
@@ -284,7 +289,8 @@ impl fmt::Display for Trouble {
             Trouble::NoRoom(room) => room.fmt(f),
             Trouble::NotMounted(path) => write!(
                 f,
-                "{} is not on a disk of its own: mount the disk there, or see `require-mount`",
+                "{} is not on a disk of its own: mount one there, set `data` to a directory on one, or see \
+                 `require-mount`",
                 path.display()
             ),
             Trouble::TooLarge(path) => {

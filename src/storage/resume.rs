@@ -70,6 +70,8 @@ pub struct Record {
     /// The files of the pieces that `verified` lacks are open for writing and have no stamps: what it has of them was on
     /// disk before it was put on record. Belongs to `verified`.
     pub open: bool,
+    /// Made while what was on record could not be read: it tells what is verified, and nothing else.
+    pub early: bool,
 }
 
 /// What hashing has found, and of which files.
@@ -105,7 +107,22 @@ impl Record {
             data: None,
             verified: None,
             open: false,
+            early: false,
         }
+    }
+
+    /// This, where `old` was on record: what it does not tell stays as it was.
+    pub fn over(mut self, old: Record) -> Record {
+        // What was found before holds where a check was cut short.
+        let is_less = |found: &Verified| self.early && !old.early && !found.todo.is_none();
+        let keep = self.verified.as_ref().is_none_or(|found| old.verified.is_some() && is_less(found));
+        let found = if keep { (old.verified.clone(), old.open) } else { (self.verified, self.open) };
+        let data = self.data.or_else(|| old.data.clone().filter(|_| keep || self.early));
+        if self.early {
+            let complete = self.complete || old.complete;
+            self = Record { complete, ..old };
+        }
+        Record { verified: found.0, open: found.1, data, ..self }
     }
 
     /// Whether some of its data was there.
@@ -117,7 +134,8 @@ impl Record {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
         out.extend_from_slice(self.info_hash.as_bytes());
-        let flags = [self.complete, self.paused, self.data.is_some(), self.verified.is_some(), self.open];
+        let (data, verified) = (self.data.is_some(), self.verified.is_some());
+        let flags = [self.complete, self.paused, data, verified, self.open, self.early];
         out.push(flags.iter().rev().fold(0, |byte, &flag| byte << 1 | u8::from(flag)));
         for number in [self.added, self.completed, self.uploaded, self.downloaded] {
             put(&mut out, number);
@@ -138,12 +156,13 @@ impl Record {
         let mut rest = body;
         let mut record = Record::new(info_hash_of(take(&mut rest, 20)?)?);
         let flags = *take(&mut rest, 1)?.first()?;
-        if flags > 0b1_1111 {
+        if flags > 0b11_1111 {
             return None;
         }
         record.complete = flags & 1 != 0;
         record.paused = flags & 2 != 0;
         record.open = flags & 16 != 0;
+        record.early = flags & 32 != 0;
         for number in [&mut record.added, &mut record.completed, &mut record.uploaded, &mut record.downloaded]
         {
             *number = number_from(&mut rest)?;
@@ -368,6 +387,7 @@ pub(crate) mod tests {
                 .into(),
             }),
             open: byte.is_multiple_of(5),
+            early: false,
         }
     }
 
@@ -393,6 +413,19 @@ pub(crate) mod tests {
         assert_eq!((old[20], new[20]), (0b1001, 0b1_1001), "one bit, and nothing else");
         assert_eq!((&old[..20], &old[21..]), (&new[..20], &new[21..]));
         assert!(!Record::decode(&old).unwrap().open);
+    }
+
+    #[test]
+    fn what_was_found_before_the_record_could_be_read_is_all_that_it_adds() {
+        let found = |todo| Verified { pieces: 20, have: Have::None, todo, stamps: [].into() };
+        let early = |todo| Record { early: true, verified: Some(found(todo)), ..Record::new(hash(2)) };
+        let over = early(Have::None).over(record(2));
+        assert_eq!(over, Record { verified: Some(found(Have::None)), open: false, ..record(2) });
+        assert_eq!(early(Have::All).over(record(2)), record(2), "a check that is not over tells less");
+        assert_eq!(early(Have::All).over(early(Have::None)), early(Have::All), "but it is the newer one");
+        let paused = Record { paused: true, ..Record::new(hash(2)) };
+        let full = paused.over(early(Have::None));
+        assert_eq!(full, Record { paused: true, early: false, ..early(Have::None) });
     }
 
     #[test]

@@ -420,7 +420,7 @@ impl Disk {
                 let mut known = self.records.get(&info_hash).cloned().map(Box::new);
                 let open = known.as_ref().is_some_and(|record| record.open);
                 let verified = known.as_mut().and_then(|record| record.verified.take());
-                Done::Checked { key, known, result: self.compare(&place, verified, open) }
+                Done::Checked { key, known: Ok(known), result: self.compare(&place, verified, open) }
             }
             Job::Verify { key, place, pieces } => self.verify(key, &place, pieces),
             Job::Probe(places) => {
@@ -465,7 +465,10 @@ impl Disk {
                 self.take_record(*record);
                 return None;
             }
-            Job::LoadNodes => Done::Nodes(Box::default()),
+            Job::LoadNodes => Done::Nodes(Ok(Box::default())),
+            Job::Recall { key, info_hash, .. } => {
+                Done::Recalled { key, known: Ok(self.records.get(&info_hash).cloned().map(Box::new)) }
+            }
             Job::SaveNodes(_) => return None,
             Job::Forget(info_hash) => {
                 self.records.remove(&info_hash);

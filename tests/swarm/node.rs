@@ -212,7 +212,7 @@ impl Node {
     pub fn insert_link(&mut self, torrent: usize, now: Instant) {
         let of = &self.disk.torrents[torrent];
         let link = Magnet { name: None, ..Magnet::from(&of.metainfo) };
-        let key = self.session.insert_magnet(link, of.place.clone(), None, now);
+        let key = self.session.insert_magnet(link, of.place.clone(), now);
         self.keys.insert(torrent, key.expect("a new torrent"));
         self.kick();
     }
@@ -336,6 +336,7 @@ impl Node {
             Job::Event(news) => self.news.push((at, news)),
             Job::Search(..) => panic!("no node of this world has a link"),
             Job::Datagram(..) | Job::Bootstrap => panic!("no node of this world is one of the DHT"),
+            Job::Close(_) => {}
             Job::Reconnect => panic!("no node of this world changes its address"),
             Job::WebFetch(_) => panic!("no torrent of this world names a web seed"),
         }
@@ -584,6 +585,7 @@ fn name(job: &Job) -> String {
         Job::Datagram(to, _) => format!("a datagram to {to}"),
         Job::Bootstrap => "a bootstrap".into(),
         Job::Rescan => "a rescan".into(),
+        Job::Close(key) => format!("close {}", key.0),
         Job::Reconnect => "another network".into(),
         Job::Event(news) => format!("{news:?}"),
         Job::WebFetch(_) => "a web seed".into(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::hashing::parse_torrent;
 use super::records::Records;
 use super::tree::{Tree, exists, hashed, missing, read_sidecar};
-use super::{Checked, Place};
+use super::{Checked, Done, Place};
 use crate::have::Have;
 use crate::metainfo::InfoHash;
 use crate::storage::resume::{Record, Stamp, Verified};
@@ -34,23 +34,23 @@ enum Piece {
 
 /// Compares; the record, if there is one, is told in any case, without what hashing had found.
 pub(super) fn compare(
+    key: u32,
     info_hash: InfoHash,
     place: &Place,
     records: &Records,
     buffer: &mut Vec<u8>,
-) -> (Option<Box<Record>>, Result<Checked, Trouble>) {
-    let mut known = records.find(&info_hash).map(Box::new);
-    let had_data = known.as_ref().is_some_and(|record| record.had_data());
-    let verified = known.as_mut().and_then(|record| record.verified.take());
-    let result = against(info_hash, place, known.as_deref(), had_data, verified, buffer);
-    (known, result)
+) -> Done {
+    let (known, verified) = records.recall(&info_hash);
+    let record = known.as_ref().ok().and_then(|known| known.as_deref());
+    let result = against(info_hash, place, records, record, verified, buffer);
+    Done::Checked { key, known, result }
 }
 
 fn against(
     info_hash: InfoHash,
     place: &Place,
+    records: &Records,
     known: Option<&Record>,
-    had_data: bool,
     verified: Option<Verified>,
     buffer: &mut Vec<u8>,
 ) -> Result<Checked, Trouble> {
@@ -58,7 +58,8 @@ fn against(
     if metainfo.info_hash != info_hash {
         return Err(Trouble::TorrentChanged);
     }
-    let (place, kept) = choose(place, known);
+    let had_data = records.had_data(&info_hash);
+    let (place, kept) = choose(place, records, known)?;
     let layout = Layout::new(&metainfo, place.data.clone());
     drop(metainfo);
     let tree = Tree::open(&place, layout.is_multi_file())?;
@@ -85,19 +86,25 @@ fn against(
 }
 
 /// Where the data is: the path that was kept over a rename comes first, unless the user has named another.
-fn choose(place: &Place, known: Option<&Record>) -> (Place, bool) {
+fn choose(place: &Place, records: &Records, known: Option<&Record>) -> Result<(Place, bool), Trouble> {
     let recorded = known.and_then(|record| record.data.as_ref()).filter(|_| !place.sidecar);
     let mut found = place.clone();
     let differs = |path: &&Arc<Path>| ***path != *place.data;
     let candidates = [recorded.filter(differs), Some(&place.data), place.other.as_ref().filter(differs)];
     if candidates.iter().flatten().count() > 1
-        && let Some(path) = candidates.into_iter().flatten().find(|path| exists(path) != Ok(false))
+        && let Some(path) = candidates
+            .into_iter()
+            .flatten()
+            .find(|path| exists(path) != Ok(false) && !records.holds(&place.root, path))
     {
         found.data = path.clone();
     }
+    if records.holds(&found.root, &found.data) {
+        return Err(Trouble::Ours(found.data.to_path_buf()));
+    }
     // Where neither exists, the next record must not forget the old path.
     let kept = place.kept || recorded.is_some_and(|path| *path == found.data);
-    (found, kept)
+    Ok((found, kept))
 }
 
 fn stamps(tree: &Tree, layout: &Layout, place: &Place) -> Result<Box<[Stamp]>, Trouble> {

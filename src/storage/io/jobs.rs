@@ -214,8 +214,18 @@ pub enum Job {
     },
     /// Write what has changed of the records.
     Flush,
-    /// Read the nodes of the DHT that were saved.
+    /// Read the nodes of the DHT that were saved. The answer tells as well whether state is there.
     LoadNodes,
+    /// Read what is on record of a torrent that a magnet link names. Answered by [`Done::Kept`] where a .torrent was made of
+    /// it before.
+    Recall {
+        /// The torrent's key in the session.
+        key: u32,
+        /// The torrent.
+        info_hash: InfoHash,
+        /// The .magnet.
+        path: Arc<Path>,
+    },
     /// Write as these settings say. Always taken.
     Disk(Disk),
     /// Save the nodes of the DHT. Always taken.
@@ -282,7 +292,7 @@ pub enum Done {
         /// The torrent's key.
         key: u32,
         /// The record without `verified`, also where there is trouble.
-        known: Option<Box<Record>>,
+        known: Result<Option<Box<Record>>, Away>,
         /// What is right and what is to be hashed.
         result: Result<Checked, Trouble>,
     },
@@ -342,8 +352,19 @@ pub enum Done {
     /// Records are written, or why not: logged by the thread, once.
     Flushed(Result<(), String>),
     /// The nodes of the DHT as they were saved; empty where there are none.
-    Nodes(Box<[u8]>),
+    Nodes(Result<Box<[u8]>, Away>),
+    /// What is on record of a torrent.
+    Recalled {
+        /// The torrent's key.
+        key: u32,
+        /// The record without `verified`.
+        known: Result<Option<Box<Record>>, Away>,
+    },
 }
+
+/// The state directory is not there, and may come with its disk: what is on record is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Away;
 
 /// What a .torrent says of where its data is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -379,8 +400,6 @@ pub struct Linked {
     pub link: Magnet,
     /// The .torrent, where it was made before and kept in the state directory.
     pub kept: Option<Kept>,
-    /// What is on record of the torrent.
-    pub record: Option<Box<Record>>,
 }
 
 /// A .torrent that was made of a magnet link.

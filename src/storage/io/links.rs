@@ -40,9 +40,14 @@ impl Desk {
             Ok(link) => link,
             Err(error) => return (ident, Err(error.to_string())),
         };
-        let record = self.records.find(&link.info_hash).map(Box::new);
-        let kept = self.kept(&link.info_hash).and_then(|kept| self.take_in(&kept, path, link.info_hash).ok());
-        (ident, Ok(Box::new(Linked { link, kept, record })))
+        let kept = self.kept_before(&link.info_hash, path);
+        (ident, Ok(Box::new(Linked { link, kept })))
+    }
+
+    /// The .torrent that was made of the link at `path` and kept in the state directory.
+    pub(super) fn kept_before(&mut self, info_hash: &InfoHash, path: &Path) -> Option<Kept> {
+        let kept = self.kept(info_hash)?;
+        self.take_in(&kept, path, *info_hash).ok()
     }
 
     /// Verifies metadata and writes it as a .torrent.
@@ -79,17 +84,22 @@ impl Desk {
         kept.map(Box::new).map_err(Unkept::Unwritten)
     }
 
-    fn keep_in_state(&self, info_hash: &InfoHash, bytes: &[u8]) -> Result<PathBuf, String> {
-        let kept = self.kept(info_hash).ok_or("there is no state directory")?;
-        let folder = kept.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    fn keep_in_state(&mut self, info_hash: &InfoHash, bytes: &[u8]) -> Result<PathBuf, String> {
+        let folder = self.records.make()?.join(DIRECTORY);
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(format!("{}: {error}", folder.display()));
+            }
+            _ => {}
+        }
+        let kept = folder.join(format!("{info_hash}.torrent"));
         metainfo::io::save(&kept, bytes, true).map_err(|error| error.to_string())?;
         Ok(kept)
     }
 
     /// Where a .torrent is kept that could not be written beside its link.
     fn kept(&self, info_hash: &InfoHash) -> Option<PathBuf> {
-        Some(self.state.as_ref()?.join(DIRECTORY).join(format!("{info_hash}.torrent")))
+        Some(self.records.directory()?.join(DIRECTORY).join(format!("{info_hash}.torrent")))
     }
 
     /// Reads a .torrent that was made of the link at `magnet`.

@@ -6,43 +6,33 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
-
-use super::records::{create, create_directory, open_directory, read_at, rename, sync, write};
-use super::tree::number;
+use super::records::{create, open, open_directory, read_at, rename, sync, write};
 
 /// Bytes of a file that is looked at: several times what is ever written.
 const MAX: usize = 16 * 1024;
 
 /// What the file holds; nothing where it cannot be read, or is none of ours.
-pub(super) fn load(directory: Option<&Path>) -> Box<[u8]> {
-    let Some(directory) = directory else { return Box::default() };
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(file) = openat(CWD, directory.join("dht"), flags, Mode::empty()) else { return Box::default() };
-    let is_fit = |stat: rustix::fs::Stat| {
-        FileType::from_raw_mode(stat.st_mode).is_file() && number(stat.st_size) <= MAX as u64
-    };
-    if !fstat(&file).is_ok_and(is_fit) {
-        return Box::default();
+pub(super) fn load(directory: &Path) -> Box<[u8]> {
+    let mut bytes = Vec::new();
+    if let Ok((file, ident)) = open(&directory.join("dht"))
+        && ident.size <= MAX as u64
+    {
+        bytes.resize(MAX, 0);
+        let read = read_at(&file, &mut bytes, 0).unwrap_or(0);
+        bytes.truncate(read);
     }
-    let mut bytes = vec![0; MAX];
-    let read = read_at(&file, &mut bytes, 0).unwrap_or(0);
-    bytes.truncate(read);
     bytes.into()
 }
 
 /// Replaces the file, whole or not at all. Where that cannot be, there is nothing to be done.
-pub(super) fn save(directory: Option<&Path>, bytes: &[u8]) {
-    if let Some(directory) = directory
-        && let Err(error) = replace(directory, bytes)
-    {
+pub(super) fn save(directory: &Path, bytes: &[u8]) {
+    if let Err(error) = replace(directory, bytes) {
         log::debug!("{}: nodes of the DHT are not saved: {error}", directory.display());
     }
 }
 
 fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {
     let (new, current) = (directory.join("dht.new"), directory.join("dht"));
-    create_directory(directory)?;
     let file = create(&new)?;
     write(&file, bytes)?;
     sync(&file)?;
@@ -61,31 +51,33 @@ mod tests {
     fn what_is_saved_is_loaded_and_elsewhere_there_is_nothing() {
         let temp = Temp::new();
         let state = temp.path("state");
-        assert!(load(Some(&state)).is_empty() && load(None).is_empty());
-        save(Some(&state), b"some nodes");
-        save(None, b"others");
-        assert_eq!(*load(Some(&state)), *b"some nodes");
+        save(&state, b"to nowhere");
+        assert!(load(&state).is_empty() && !state.exists());
+        std::fs::create_dir(&state).unwrap();
+        save(&state, b"some nodes");
+        assert_eq!(*load(&state), *b"some nodes");
         std::fs::write(state.join("dht"), vec![b'x'; MAX + 1]).unwrap();
-        assert!(load(Some(&state)).is_empty());
+        assert!(load(&state).is_empty());
         std::fs::remove_file(state.join("dht")).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", state.join("dht")).unwrap();
-        assert!(load(Some(&state)).is_empty());
+        assert!(load(&state).is_empty());
         std::fs::remove_file(state.join("dht")).unwrap();
         std::fs::create_dir(state.join("dht")).unwrap();
-        assert!(load(Some(&state)).is_empty());
+        assert!(load(&state).is_empty());
     }
 
     #[test]
     fn a_power_cut_at_any_moment_leaves_the_old_ones_or_the_new_ones() {
         let temp = Temp::new();
         let state = temp.path("state");
-        save(Some(&state), b"old");
+        std::fs::create_dir(&state).unwrap();
+        save(&state, b"old");
         for n in 1.. {
             let faults = Faults::at(n, Errno::IO, true);
-            save(Some(&state), b"new");
+            save(&state, b"new");
             let calls = faults.calls();
             drop(faults);
-            let found = load(Some(&state));
+            let found = load(&state);
             assert!(*found == *b"old" || *found == *b"new", "{n}");
             if calls < n {
                 assert_eq!(*found, *b"new");

@@ -1,5 +1,5 @@
 //! Whether content may be written where it would lie: on a mounted disk, that takes writes, has room, and holds files
-//! of that size.
+//! of that size; and whether a state directory may be made there.
 //!
 //! Read first: statfs(2). Holds no memory.
 
@@ -59,17 +59,32 @@ pub(super) fn free(fd: impl AsFd) -> Option<u64> {
     Some(statvfs.f_bavail.saturating_mul(statvfs.f_frsize))
 }
 
+/// Where a state directory may be made, and on which file system: where data may lie, or in memory.
+pub(super) fn ground_of_state(parent: &Path, require: RequireMount) -> Result<(OwnedFd, u64), Trouble> {
+    let directory = look_at_root(parent)?;
+    let facts = Facts::of(&directory, parent)?;
+    if facts.refuse(require) && !is_in_memory(&directory) {
+        return Err(Trouble::NotMounted(parent.into()));
+    }
+    Ok((directory, facts.data))
+}
+
+fn look(path: &Path) -> Result<OwnedFd, Errno> {
+    attempt()?;
+    openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn look_at_root(root: &Path) -> Result<OwnedFd, Trouble> {
+    look(root).map_err(|error| match error {
+        Errno::NOENT | Errno::NOTDIR => Trouble::RootAbsent(root.into()),
+        error => Trouble::of(root, error),
+    })
+}
+
 /// Looks at where a torrent's data would lie. `known`: some of it was there.
 pub(super) fn survey(place: &Place, known: bool, disk: &Disk) -> Result<Ground, Trouble> {
     let root = root_of(place);
-    let look = |path: &Path| {
-        attempt()?;
-        openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-    };
-    let mut directory = look(root).map_err(|error| match error {
-        Errno::NOENT | Errno::NOTDIR => Trouble::RootAbsent(root.into()),
-        error => Trouble::of(root, error),
-    })?;
+    let mut directory = look_at_root(root)?;
     // The way below the root may lead over a mount of its own.
     let mut deepest = root;
     for path in place.data.ancestors().take_while(|path| *path != root) {
@@ -78,14 +93,7 @@ pub(super) fn survey(place: &Place, known: bool, disk: &Disk) -> Result<Ground, 
             break;
         }
     }
-    let device = |path: &Path| stat(path).ok().map(|stat| number(stat.st_dev));
-    let facts = Facts {
-        data: fstat(&directory).map(|stat| number(stat.st_dev)).map_err(|e| Trouble::of(deepest, e))?,
-        system: device(Path::new("/")).unwrap_or(0),
-        overlay: device(Path::new("/overlay")),
-        kind: kind_of(&directory),
-        system_kind: look(Path::new("/")).map_or(0, kind_of),
-    };
+    let facts = Facts::of(&directory, deepest)?;
     if facts.refuse(disk.require_mount) {
         return Err(Trouble::NotMounted(root.into()));
     }
@@ -118,6 +126,17 @@ fn takes_writes(directory: &OwnedFd) -> Result<(), Errno> {
 }
 
 impl Facts {
+    fn of(directory: &OwnedFd, path: &Path) -> Result<Facts, Trouble> {
+        let device = |path: &Path| stat(path).ok().map(|stat| number(stat.st_dev));
+        Ok(Facts {
+            data: fstat(directory).map(|stat| number(stat.st_dev)).map_err(|e| Trouble::of(path, e))?,
+            system: device(Path::new("/")).unwrap_or(0),
+            overlay: device(Path::new("/overlay")),
+            kind: kind_of(directory),
+            system_kind: look(Path::new("/")).map_or(0, kind_of),
+        })
+    }
+
     fn refuse(&self, require: RequireMount) -> bool {
         match require {
             RequireMount::Auto => {

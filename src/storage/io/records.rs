@@ -1,8 +1,11 @@
-//! The resume file: found again at the start, written anew when records have changed.
+//! The resume file: found when its disk is there, written anew when records have changed.
 //!
 //! Read first: `resume`. A change goes to a new file beside the old one, which is synced before it takes the old
 //! one's name; the old one stays as `resume.old` until the next time. So after a crash at any moment one of the two
 //! is whole. A file that is damaged or foreign is set aside as `resume.bad` and none of it is used.
+//! **The state directory may lie on a disk that comes later, goes and comes again.** Of it only the last part is ever
+//! made, and not on what lies below a mount point; nothing of it is held open, so that the disk can be unmounted. While
+//! it is away changes stay in memory; when it is back they go over what it holds.
 //! Holds 24 bytes a torrent and, until the next flush, the records that have changed, at most [`PENDING`] bytes.
 
 use std::collections::BTreeMap;
@@ -10,14 +13,20 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat, stat};
 use rustix::io::{Errno, pread};
 
 use super::fault::attempt;
-use super::tree::number;
+use super::jobs::Away;
+use super::prepare::ground_of_state;
+use super::tree::{ident_of, number};
+use crate::config::RequireMount;
+use crate::ident::Ident;
 use crate::metainfo::InfoHash;
+use crate::storage::Trouble;
 use crate::storage::resume::{
-    self, FRAME, HEAD, MAX_BODY, Record, Stamp, checksum, checksum_of_length, decode_foot, decode_frame,
+    self, FRAME, HEAD, MAX_BODY, Record, Stamp, Verified, checksum, checksum_of_length, decode_foot,
+    decode_frame,
 };
 
 /// Bytes of changed records that are written without waiting for a flush, and that are dropped when they cannot be.
@@ -26,17 +35,30 @@ const PENDING: usize = 256 * 1024;
 /// Bytes read or written at a time.
 const BLOCK: usize = 32 * 1024;
 
+/// The names of the resume file, now and before it was written last.
+const NAMES: [&str; 2] = ["resume", "resume.old"];
+
 /// The records of all torrents.
 pub(super) struct Records {
     /// Where they are kept; `None` keeps them in memory, as far as there is room.
     directory: Option<PathBuf>,
-    /// The file that `index` points into. It may have another name by now.
-    file: Option<OwnedFd>,
+    /// Where that is not made.
+    require: RequireMount,
+    /// It was there.
+    read: bool,
+    /// The file system that it was on: once it has gone from there it is not made elsewhere.
+    device: Option<u64>,
+    /// It was not there at the last look, and that has been logged.
+    away: bool,
+    /// The file that `index` points into. It may have the other name by now.
+    file: Option<Ident>,
     /// Where each record's frame begins, sorted.
     index: Vec<(InfoHash, u32)>,
     /// Bodies that have changed since; `None` for one to be forgotten.
     pending: BTreeMap<InfoHash, Option<Box<[u8]>>>,
     pending_bytes: usize,
+    /// Some of them came while the file could not be read, and may not tell what is in it.
+    unmerged: bool,
     /// What is in the file should be written again although no record has changed.
     stale: bool,
     /// The last error has been logged.
@@ -45,48 +67,45 @@ pub(super) struct Records {
 
 /// What was found in a file.
 enum Found {
-    /// Nothing, or nothing that can be read now: left where it is.
+    /// Nothing.
     Nothing,
+    /// Something that cannot be read now: left where it is.
+    Unreadable(Errno),
     /// Something else, or not all of it.
     Foreign(&'static str),
     /// Records: where each begins, sorted.
-    Records(OwnedFd, Vec<(InfoHash, u32)>),
+    Records(Ident, Vec<(InfoHash, u32)>),
 }
 
 impl Records {
-    /// Reads the resume file of a state directory.
-    pub(super) fn open(directory: Option<PathBuf>) -> Records {
-        let mut records = Records {
+    /// Looks at nothing yet.
+    pub(super) fn new(directory: Option<PathBuf>) -> Records {
+        Records {
+            read: directory.is_none(),
             directory,
+            require: RequireMount::Never,
+            device: None,
+            away: false,
             file: None,
             index: Vec::new(),
             pending: BTreeMap::new(),
             pending_bytes: 0,
+            unmerged: false,
             stale: false,
             told: false,
-        };
-        let Some(directory) = records.directory.clone() else { return records };
-        let path = directory.join("resume");
-        let mut found = look(&path);
-        if let Found::Foreign(why) = &found {
-            let bad = directory.join("resume.bad");
-            let aside = match std::fs::rename(&path, &bad) {
-                Ok(()) => format!("it is kept as {}", bad.display()),
-                Err(error) => format!("it cannot be renamed: {error}"),
-            };
-            log::warn!("{} {why}; {aside}, and data without a record is hashed again", path.display());
-            records.stale = true;
         }
-        if matches!(found, Found::Nothing) {
-            // A crash between two renames leaves this one alone. Of a file that was damaged it is no substitute: what
-            // happened to that may have happened to the data.
-            found = look(&directory.join("resume.old"));
-        }
-        if let Found::Records(file, index) = found {
-            records.file = Some(file);
-            records.index = index;
-        }
+    }
+
+    /// Reads the resume file of a state directory that is there.
+    pub(super) fn open(directory: Option<PathBuf>) -> Records {
+        let mut records = Records::new(directory);
+        records.look();
         records
+    }
+
+    /// Where the directory is not made from now on.
+    pub(super) fn set_require(&mut self, require: RequireMount) {
+        self.require = require;
     }
 
     /// Where they are kept, and what else is remembered.
@@ -94,40 +113,103 @@ impl Records {
         self.directory.as_deref()
     }
 
-    /// The record of a torrent.
-    pub(super) fn find(&self, info_hash: &InfoHash) -> Option<Record> {
-        match self.pending.get(info_hash) {
-            Some(body) => Record::decode(body.as_deref()?),
-            None => Record::decode(&self.body(self.offset(info_hash)?)?),
+    /// Whether data at `path`, below `root`, would lie in a state directory, by whatever name its file system knows that.
+    pub(super) fn holds(&self, root: &Path, path: &Path) -> bool {
+        let node = |path: &Path| stat(path).ok().map(|stat| (number(stat.st_dev), number(stat.st_ino)));
+        let own = self.directory.as_deref().and_then(node);
+        let is_own = |path: &Path| {
+            path.ends_with(".meshseed")
+                || self.directory() == Some(path)
+                || (own.is_some() && node(path) == own)
+        };
+        path.ancestors().take_while(|path| *path != root).any(is_own)
+    }
+
+    /// Whether the directory was away at the last look.
+    pub(super) fn is_away(&self) -> bool {
+        self.away
+    }
+
+    /// Reads what is in the directory if it has come, or is another by now; tells whether it has.
+    pub(super) fn look(&mut self) -> bool {
+        let came = self.read_anew();
+        if came && !self.pending.is_empty() {
+            // Logged where it fails; tried again with the next change, or at the next scan.
+            let _ = self.write_out();
         }
+        came
+    }
+
+    /// Tries again what could not be written.
+    pub(super) fn tend(&mut self) {
+        if self.away || self.told {
+            self.read_anew();
+            let _ = self.write_out();
+        }
+    }
+
+    /// The directory, made if need be.
+    pub(super) fn make(&mut self) -> Result<&Path, String> {
+        let directory = self.directory.as_deref().ok_or("there is no state directory")?;
+        if let (Some(parent), _) = self.ground(directory).map_err(|trouble| trouble.to_string())? {
+            let name = directory.file_name().unwrap_or_default();
+            let made = attempt().and_then(|()| mkdirat(&parent, name, Mode::from_raw_mode(0o755)));
+            made.map_err(|error| format!("{}: {}", directory.display(), io::Error::from(error)))?;
+        }
+        Ok(directory)
+    }
+
+    /// The record of a torrent.
+    pub(super) fn find(&self, info_hash: &InfoHash) -> Result<Option<Record>, Away> {
+        match self.pending.get(info_hash) {
+            Some(body) => Ok(body.as_deref().and_then(Record::decode)),
+            None => self.body(info_hash).map(|body| Record::decode(&body?)),
+        }
+    }
+
+    /// What there is to tell of a torrent's record, and apart from it what was found.
+    pub(super) fn recall(
+        &self,
+        info_hash: &InfoHash,
+    ) -> (Result<Option<Box<Record>>, Away>, Option<Verified>) {
+        let mut found = self.find(info_hash);
+        let verified = found.as_mut().ok().and_then(|record| record.as_mut()?.verified.take());
+        let known = match found {
+            Ok(Some(record)) if record.early => Err(Away),
+            found => found.map(|record| record.map(Box::new)),
+        };
+        (known, verified)
     }
 
     /// A file of a torrent as it was when it was hashed; `None` also of one that was open for writing.
     pub(super) fn find_stamp(&self, info_hash: &InfoHash, file: u32) -> Option<Stamp> {
-        let stamp = self.find(info_hash)?.verified?.stamps.get(file as usize).copied();
+        let stamp = self.find(info_hash).ok()??.verified?.stamps.get(file as usize).copied();
         stamp.filter(|stamp| *stamp != Stamp::ABSENT)
     }
 
-    /// Whether some of a torrent's data was there.
+    /// Whether some of a torrent's data was there, as far as is known.
     pub(super) fn had_data(&self, info_hash: &InfoHash) -> bool {
-        self.find(info_hash).is_some_and(|record| record.had_data())
+        match self.find(info_hash) {
+            Ok(record) => record.is_some_and(|record| record.had_data()),
+            Err(Away) => self.offset(info_hash).is_some(),
+        }
     }
 
-    /// Takes a changed record, to be written at the next flush. Without `verified`, that and the path of the data
-    /// stay as they are on record.
+    /// Takes a changed record, to be written at the next flush. What it does not tell stays as it is on record.
     pub(super) fn insert(&mut self, mut record: Record) {
-        if record.verified.is_none()
-            && let Some(old) = self.find(&record.info_hash)
-        {
-            record.verified = old.verified;
-            record.open = old.open;
-            record.data = record.data.or(old.data);
+        let info_hash = record.info_hash;
+        match self.find(&info_hash) {
+            Ok(Some(old)) => record = record.over(old),
+            // Now it is the first one.
+            Ok(None) => record.early = false,
+            Err(Away) => self.unmerged = true,
         }
         let body = record.encode();
         // What is on record already costs no write.
-        let known = self.offset(&record.info_hash).filter(|_| !self.pending.contains_key(&record.info_hash));
-        if known.and_then(|offset| self.body(offset)).as_ref() != Some(&body) {
-            self.keep(record.info_hash, Some(body.into()));
+        if self.pending.contains_key(&info_hash)
+            || self.body(&info_hash).ok().flatten().as_ref() != Some(&body)
+        {
+            self.keep(info_hash, Some(body.into()));
         }
     }
 
@@ -142,25 +224,130 @@ impl Records {
 
     /// Writes what has changed; with nothing changed nothing is written.
     pub(super) fn flush(&mut self) -> Result<(), String> {
-        let Some(directory) = self.directory.clone() else { return Ok(()) };
+        if self.directory.is_none() || (self.pending.is_empty() && !self.stale) {
+            return Ok(());
+        }
+        self.read_anew();
+        self.write_out()
+    }
+
+    /// The same after a look.
+    fn write_out(&mut self) -> Result<(), String> {
+        let Some(directory) = self.directory.as_deref().map(Path::display) else { return Ok(()) };
+        if self.away {
+            return Err(format!("{directory} is not there"));
+        }
+        let directory = directory.to_string();
         if self.pending.is_empty() && !self.stale {
             return Ok(());
         }
-        match self.write(&directory) {
+        match self.write() {
             Ok(()) => {
                 if std::mem::take(&mut self.told) {
-                    log::info!("{}: state is written again", directory.display());
+                    log::info!("{directory}: state is written again");
                 }
                 Ok(())
             }
             Err(error) => {
-                let text = format!("state cannot be written to {}: {error}", directory.display());
+                let text = format!("state cannot be written to {directory}: {error}");
                 if !std::mem::replace(&mut self.told, true) {
                     log::warn!("{text}");
                 }
                 Err(text)
             }
         }
+    }
+
+    /// On which file system the directory is, or, where it is not there and may be made, the one that it is to be made in.
+    fn ground(&self, directory: &Path) -> Result<(Option<OwnedFd>, u64), Trouble> {
+        match stat(directory) {
+            Ok(stat) => return Ok((None, number(stat.st_dev))),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => return Err(Trouble::of(directory, error)),
+        }
+        let parent = directory.parent().unwrap_or(directory);
+        let (parent, device) = match ground_of_state(parent, self.require)? {
+            (_, device) if self.device.is_some_and(|before| before != device) => {
+                return Err(Trouble::NotMounted(parent.into()));
+            }
+            found => found,
+        };
+        Ok((Some(parent), device))
+    }
+
+    /// Whether the directory is there, or another by now, and what is in it then.
+    fn read_anew(&mut self) -> bool {
+        let Some(directory) = self.directory.clone() else { return false };
+        match self.ground(&directory) {
+            Ok((None, device)) => self.device = Some(device),
+            Ok(_) => {}
+            Err(trouble) => {
+                if !std::mem::replace(&mut self.away, true) {
+                    let directory = directory.display();
+                    let why = match trouble {
+                        Trouble::NotMounted(_) => {
+                            "mount its disk, or make the directory yourself (`require-mount`)".into()
+                        }
+                        trouble => trouble.to_string(),
+                    };
+                    log::warn!("{directory}: state stays in memory until that is there: {why}");
+                }
+                return false;
+            }
+        }
+        // Of one that is damaged there is nothing more to be read.
+        let is_same = match self.file {
+            Some(_) => self.file().is_some(),
+            None => self.stale || !exists(&directory),
+        };
+        let came = !(self.read && is_same) && self.take_in(&directory);
+        if std::mem::take(&mut self.away) {
+            log::info!("{}: state is there, with {} records", directory.display(), self.index.len());
+        }
+        if std::mem::take(&mut self.unmerged) {
+            self.pending_bytes = 0;
+            for (info_hash, body) in std::mem::take(&mut self.pending) {
+                match body.map(|body| Record::decode(&body)) {
+                    Some(record) => record.into_iter().for_each(|record| self.insert(record)),
+                    None => self.keep(info_hash, None),
+                }
+            }
+        }
+        came
+    }
+
+    /// Reads the file of a directory.
+    fn take_in(&mut self, directory: &Path) -> bool {
+        let path = directory.join(NAMES[0]);
+        let mut found = look(&path);
+        if let Found::Foreign(why) = &found {
+            let bad = directory.join("resume.bad");
+            let aside = match std::fs::rename(&path, &bad) {
+                Ok(()) => format!("it is kept as {}", bad.display()),
+                Err(error) => format!("it cannot be renamed: {error}"),
+            };
+            log::warn!("{} {why}; {aside}, and data without a record is hashed again", path.display());
+            self.stale = true;
+        }
+        if let Found::Unreadable(error) = found
+            && !std::mem::replace(&mut self.told, true)
+        {
+            let error = io::Error::from(error);
+            log::warn!("{} cannot be read, data is hashed again: {error}", path.display());
+        }
+        if matches!(found, Found::Nothing) {
+            // A crash between two renames leaves this one alone. Of a file that was damaged it is no substitute: what
+            // happened to that may have happened to the data.
+            found = look(&directory.join(NAMES[1]));
+        }
+        (self.file, self.index) = match found {
+            Found::Records(file, index) => (Some(file), index),
+            // What is known of a file that was read before is better than nothing.
+            Found::Unreadable(_) if self.read => return false,
+            _ => (None, Vec::new()),
+        };
+        self.read = true;
+        true
     }
 
     fn keep(&mut self, info_hash: InfoHash, body: Option<Box<[u8]>>) {
@@ -171,9 +358,23 @@ impl Records {
         }
         // What cannot be written is let go: the daemon goes on without records rather than without memory.
         if self.pending_bytes > PENDING && (self.flush().is_err() || self.directory.is_none()) {
-            self.pending = BTreeMap::new();
-            self.pending_bytes = 0;
+            if self.away {
+                let body = self.pending.remove(&info_hash);
+                self.pending_bytes -= body.as_ref().map_or(0, len);
+            } else {
+                self.pending = BTreeMap::new();
+                self.pending_bytes = 0;
+            }
         }
+    }
+
+    /// The file that the index points into, if it is there.
+    fn file(&self) -> Option<OwnedFd> {
+        let (directory, known) = (self.directory.as_ref()?, self.file.as_ref()?);
+        NAMES.iter().find_map(|name| {
+            let (file, ident) = open(&directory.join(name)).ok()?;
+            ident.matches(known).then_some(file)
+        })
     }
 
     fn offset(&self, info_hash: &InfoHash) -> Option<u32> {
@@ -181,28 +382,19 @@ impl Records {
         Some(self.index.get(at)?.1)
     }
 
-    /// A body as it stands in the file; `None` if it is not what was written.
-    fn body(&self, offset: u32) -> Option<Vec<u8>> {
-        let file = self.file.as_ref()?;
-        // Most records fit the first read.
-        let mut bytes = vec![0; 512];
-        let read = read_at(file, &mut bytes, u64::from(offset)).ok()?;
-        let (len, sum) = decode_frame(bytes.get(..FRAME.min(read))?)?;
-        let whole = FRAME + usize::try_from(len).ok()?;
-        bytes.resize(whole, 0);
-        if whole > read {
-            let rest = bytes.get_mut(read..)?;
-            let missing = rest.len();
-            (read_at(file, rest, u64::from(offset) + read as u64).ok()? == missing).then_some(())?;
-        }
-        bytes.drain(..FRAME);
-        (checksum(checksum_of_length(len), &bytes) == sum).then_some(bytes)
+    /// A record's body as it stands in the file.
+    fn body(&self, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, Away> {
+        let Some(offset) = self.offset(info_hash) else {
+            return if self.read { Ok(None) } else { Err(Away) };
+        };
+        let file = self.file().ok_or(Away)?;
+        body_at(&file, offset).map_err(|_| Away)
     }
 
-    fn write(&mut self, directory: &Path) -> io::Result<()> {
+    fn write(&mut self) -> io::Result<()> {
+        let directory = self.make().map_err(io::Error::other)?.to_owned();
         let (new, current, old) =
-            (directory.join("resume.new"), directory.join("resume"), directory.join("resume.old"));
-        create_directory(directory)?;
+            (directory.join("resume.new"), directory.join(NAMES[0]), directory.join(NAMES[1]));
         let file = create(&new)?;
         let index = self.copy(&file)?;
         sync(&file)?;
@@ -212,13 +404,14 @@ impl Records {
         }
         rename(&new, &current)?;
         // From here on the new file is the one, whether or not its name is safe on disk yet.
-        self.file = Some(file);
+        let stat = fstat(&file)?;
+        self.file = Some(ident_of(&stat));
+        self.device = Some(number(stat.st_dev));
         self.index = index;
         self.pending = BTreeMap::new();
         self.pending_bytes = 0;
         self.stale = true;
-        let directory = open_directory(directory)?;
-        sync(&directory)?;
+        sync(&open_directory(&directory)?)?;
         self.stale = false;
         Ok(())
     }
@@ -243,6 +436,7 @@ impl Records {
             Ok(())
         };
         let mut changed = self.pending.iter().peekable();
+        let from = self.file();
         for &(info_hash, offset) in &self.index {
             while let Some((&before, body)) = changed.next_if(|(key, _)| **key < info_hash) {
                 if let Some(body) = body {
@@ -253,7 +447,7 @@ impl Records {
                 if let Some(body) = body {
                     put(&mut out, info_hash, body)?;
                 }
-            } else if let Some(body) = self.body(offset) {
+            } else if let Some(body) = body_at(from.as_ref().ok_or(ErrorKind::NotFound)?, offset)? {
                 put(&mut out, info_hash, &body)?;
             }
         }
@@ -269,10 +463,19 @@ impl Records {
     }
 }
 
-pub(super) fn create_directory(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    attempt()?;
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+/// A body as it stands in a file; `None` if it is not what was written.
+fn body_at(file: &OwnedFd, offset: u32) -> Result<Option<Vec<u8>>, Errno> {
+    // Most records fit the first read.
+    let mut bytes = vec![0; 512];
+    let read = read_at(file, &mut bytes, u64::from(offset))?;
+    let Some((len, sum)) = bytes.get(..FRAME.min(read)).and_then(decode_frame) else { return Ok(None) };
+    let whole = FRAME + usize::try_from(len).unwrap_or(0);
+    bytes.resize(whole, 0);
+    if whole > read && read_at(file, &mut bytes[read..], u64::from(offset) + read as u64)? < whole - read {
+        return Ok(None);
+    }
+    bytes.drain(..FRAME);
+    Ok((checksum(checksum_of_length(len), &bytes) == sum).then_some(bytes))
 }
 
 pub(super) fn create(path: &Path) -> io::Result<OwnedFd> {
@@ -313,20 +516,32 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(from, to)
 }
 
+/// Opens a file of the state directory. `None` in place of the error: it is none.
+pub(super) fn open(path: &Path) -> Result<(OwnedFd, Ident), Option<Errno>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened =
+        openat(CWD, path, flags, Mode::empty()).and_then(|file| fstat(&file).map(|stat| (file, stat)));
+    match opened {
+        Ok((file, stat)) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok((file, ident_of(&stat))),
+        Ok(_) | Err(Errno::LOOP | Errno::NXIO) => Err(None),
+        Err(error) => Err(Some(error)),
+    }
+}
+
+/// Whether the directory holds a resume file, be it whole or not.
+fn exists(directory: &Path) -> bool {
+    NAMES.iter().any(|name| directory.join(name).symlink_metadata().is_ok())
+}
+
 /// Looks through a resume file: what it holds, and whether that is all it held.
 fn look(path: &Path) -> Found {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match openat(CWD, path, flags, Mode::empty()) {
-        Ok(file) => file,
-        Err(Errno::NOENT | Errno::NOTDIR) => return Found::Nothing,
-        Err(Errno::LOOP | Errno::NXIO) => return Found::Foreign("is not a regular file"),
-        Err(error) => return unreadable(path, error),
+    let (file, ident) = match open(path) {
+        Ok(opened) => opened,
+        Err(Some(Errno::NOENT | Errno::NOTDIR)) => return Found::Nothing,
+        Err(Some(error)) => return Found::Unreadable(error),
+        Err(None) => return Found::Foreign("is not a regular file"),
     };
-    let size = match fstat(&file) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => number(stat.st_size),
-        Ok(_) => return Found::Foreign("is not a regular file"),
-        Err(error) => return unreadable(path, error),
-    };
+    let size = ident.size;
     if size > u64::from(u32::MAX) {
         return Found::Foreign("is larger than state can be");
     }
@@ -345,15 +560,10 @@ fn look(path: &Path) -> Found {
         Err(error) => Err(error),
     };
     match found {
-        Ok(Some(index)) => Found::Records(file, index),
+        Ok(Some(index)) => Found::Records(ident, index),
         Ok(None) => Found::Foreign("is damaged or cut short"),
-        Err(error) => unreadable(path, error),
+        Err(error) => Found::Unreadable(error),
     }
-}
-
-fn unreadable(path: &Path, error: Errno) -> Found {
-    log::warn!("{} cannot be read, data is hashed again: {}", path.display(), io::Error::from(error));
-    Found::Nothing
 }
 
 /// Where each record begins; `None` if anything is wrong. A file is used whole or not at all: what damaged one record
@@ -444,7 +654,7 @@ mod tests {
     use crate::storage::resume::Verified;
     use crate::storage::resume::tests::{hash, record};
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn at(temp: &Temp) -> Records {
         Records::open(Some(temp.path("state")))
@@ -463,7 +673,7 @@ mod tests {
         for byte in [5, 3, 200, 0, 1] {
             records.insert(record(byte));
         }
-        assert_eq!(records.find(&hash(3)), Some(record(3)));
+        assert_eq!(records.find(&hash(3)).unwrap(), Some(record(3)));
         records.flush().unwrap();
         assert_eq!(fs::metadata(temp.path("state")).unwrap().permissions().mode() & 0o777, 0o755);
         let mut records = at(&temp);
@@ -473,15 +683,15 @@ mod tests {
         records.insert(record(4));
         records.remove(hash(200));
         records.remove(hash(77));
-        assert_eq!(records.find(&hash(200)), None);
+        assert_eq!(records.find(&hash(200)).unwrap(), None);
         records.flush().unwrap();
-        assert_eq!(records.find(&hash(200)), None);
+        assert_eq!(records.find(&hash(200)).unwrap(), None);
         for mut records in [records, at(&temp)] {
             for byte in [0, 1, 4, 5] {
-                assert_eq!(records.find(&hash(byte)), Some(record(byte)));
+                assert_eq!(records.find(&hash(byte)).unwrap(), Some(record(byte)));
             }
-            assert_eq!(records.find(&hash(3)), Some(Record { uploaded: 9, ..record(3) }));
-            assert_eq!((records.find(&hash(200)), records.find(&hash(2))), (None, None));
+            assert_eq!(records.find(&hash(3)).unwrap(), Some(Record { uploaded: 9, ..record(3) }));
+            assert_eq!((records.find(&hash(200)).unwrap(), records.find(&hash(2)).unwrap()), (None, None));
             assert_eq!(records.find_stamp(&hash(1), 2).unwrap().mtime_secs, -1);
             assert_eq!(records.find_stamp(&hash(1), 99), None);
             records.insert(record(6));
@@ -498,11 +708,11 @@ mod tests {
         let mut records = at(&temp);
         records.insert(record(1));
         records.flush().unwrap();
-        fs::remove_dir_all(temp.path("state")).unwrap();
+        let written = fs::metadata(temp.path("state/resume")).unwrap().ino();
         records.insert(record(1));
         records.insert(Record { verified: None, ..record(1) });
         records.flush().unwrap();
-        assert!(!temp.path("state").exists());
+        assert_eq!(fs::metadata(temp.path("state/resume")).unwrap().ino(), written);
     }
 
     #[test]
@@ -524,17 +734,26 @@ mod tests {
                 let now = at(&temp);
                 let is = |state: [Record; 3]| {
                     now.index.len() == 3
-                        && state.iter().all(|record| now.find(&record.info_hash).as_ref() == Some(record))
+                        && state
+                            .iter()
+                            .all(|record| now.find(&record.info_hash).unwrap().as_ref() == Some(record))
                 };
                 assert!(is(before()) || is(after()), "call {n}");
                 assert!(result.is_err() || is(after()), "call {n}");
                 drop(now);
-                assert_eq!(records.find(&hash(4)), Some(with_files(4, 2)), "what was told is not forgotten");
+                assert_eq!(
+                    records.find(&hash(4)).unwrap(),
+                    Some(with_files(4, 2)),
+                    "what was told is not forgotten"
+                );
                 drop(faults);
                 if !dead {
                     records.flush().unwrap();
                     let now = at(&temp);
-                    assert!(now.index.len() == 3 && now.find(&hash(2)) == Some(with_files(2, 2)), "call {n}");
+                    assert!(
+                        now.index.len() == 3 && now.find(&hash(2)).unwrap() == Some(with_files(2, 2)),
+                        "call {n}"
+                    );
                 }
                 if result.is_ok() {
                     assert!(n > 7, "only {n} calls");
@@ -576,7 +795,7 @@ mod tests {
                 fs::write(temp.path("state/resume"), &bytes).unwrap();
                 let records = at(&temp);
                 assert!(records.stale);
-                assert!((0..3).all(|byte| records.find(&hash(byte)).is_none()), "byte {at_byte}");
+                assert!((0..3).all(|byte| records.find(&hash(byte)).unwrap().is_none()), "byte {at_byte}");
             }
         }
     }
@@ -597,7 +816,7 @@ mod tests {
         for bytes in [future, vec![0; whole.len()], b"#!/bin/sh\nexit 0 # longer than a head".to_vec()] {
             fs::write(temp.path("state/resume"), &bytes).unwrap();
             let records = at(&temp);
-            assert_eq!((records.find(&hash(1)), records.find(&hash(2))), (None, None));
+            assert_eq!((records.find(&hash(1)).unwrap(), records.find(&hash(2)).unwrap()), (None, None));
             assert_eq!(fs::read(temp.path("state/resume.bad")).unwrap(), bytes);
         }
         fs::create_dir(temp.path("state/resume")).unwrap();
@@ -605,7 +824,7 @@ mod tests {
         let mut records = at(&temp);
         records.insert(record(3));
         records.flush().unwrap();
-        assert_eq!(at(&temp).find(&hash(3)), Some(record(3)));
+        assert_eq!(at(&temp).find(&hash(3)).unwrap(), Some(record(3)));
     }
 
     #[test]
@@ -615,7 +834,7 @@ mod tests {
         let mut records = at(&temp);
         records.insert(record(1));
         assert!(records.flush().is_err() && records.told);
-        assert_eq!(records.find(&hash(1)), Some(record(1)));
+        assert_eq!(records.find(&hash(1)).unwrap(), Some(record(1)));
         for byte in 0..=255 {
             records.insert(with_files(byte, 1));
             assert!(records.pending_bytes <= PENDING);
@@ -624,7 +843,58 @@ mod tests {
         records.insert(record(9));
         records.flush().unwrap();
         assert!(!records.told);
-        assert_eq!(at(&temp).find(&hash(9)), Some(record(9)));
+        assert_eq!(at(&temp).find(&hash(9)).unwrap(), Some(record(9)));
+    }
+
+    #[test]
+    fn until_the_directory_can_be_made_as_much_is_kept_as_there_is_room_for() {
+        let temp = Temp::new();
+        let state = Some(temp.path("disk/state"));
+        let mut records = Records::open(state.clone());
+        for byte in 0..=255 {
+            records.insert(with_files(byte, 1));
+            assert!(records.pending_bytes <= PENDING);
+        }
+        assert!(records.flush().is_err() && records.is_away() && !temp.path("disk").exists());
+        assert_eq!(records.find(&hash(0)), Ok(Some(with_files(0, 1))));
+        assert_eq!(records.find(&hash(255)), Err(Away));
+        fs::create_dir(temp.path("disk")).unwrap();
+        assert!(records.look() && !records.look() && !records.is_away());
+        assert_eq!(Records::open(state).find(&hash(0)), Ok(Some(with_files(0, 1))));
+        assert_eq!(records.find(&hash(255)), Ok(None));
+    }
+
+    #[test]
+    fn what_is_found_out_before_the_file_comes_goes_over_what_is_in_it() {
+        let temp = Temp::new();
+        let mut records = at(&temp);
+        [3, 4, 5].iter().for_each(|&byte| records.insert(record(byte)));
+        records.flush().unwrap();
+        fs::rename(temp.path("state"), temp.path("elsewhere")).unwrap();
+        let early = |byte| Record { early: true, uploaded: 0, paused: false, ..with_files(byte, 1) };
+        let gone = Some(temp.path("gone/state"));
+        let mut records = Records::open(gone);
+        [3, 6].iter().for_each(|&byte| records.insert(early(byte)));
+        assert_eq!(records.recall(&hash(3)), (Err(Away), with_files(3, 1).verified));
+        assert!(records.had_data(&hash(3)) && !records.had_data(&hash(4)));
+        fs::create_dir(temp.path("gone")).unwrap();
+        fs::rename(temp.path("elsewhere"), temp.path("gone/state")).unwrap();
+        assert!(records.look());
+        let merged = Record { verified: with_files(3, 1).verified, open: false, ..record(3) };
+        assert_eq!(records.find(&hash(3)), Ok(Some(merged)));
+        assert_eq!(records.find(&hash(6)), Ok(Some(Record { early: false, ..early(6) })));
+        assert_eq!(records.find(&hash(4)), Ok(Some(record(4))));
+        // It goes while it is in use; what was there is not forgotten.
+        fs::rename(temp.path("gone"), temp.path("away")).unwrap();
+        assert_eq!((records.find(&hash(4)), records.find(&hash(9))), (Err(Away), Ok(None)));
+        assert!(records.had_data(&hash(4)) && !records.had_data(&hash(9)));
+        records.insert(Record { uploaded: 77, verified: None, ..record(4) });
+        assert!(records.flush().is_err());
+        fs::rename(temp.path("away"), temp.path("gone")).unwrap();
+        records.tend();
+        let now = Records::open(Some(temp.path("gone/state")));
+        assert_eq!(now.find(&hash(4)), Ok(Some(Record { uploaded: 77, ..record(4) })));
+        assert_eq!(now.index.len(), 4);
     }
 
     #[test]
@@ -652,6 +922,6 @@ mod tests {
         let mut records = Records::open(None);
         records.insert(record(1));
         records.flush().unwrap();
-        assert_eq!(records.find(&hash(1)), Some(record(1)));
+        assert_eq!(records.find(&hash(1)).unwrap(), Some(record(1)));
     }
 }

@@ -178,7 +178,7 @@ impl World {
         else {
             panic!("another answer")
         };
-        (known, result)
+        (known.unwrap(), result)
     }
 
     pub(super) fn check(&self, torrent: &Torrent) -> Result<Checked, Trouble> {
