@@ -7,7 +7,6 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -24,6 +23,7 @@ use smol::future::FutureExt;
 
 use super::{Listing, MAX_DEPTH, MAX_DIRECTORIES, MAX_FILES, bytes};
 use crate::ident::Ident;
+use crate::sorted::SortedSet;
 
 /// A burst of events (a copy of many files) makes one scan, so long after its last event …
 const QUIET: Duration = Duration::from_millis(500);
@@ -94,14 +94,14 @@ impl Seen<'_> {
 struct Walk<'a> {
     visit: &'a mut dyn FnMut(Seen),
     /// Directories met, by file system and inode: a link is followed once, and no loop.
-    met: BTreeSet<(u64, u64)>,
+    met: SortedSet<(u64, u64)>,
     files: usize,
     /// To be listed, the next one last, with their depth below the root.
     todo: Vec<(PathBuf, usize)>,
 }
 
 fn walk(roots: &[PathBuf], visit: &mut dyn FnMut(Seen)) {
-    let mut walk = Walk { visit, met: BTreeSet::new(), files: 0, todo: Vec::new() };
+    let mut walk = Walk { visit, met: SortedSet::new(), files: 0, todo: Vec::new() };
     for root in roots {
         match fs::metadata(root) {
             Ok(metadata) if walk.met.contains(&(metadata.dev(), metadata.ino())) => {

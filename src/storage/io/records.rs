@@ -5,7 +5,6 @@
 //! is whole. A file that is damaged or foreign is set aside as `resume.bad` and none of it is used.
 //! Holds 24 bytes a torrent and, until the next flush, the records that have changed, at most [`PENDING`] bytes.
 
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use rustix::io::{Errno, pread};
 use super::fault::attempt;
 use super::tree::number;
 use crate::metainfo::InfoHash;
+use crate::sorted::SortedMap;
 use crate::storage::resume::{
     self, FRAME, HEAD, MAX_BODY, Record, Stamp, checksum, checksum_of_length, decode_foot, decode_frame,
 };
@@ -35,7 +35,7 @@ pub(super) struct Records {
     /// Where each record's frame begins, sorted.
     index: Vec<(InfoHash, u32)>,
     /// Bodies that have changed since; `None` for one to be forgotten.
-    pending: BTreeMap<InfoHash, Option<Box<[u8]>>>,
+    pending: SortedMap<InfoHash, Option<Box<[u8]>>>,
     pending_bytes: usize,
     /// What is in the file should be written again although no record has changed.
     stale: bool,
@@ -60,7 +60,7 @@ impl Records {
             directory,
             file: None,
             index: Vec::new(),
-            pending: BTreeMap::new(),
+            pending: SortedMap::new(),
             pending_bytes: 0,
             stale: false,
             told: false,
@@ -171,7 +171,7 @@ impl Records {
         }
         // What cannot be written is let go: the daemon goes on without records rather than without memory.
         if self.pending_bytes > PENDING && (self.flush().is_err() || self.directory.is_none()) {
-            self.pending = BTreeMap::new();
+            self.pending = SortedMap::new();
             self.pending_bytes = 0;
         }
     }
@@ -214,7 +214,7 @@ impl Records {
         // From here on the new file is the one, whether or not its name is safe on disk yet.
         self.file = Some(file);
         self.index = index;
-        self.pending = BTreeMap::new();
+        self.pending = SortedMap::new();
         self.pending_bytes = 0;
         self.stale = true;
         let directory = open_directory(directory)?;

@@ -6,7 +6,6 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -18,6 +17,7 @@ use super::{from_loopback, other_question};
 use crate::net::Family;
 use crate::net::io::udp::Udp;
 use crate::random::Random;
+use crate::sorted::SortedMap;
 use crate::tracker::Failure;
 use crate::tracker::udp::{Answer, decode_answer, encode_connect};
 
@@ -37,7 +37,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// What all exchanges share.
 pub(super) struct Exchange {
     pub udp: Rc<Udp>,
-    connections: RefCell<BTreeMap<SocketAddr, (u64, Instant)>>,
+    connections: RefCell<SortedMap<SocketAddr, (u64, Instant)>>,
     /// Makes numbers of transactions that nobody can guess who does not see them.
     secret: RandomState,
     transactions: Cell<u64>,
