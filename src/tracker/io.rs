@@ -276,7 +276,7 @@ async fn ask_over_udp(
     let encode = |connection, transaction, out: &mut Vec<u8>| {
         datagrams::encode_announce(connection, transaction, announce, url.target(), out);
     };
-    let answer = announcer.exchange.ask(&places, patience, &announcer.random, encode).await;
+    let answer = announcer.exchange.ask(&places, patience, &announcer.random, &encode).await;
     Some(answer.and_then(|answer| match answer {
         Answer::Announced(reply) => Ok(reply),
         _ => Err(other_question()),
@@ -295,7 +295,7 @@ async fn scrape_over_udp(
     let encode = |connection, transaction, out: &mut Vec<u8>| {
         datagrams::encode_scrape(connection, transaction, &scrape.torrents, out);
     };
-    match announcer.exchange.ask(&places, patience, &announcer.random, encode).await? {
+    match announcer.exchange.ask(&places, patience, &announcer.random, &encode).await? {
         Answer::Scraped(counts) => Ok(counts),
         _ => Err(other_question()),
     }

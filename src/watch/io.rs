@@ -46,7 +46,7 @@ pub fn scan(roots: &[PathBuf]) -> Listing {
         }
     });
     listing.fingerprint = fingerprint.max(1);
-    listing.files.sort_by(|(one, _), (other, _)| bytes(one).cmp(bytes(other)));
+    listing.files.sort_unstable_by(|(one, _), (other, _)| bytes(one).cmp(bytes(other)));
     listing.files.dedup_by(|(one, _), (other, _)| one == other);
     listing
 }
@@ -168,7 +168,7 @@ impl Walk<'_> {
 
     fn descend(&mut self, mut below: Vec<(bool, PathBuf)>, depth: usize) {
         // Directories before links to them, so that a file is known by its own path; backwards, as `todo` is a stack.
-        below.sort();
+        below.sort_unstable();
         let mut directories = Vec::new();
         for (_, path) in below {
             match fs::metadata(&path) {

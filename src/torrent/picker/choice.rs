@@ -3,6 +3,8 @@
 //! Pieces that are begun come first, then the rarest of those looked at, from a random place on: no choice looks at more
 //! than [`LOOKS`] free pieces, and who had nothing to offer is not looked at again before something has changed.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::ops::Range;
 
 use super::begun::{Access, Begun};
@@ -143,7 +145,7 @@ impl Picker {
         let looks = if by_chance { needed.min(LOOKS) } else { LOOKS.max(needed) };
         let limit = self.limit(ours);
         let start = self.start(limit);
-        let mut found: Vec<(u32, u32, u32)> = Vec::new();
+        let mut found: Vec<Reverse<(u32, u32, u32)>> = Vec::new();
         let (availability, taken) = (&self.availability, &self.taken);
         round(
             start,
@@ -151,7 +153,7 @@ impl Picker {
             |at| has.byte(at) & !ours.byte(at) & !taken.byte(at),
             |piece| {
                 let order = u32::try_from(found.len()).unwrap_or(u32::MAX);
-                found.push((if by_chance { 0 } else { availability.of(piece) }, order, piece));
+                found.push(Reverse((if by_chance { 0 } else { availability.of(piece) }, order, piece)));
                 found.len() < looks
             },
         );
@@ -162,15 +164,12 @@ impl Picker {
             return;
         }
         // Ties go by the order from the random place on: several small pieces at once lie side by side.
-        if needed < found.len() {
-            found.select_nth_unstable(needed);
-            found.truncate(needed);
-        }
-        found.sort_unstable();
-        for (.., piece) in found {
-            if out.len() >= end || !self.has_room() {
+        let mut found = BinaryHeap::from(found);
+        for _ in 0..needed {
+            let Some(Reverse((.., piece))) = found.pop().filter(|_| out.len() < end && self.has_room())
+            else {
                 break;
-            }
+            };
             self.begin(piece, Access::Anyone);
             self.take(peer, piece, end, out);
         }
