@@ -11,6 +11,7 @@
 //! | [`piece`] | how a torrent's bytes are cut: the only constructors of pieces and blocks that exist |
 //! | [`have`] | which pieces somebody has |
 //! | [`key`] | the number of a torrent |
+//! | [`sorted`] | maps and sets as one sorted vector |
 //! | [`ident`] | whether a file is the one that was seen before |
 //! | [`bencode`] | the encoding of .torrent files and tracker replies |
 //! | [`metainfo`] | .torrent files, magnet links, and the maker of torrents |
@@ -102,6 +103,8 @@ pub mod piece;
 pub mod have;
 
 pub mod key;
+
+pub mod sorted;
 
 pub mod ident;
 

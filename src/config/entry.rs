@@ -7,8 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use toml::Spanned;
-use toml::de::DeValue;
+use super::toml::Value;
 
 /// Entries of one list: more is a mistake, and each watched tree, peer or tracker costs work all the time.
 const MAX_LIST: usize = 64;
@@ -25,60 +24,62 @@ pub struct Error {
 }
 
 /// One `key = value` of the text.
-pub(super) struct Entry<'a> {
+pub(super) struct Entry {
     /// With its section: `limits.upload`.
     pub key: String,
     pub line: usize,
-    pub value: &'a Spanned<DeValue<'a>>,
+    pub value: Value,
 }
 
-impl Entry<'_> {
+impl Entry {
     pub fn refuse(&self, reason: &str) -> Error {
         Error { line: self.line, key: self.key.clone(), reason: reason.to_owned() }
     }
 
     fn wrong_type(&self, right: &str) -> Error {
-        self.refuse(&format!("expected {right}, not {}", kind(self.value.get_ref())))
+        self.refuse(&format!("expected {right}, not {}", kind(&self.value)))
     }
 
     pub fn text(&self) -> Result<&str, Error> {
-        self.value.get_ref().as_str().ok_or_else(|| self.wrong_type("a text in quotes"))
+        match &self.value {
+            Value::Text(text) => Ok(text),
+            _ => Err(self.wrong_type("a text in quotes")),
+        }
     }
 
     pub fn flag(&self) -> Result<bool, Error> {
-        self.value.get_ref().as_bool().ok_or_else(|| self.wrong_type("true or false"))
+        match self.value {
+            Value::Flag(flag) => Ok(flag),
+            _ => Err(self.wrong_type("true or false")),
+        }
     }
 
     /// True, false, or `None` for this one word.
     pub fn flag_or(&self, word: &str) -> Result<Option<bool>, Error> {
         let right = format!("{word:?}, or true or false without quotes");
-        match self.value.get_ref() {
-            DeValue::Boolean(flag) => Ok(Some(*flag)),
-            DeValue::String(text) if *text == *word => Ok(None),
-            DeValue::String(text) => Err(self.refuse(&format!("{text:?} is not {right}"))),
+        match &self.value {
+            Value::Flag(flag) => Ok(Some(*flag)),
+            Value::Text(text) if text == word => Ok(None),
+            Value::Text(text) => Err(self.refuse(&format!("{text:?} is not {right}"))),
             _ => Err(self.wrong_type(&right)),
         }
     }
 
     pub fn count(&self, range: RangeInclusive<u32>) -> Result<u32, Error> {
         let right = format!("a whole number from {} to {}", range.start(), range.end());
-        let number = self.integer().ok_or_else(|| self.wrong_type(&right))?;
+        let Value::Whole(number) = self.value else { return Err(self.wrong_type(&right)) };
         u32::try_from(number)
             .ok()
             .filter(|number| range.contains(number))
             .ok_or_else(|| self.refuse(&format!("{number} is not {right}")))
     }
 
-    fn integer(&self) -> Option<i128> {
-        let integer = self.value.get_ref().as_integer()?;
-        i128::from_str_radix(integer.as_str(), integer.radix()).ok()
-    }
-
     /// A text, or a whole number as people write where a unit is not needed.
     fn amount(&self, right: &str) -> Result<String, Error> {
-        match self.integer() {
-            Some(number) => Ok(number.to_string()),
-            None => self.value.get_ref().as_str().map(str::to_owned).ok_or_else(|| self.wrong_type(right)),
+        match &self.value {
+            Value::Whole(number) => Ok(number.to_string()),
+            Value::Text(text) => Ok(text.clone()),
+            _ => Err(self.wrong_type(right)),
         }
     }
 
@@ -122,14 +123,13 @@ impl Entry<'_> {
     /// A list of texts, each accepted by `check`, which otherwise says what would be right.
     pub fn list(&self, check: fn(&str) -> Option<&'static str>) -> Result<Vec<String>, Error> {
         let wrong = || self.wrong_type("a list of texts such as [\"…\", \"…\"]");
-        let array = self.value.get_ref().as_array().ok_or_else(wrong)?;
-        if array.len() > MAX_LIST {
-            return Err(self.refuse(&format!("at most {MAX_LIST} entries, not {}", array.len())));
+        let Value::List(list) = &self.value else { return Err(wrong()) };
+        if list.len() > MAX_LIST {
+            return Err(self.refuse(&format!("at most {MAX_LIST} entries, not {}", list.len())));
         }
-        array
-            .iter()
+        list.iter()
             .map(|item| {
-                let text = item.get_ref().as_str().ok_or_else(wrong)?;
+                let Value::Text(text) = item else { return Err(wrong()) };
                 match check(text) {
                     None => Ok(text.to_owned()),
                     Some(right) => Err(self.refuse(&format!("{text:?} is not {right}"))),
@@ -150,18 +150,14 @@ impl Display for Error {
 
 impl std::error::Error for Error {}
 
-pub(super) fn line_of(text: &str, offset: usize) -> usize {
-    text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
-}
-
-fn kind(value: &DeValue) -> &'static str {
+fn kind(value: &Value) -> &'static str {
     match value {
-        DeValue::String(_) => "a text",
-        DeValue::Integer(_) | DeValue::Float(_) => "a number",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a section",
+        Value::Text(_) => "a text",
+        Value::Whole(_) | Value::Fraction => "a number",
+        Value::Flag(_) => "true or false",
+        Value::Date => "a date",
+        Value::List(_) => "a list",
+        Value::Section => "a section",
     }
 }
 

@@ -4,6 +4,7 @@
 //! that do not exist yet are unknown keys. Holds the few strings of one file.
 
 mod entry;
+mod toml;
 
 use std::ffi::OsStr;
 use std::fmt::{Display, Write};
@@ -15,9 +16,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use log::LevelFilter;
-use toml::de::{DeTable, DeValue};
 
-use entry::{Entry, absolute, host_and_port, interface, line_of, local, ports, tracker_url};
+use entry::{Entry, absolute, host_and_port, interface, local, ports, tracker_url};
+use toml::{Reader, Value};
 
 pub use entry::Error;
 
@@ -328,31 +329,22 @@ impl Default for Disk {
 impl Config {
     /// The configuration that a file's text means; what it does not name stands at its default.
     pub fn parse(text: &str) -> Result<Config, Error> {
-        let document = DeTable::parse(text).map_err(|error| Error {
-            line: line_of(text, error.span().map_or(0, |span| span.start)),
-            key: String::new(),
-            reason: error.message().replace('\n', ", "),
-        })?;
+        let mut reader = Reader::new(text);
         let mut config = Config::default();
-        for (name, value) in document.get_ref() {
-            let name = name.get_ref().as_ref();
-            let known_section = SECTIONS.contains(&name);
-            match value.get_ref() {
-                DeValue::Table(section) if known_section => {
-                    for (key, value) in section {
-                        let line = line_of(text, key.span().start);
-                        config.set(&Entry { key: format!("{name}.{}", key.get_ref()), line, value })?;
-                    }
+        while let Some((line, mut key, mut value)) = reader.next()? {
+            let (section, name) = key.split_once('.').unwrap_or((&key, ""));
+            if !SECTIONS.contains(&section) {
+                if !name.is_empty() {
+                    value = Value::Section;
                 }
-                _ => {
-                    let line = line_of(text, value.span().start);
-                    let entry = Entry { key: name.to_owned(), line, value };
-                    if known_section {
-                        return Err(entry.refuse(&format!("this is a section, begun by a line [{name}]")));
-                    }
-                    config.set(&entry)?;
-                }
+                key.truncate(section.len());
+            } else if name.is_empty() && value == Value::Section {
+                continue;
+            } else if name.is_empty() {
+                let reason = format!("this is a section, begun by a line [{section}]");
+                return Err(Error { line, key, reason });
             }
+            config.set(&Entry { key, line, value })?;
         }
         Ok(config)
     }

@@ -59,8 +59,9 @@ impl Daemon {
             self.config.borrow().dht.bootstrap.iter().map(|node| host_and_port(node)).collect();
         nodes.extend(self.begin.nodes.borrow().iter().cloned());
         // A name may take its time.
-        nodes.sort_by_key(|(host, _)| host.parse::<IpAddr>().is_err());
-        for (host, port) in nodes {
+        let (addresses, names): (Vec<_>, Vec<_>) =
+            nodes.into_iter().partition(|(host, _)| host.parse::<IpAddr>().is_ok());
+        for (host, port) in addresses.into_iter().chain(names) {
             match self.resolve(&host, port).await {
                 Ok(addresses) => {
                     let mut session = self.house.session.borrow_mut();

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Instant;
@@ -87,11 +88,16 @@ impl House {
 
     /// Runs a task beside the others until it ends.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.executor.borrow().spawn(task).detach();
+        self.task(task).detach();
     }
 
     /// The same for one that can be ended.
     pub fn task(&self, task: impl Future<Output = ()> + 'static) -> Task<()> {
+        self.run(Box::pin(task))
+    }
+
+    /// Boxed, for the executor's code for a kind of task is several kilobytes.
+    fn run(&self, task: Pin<Box<dyn Future<Output = ()>>>) -> Task<()> {
         self.executor.borrow().spawn(task)
     }
 

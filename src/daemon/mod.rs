@@ -11,7 +11,6 @@ mod start;
 mod ubus;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -33,6 +32,7 @@ use crate::net::Family;
 use crate::net::io::Resolver;
 use crate::net::io::udp::Udp;
 use crate::session::{Event, Happened, Job, Session, Settings, Totals};
+use crate::sorted::SortedMap;
 use crate::status::Status;
 use crate::status::io::Control;
 use crate::storage::Trouble;
@@ -69,7 +69,7 @@ pub struct Daemon {
     announcer: Rc<Announcer>,
     resolver: Rc<Resolver>,
     /// Connections to trackers that may be needed again at once.
-    bursts: RefCell<BTreeMap<HostId, (Burst, Instant)>>,
+    bursts: RefCell<SortedMap<HostId, (Burst, Instant)>>,
     /// Proves to trackers that we are the same, whatever our address.
     key: u32,
     reload: Reload,
@@ -312,7 +312,7 @@ impl Daemon {
         while !self.bursts.borrow().is_empty() {
             Timer::after(LINGER).await;
             let mut bursts = self.bursts.borrow_mut();
-            let idle: Vec<_> = bursts.extract_if(.., |_, (_, used)| used.elapsed() >= LINGER).collect();
+            let idle = bursts.extract(|_, (_, used)| used.elapsed() >= LINGER);
             drop(bursts);
             for (host, (burst, _)) in idle {
                 if let Some(scrape) = self.house.session.borrow_mut().next_scrape(host) {

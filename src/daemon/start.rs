@@ -1,7 +1,7 @@
 //! What is prepared before the first packet: settings, signals, descriptors, privileges, our id.
 #![expect(clippy::disallowed_types, reason = "I/O shell")]
 
-use std::fmt;
+use std::{fmt, io};
 
 use async_io::Async;
 use nix::sys::signal::{SigSet, Signal};
@@ -70,14 +70,14 @@ pub fn local_prefixes(config: &Config, interfaces: &[Interface]) -> Vec<Prefix> 
 }
 
 /// The signals that we read; set before any thread starts, so that no other takes them.
-pub fn signals() -> nix::Result<Async<SignalFd>> {
+pub fn signals() -> io::Result<Async<SignalFd>> {
     let mut set = SigSet::empty();
     [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT]
         .into_iter()
         .for_each(|signal| set.add(signal));
     set.thread_block()?;
     let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    Async::new_nonblocking(fd).map_err(|_| nix::Error::EIO)
+    Async::new_nonblocking(fd)
 }
 
 /// Descriptors for the peers and files of the configuration, as far as the system allows.
@@ -104,16 +104,19 @@ pub fn drop_privileges(user: Option<&str>) -> Result<(), StartError> {
             setgroups(&[user.gid])
                 .and_then(|()| setgid(user.gid))
                 .and_then(|()| setuid(user.uid))
+                .map_err(io::Error::from)
                 .map_err(|error| StartError(format!("cannot become user '{name}': {error}")))?;
         }
     }
-    nix::sys::prctl::set_no_new_privs().map_err(|error| StartError(format!("PR_SET_NO_NEW_PRIVS: {error}")))
+    nix::sys::prctl::set_no_new_privs()
+        .map_err(io::Error::from)
+        .map_err(|error| StartError(format!("PR_SET_NO_NEW_PRIVS: {error}")))
 }
 
 /// Sixty-four bits that nobody can guess, from the keys that the standard library takes from the system.
 pub fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0)
+    RandomState::new().hash_one(0_u64)
 }
 
 /// Our id: who we are by BEP 20's convention, then twelve letters and digits of this run.

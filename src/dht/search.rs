@@ -162,7 +162,7 @@ impl Search {
             // Somebody named it so that we would ask it sooner.
             found.id = id;
             found.suits = id.suits(addr.ip());
-            self.found.sort_by_key(|found| found.id.distance(self.target));
+            self.found.sort_unstable_by_key(|found| found.id.distance(self.target));
         }
         let near = is_near(addr.ip());
         for &(id, addr) in named.iter().take(MAX_NAMED) {

@@ -5,7 +5,6 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -24,6 +23,7 @@ use super::{GROUP_V4, GROUP_V6, Link, MAX_READ, PORT};
 use crate::daemon::House;
 use crate::net::Family;
 use crate::net::io::{Interface, socket_address};
+use crate::sorted::SortedMap;
 
 /// What of the configuration a socket is made by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Place {
 /// The open sockets.
 #[derive(Default)]
 pub struct Links {
-    open: RefCell<BTreeMap<Link, Open>>,
+    open: RefCell<SortedMap<Link, Open>>,
 }
 
 struct Open {
@@ -54,12 +54,12 @@ pub fn wanted(
     names: &[String],
     listen: &[SocketAddr],
     hops: u8,
-) -> BTreeMap<Link, Place> {
+) -> SortedMap<Link, Place> {
     let reaches = |ip: IpAddr| {
         let mut listen = listen.iter().map(SocketAddr::ip);
         listen.any(|on| on == ip || (on.is_unspecified() && (on.is_ipv6() || ip.is_ipv4())))
     };
-    let mut links = BTreeMap::new();
+    let mut links = SortedMap::new();
     for found in interfaces {
         let named = names.contains(&found.name);
         if !found.running || !(named || names.is_empty() && found.multicast && !found.loopback) {
@@ -73,14 +73,14 @@ pub fn wanted(
             IpAddr::V4(v4) => v4,
             IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
         };
-        links.entry(link).or_insert_with(|| Place { name: found.name.clone(), address, hops });
+        links.get_or_insert_with(link, || Place { name: found.name.clone(), address, hops });
     }
     links
 }
 
 impl Links {
     /// Opens what is wanted and not open, closes what is open and not wanted, and tells the session.
-    pub fn update(&self, house: &Rc<House>, wanted: &BTreeMap<Link, Place>) {
+    pub fn update(&self, house: &Rc<House>, wanted: &SortedMap<Link, Place>) {
         let mut open = self.open.borrow_mut();
         let before = open.len();
         open.retain(|link, open| wanted.get(link) == Some(&open.place));
@@ -88,7 +88,7 @@ impl Links {
             // Where another address takes the place of one that went, all is told anew.
             tell(house, &open);
         }
-        for (link, place) in wanted {
+        for (link, place) in wanted.iter() {
             if open.contains_key(link) {
                 continue;
             }
@@ -136,7 +136,7 @@ impl Links {
     }
 }
 
-fn tell(house: &House, open: &BTreeMap<Link, Open>) {
+fn tell(house: &House, open: &SortedMap<Link, Open>) {
     let links: Vec<Link> = open.keys().copied().collect();
     house.session.borrow_mut().set_links(&links, Instant::now());
 }
@@ -239,7 +239,7 @@ mod tests {
             let listen = [SocketAddr::new(here.address, 1)];
             for hops in [1, 7] {
                 let wanted = wanted(&interfaces, std::slice::from_ref(&here.name), &listen, hops);
-                let (link, place) = wanted.first_key_value().unwrap();
+                let (link, place) = wanted.iter().next().unwrap();
                 let socket = socket(*link, place).unwrap();
                 assert_eq!(options::ip_multicast_ttl(socket.get_ref()).unwrap(), u32::from(hops));
             }

@@ -9,7 +9,6 @@
 
 pub mod io;
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use crate::metainfo::InfoHash;
 use crate::net::{Class, Family, class};
 use crate::random::Random;
 use crate::rate::Bucket;
+use crate::sorted::SortedMap;
 
 /// The port of both groups.
 pub const PORT: u16 = 6771;
@@ -76,7 +76,7 @@ pub struct Lpd {
     torrents: Vec<(u32, InfoHash)>,
     /// The number of the next one.
     next: u32,
-    links: BTreeMap<Link, Pace>,
+    links: SortedMap<Link, Pace>,
     random: Random,
 }
 
@@ -168,7 +168,7 @@ impl Lpd {
         let mut cookie = String::new();
         // A String takes every write.
         let _ = write!(cookie, "ms-{:08x}", random.up_to(u32::MAX));
-        Lpd { cookie, torrents: Vec::new(), next: 0, links: BTreeMap::new(), random }
+        Lpd { cookie, torrents: Vec::new(), next: 0, links: SortedMap::new(), random }
     }
 
     /// Announces on these links and no others; on those that are new, at once.

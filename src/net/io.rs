@@ -7,7 +7,6 @@ pub mod changes;
 mod route;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use nix::sys::socket::SockaddrStorage;
 use smol::future::FutureExt;
 
 use super::{Class, Prefix, class};
+use crate::sorted::SortedMap;
 
 pub mod udp;
 
@@ -40,7 +40,7 @@ const MAX_ADDRESSES: usize = 16;
 pub struct Resolver {
     /// Belongs to the lookup that runs, even when nobody waits for it any more.
     turn: Arc<smol::lock::Mutex<()>>,
-    known: RefCell<BTreeMap<Box<str>, Known>>,
+    known: RefCell<SortedMap<Box<str>, Known>>,
 }
 
 /// What was heard of a name.
@@ -80,7 +80,7 @@ pub struct Interface {
 impl Resolver {
     /// Knows no name yet.
     pub fn new() -> Resolver {
-        Resolver { turn: Arc::new(smol::lock::Mutex::new(())), known: RefCell::new(BTreeMap::new()) }
+        Resolver { turn: Arc::new(smol::lock::Mutex::new(())), known: RefCell::new(SortedMap::new()) }
     }
 
     /// The addresses of a name, or of an address in letters (without a thread).

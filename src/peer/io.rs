@@ -121,7 +121,7 @@ fn prepare(stream: &TcpStream) {
         }
         _ => setsockopt(stream, sockopt::Ipv4Tos, &LOWER_EFFORT),
     };
-    if let Err(error) = class {
+    if let Err(error) = class.map_err(io::Error::from) {
         log::debug!("traffic class: {error}");
     }
 }

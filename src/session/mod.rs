@@ -21,7 +21,7 @@ mod superseeding;
 mod torrents;
 mod webseeds;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -37,6 +37,7 @@ use crate::peer::{Close, Peer, PeerKey, Waiting};
 use crate::piece::Block;
 use crate::random::Random;
 use crate::rate::{Bucket, byte_burst};
+use crate::sorted::{SortedMap, SortedSet};
 use crate::storage::io::Job as StorageJob;
 use crate::torrent::candidates::Candidates;
 use crate::torrent::choker::Choker;
@@ -128,9 +129,9 @@ pub struct Session {
     settings: Settings,
     start: Instant,
     rescan: Duration,
-    torrents: BTreeMap<TorrentKey, Box<Torrent>>,
-    by_hash: BTreeMap<InfoHash, TorrentKey>,
-    peers: BTreeMap<PeerKey, Box<Peer>>,
+    torrents: SortedMap<TorrentKey, Box<Torrent>>,
+    by_hash: SortedMap<InfoHash, TorrentKey>,
+    peers: SortedMap<PeerKey, Box<Peer>>,
     next_torrent: u32,
     next_peer: u32,
     trackers: Client,
@@ -149,7 +150,7 @@ pub struct Session {
     to_check: VecDeque<TorrentKey>,
     checks_ahead: u32,
     /// Checks that wait for the storage thread, by the bytes they have left.
-    to_verify: BTreeSet<(u64, TorrentKey)>,
+    to_verify: SortedSet<(u64, TorrentKey)>,
     /// The storage thread hashes a slice of this one.
     verifying: Option<TorrentKey>,
     /// The storage thread's queue is full until its next answer.
@@ -177,7 +178,7 @@ pub struct Session {
     /// What is being fetched from web seeds.
     web: Vec<WebRun>,
     /// Torrents whose peers are given a little time before that.
-    web_grace: BTreeMap<TorrentKey, Instant>,
+    web_grace: SortedMap<TorrentKey, Instant>,
     /// Peers are told of others no sooner.
     pex_after: Instant,
     random: Random,
@@ -216,9 +217,9 @@ impl Session {
             settings,
             start: now,
             rescan,
-            torrents: BTreeMap::new(),
-            by_hash: BTreeMap::new(),
-            peers: BTreeMap::new(),
+            torrents: SortedMap::new(),
+            by_hash: SortedMap::new(),
+            peers: SortedMap::new(),
             next_torrent: 0,
             next_peer: 0,
             trackers: Client::new(seed, now),
@@ -228,7 +229,7 @@ impl Session {
             jobs: VecDeque::new(),
             to_check: VecDeque::new(),
             checks_ahead: 0,
-            to_verify: BTreeSet::new(),
+            to_verify: SortedSet::new(),
             verifying: None,
             storage_full: false,
             away: false,
@@ -243,7 +244,7 @@ impl Session {
             metadata_wanted: VecDeque::new(),
             metadata_rate: Bucket::new(metadata::RATE, metadata::BURST, now),
             web: Vec::new(),
-            web_grace: BTreeMap::new(),
+            web_grace: SortedMap::new(),
             pex_after: now,
             half_open: 0,
             stopping: false,

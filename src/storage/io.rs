@@ -22,7 +22,7 @@ mod tree;
 mod write;
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,7 @@ use super::resume::Record;
 use super::{Layout, Trouble};
 use crate::ident::Ident;
 use crate::metainfo::{self, InfoHash};
+use crate::sorted::SortedSet;
 use compare::compare;
 use hashing::{CHUNK, Hashing, Reader, Unread, parse_torrent, read_torrent};
 use records::Records;
@@ -128,7 +129,7 @@ struct Desk {
     records: Records,
     modes: files::Modes,
     /// Torrents whose files may be written to: they are not as their stamps say.
-    written: BTreeSet<InfoHash>,
+    written: SortedSet<InfoHash>,
     /// For a .torrent.
     buffer: Vec<u8>,
 }
@@ -142,7 +143,7 @@ impl Storage {
             // Of this thread alone, on Linux. Where it is refused everything works as well, only less politely.
             let _ = rustix::process::setpriority_process(None, NICE);
             let records = Records::new(state);
-            let (modes, written) = (files::Modes::default(), BTreeSet::new());
+            let (modes, written) = (files::Modes::default(), SortedSet::new());
             let desk = Desk { shared: theirs.clone(), records, modes, written, buffer: Vec::new() };
             let writer = Writer::default();
             Worker { shared: theirs, desk, hashing: None, writer, buffer: Vec::new() }.run();

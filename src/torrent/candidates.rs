@@ -214,6 +214,16 @@ impl Candidates {
         source: Source,
         now: Instant,
     ) {
+        self.insert_each(torrent, &mut addresses.into_iter().take(MAX_NAMED), source, now);
+    }
+
+    fn insert_each(
+        &mut self,
+        torrent: u32,
+        addresses: &mut dyn Iterator<Item = SocketAddr>,
+        source: Source,
+        now: Instant,
+    ) {
         let now = self.seconds(now);
         let named = match source {
             Source::Static => STATIC,
@@ -228,7 +238,7 @@ impl Candidates {
             _ => !static_stay || !entry.marks.has(STATIC),
         };
         let mut known: Vec<usize> = self.of(torrent).collect();
-        for address in addresses.into_iter().take(MAX_NAMED) {
+        for address in addresses {
             let address = canonical(address);
             let (ip, port) = pack(address);
             let is_this = |&at: &usize| self.entries[at].ip == ip && self.entries[at].port == port;

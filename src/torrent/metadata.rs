@@ -5,13 +5,13 @@
 //! of it alone: whoever then gives what is wrong is a liar. A peer that is slow or refuses is left alone for a while.
 //! Memory follows the bytes that came, never the size that a peer claims.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::metainfo::MAX_TORRENT;
 use crate::metainfo::magnet::{MAX_LINK, Magnet};
 use crate::peer::PeerKey;
 use crate::peer::metadata::{piece_len, pieces};
+use crate::sorted::SortedMap;
 
 /// Bytes of metadata at most: with what the link adds it is a .torrent that is read again.
 pub const MAX_METADATA: u32 = (16 << 20) - 256 * 1024;
@@ -135,8 +135,8 @@ impl Gathering {
         let (only, size) = if self.distrusts {
             free.iter().min_by_key(|offer| offer.peer).map(|offer| (Some(offer.peer), offer.size))?
         } else {
-            let mut votes: BTreeMap<u32, u32> = BTreeMap::new();
-            free.iter().for_each(|offer| *votes.entry(offer.size).or_default() += 1);
+            let mut votes: SortedMap<u32, u32> = SortedMap::new();
+            free.iter().for_each(|offer| *votes.get_or_insert_with(offer.size, || 0) += 1);
             // Of sizes that as many say the smallest is the cheapest to be wrong.
             let most = votes.into_iter().max_by_key(|&(size, votes)| (votes, u32::MAX - size));
             (None, most?.0)

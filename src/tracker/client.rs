@@ -10,7 +10,6 @@
 
 mod scrape;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -22,6 +21,7 @@ use super::{Counts, Event, Failure, MAX_TRACKER_ID, NUMWANT, Reply};
 use crate::http::Url;
 use crate::metainfo::InfoHash;
 use crate::random::Random;
+use crate::sorted::{SortedMap, SortedSet};
 pub use scrape::Scrape;
 
 /// Trackers of one torrent that are used: public lists name more, mostly dead ones.
@@ -93,12 +93,12 @@ pub struct Client {
     random: Random,
     lines: Pool<Line>,
     /// The lines of each torrent: its own tiers first, then one for each tracker of the configuration.
-    of: BTreeMap<(u32, u8), u32>,
+    of: SortedMap<(u32, u8), u32>,
     names: Names,
     hosts: Hosts,
     texts: Texts,
     /// Host, tracker and line of which more is to be known.
-    to_scrape: BTreeSet<(HostId, u32, u32)>,
+    to_scrape: SortedSet<(HostId, u32, u32)>,
     closing: bool,
 }
 
@@ -109,11 +109,11 @@ impl Client {
             start: now,
             random: Random::new(seed),
             lines: Pool::new(),
-            of: BTreeMap::new(),
+            of: SortedMap::new(),
             names: Names::new(),
             hosts: Hosts::new(),
             texts: Texts::default(),
-            to_scrape: BTreeSet::new(),
+            to_scrape: SortedSet::new(),
             closing: false,
         }
     }

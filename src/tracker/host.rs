@@ -3,10 +3,10 @@
 //! Read first: nothing; `client` uses this. Many torrents name few hosts, so what goes wrong with a host is kept
 //! here and not in the torrents. Omits: what is announced. Holds 16 bytes an announce that waits and some 200 a host.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::random::Random;
+use crate::sorted::{SortedMap, SortedSet};
 
 /// Hosts that are asked at the same time: each costs a connection and, where it is dead, a connection that is never
 /// answered, of which cheap routers track few.
@@ -68,7 +68,7 @@ pub(super) struct Host {
     /// Seconds since start before which it is left alone.
     pub rest_until: u32,
     failures: u8,
-    queue: BTreeSet<Wait>,
+    queue: SortedSet<Wait>,
     /// Not after the first `due` of the queue. It may lie before, then it is found out when it is reached.
     wake: u32,
     /// One was due, so all that may go along go now.
@@ -82,8 +82,8 @@ pub(super) struct Host {
 /// All hosts, in the order in which they want to be asked.
 pub(super) struct Hosts {
     hosts: Pool<Host>,
-    names: BTreeMap<Box<str>, u32>,
-    ready: BTreeSet<(u32, u32)>,
+    names: SortedMap<Box<str>, u32>,
+    ready: SortedSet<(u32, u32)>,
     busy: usize,
     limit: usize,
 }
@@ -97,7 +97,13 @@ pub(super) struct Pool<T> {
 impl Hosts {
     /// Knows no host.
     pub fn new() -> Hosts {
-        Hosts { hosts: Pool::new(), names: BTreeMap::new(), ready: BTreeSet::new(), busy: 0, limit: MAX_BUSY }
+        Hosts {
+            hosts: Pool::new(),
+            names: SortedMap::new(),
+            ready: SortedSet::new(),
+            busy: 0,
+            limit: MAX_BUSY,
+        }
     }
 
     /// No URL names a host.
@@ -118,7 +124,7 @@ impl Hosts {
                 in_flight: false,
                 rest_until: 0,
                 failures: 0,
-                queue: BTreeSet::new(),
+                queue: SortedSet::new(),
                 wake: u32::MAX,
                 burst: false,
                 turn: 0,

@@ -8,7 +8,6 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -24,6 +23,7 @@ use crate::net::io::Resolver;
 use crate::net::io::udp::Udp;
 use crate::net::{Class, Family, class};
 use crate::random::Random;
+use crate::sorted::SortedMap;
 
 mod udp;
 
@@ -73,7 +73,7 @@ pub struct Announcer {
     resolver: Rc<Resolver>,
     exchange: udp::Exchange,
     random: RefCell<Random>,
-    rests: RefCell<BTreeMap<Box<str>, [Rest; 2]>>,
+    rests: RefCell<SortedMap<Box<str>, [Rest; 2]>>,
 }
 
 /// Whether a family of a host is left alone.
@@ -99,7 +99,7 @@ impl Announcer {
             resolver,
             exchange: udp::Exchange::new(udp),
             random: RefCell::new(Random::new(seed)),
-            rests: RefCell::new(BTreeMap::new()),
+            rests: RefCell::new(SortedMap::new()),
         })
     }
 
@@ -138,7 +138,7 @@ impl Announcer {
         if rests.len() >= MAX_RESTS && !rests.contains_key(host) {
             rests.pop_first();
         }
-        let rest = &mut rests.entry(host.into()).or_default()[place(family)];
+        let rest = &mut rests.get_or_insert_with(host.into(), Default::default)[place(family)];
         let (first, most) = FAMILY_REST;
         let seconds = back_off(first, most, rest.failures, &mut self.random.borrow_mut());
         rest.failures = rest.failures.saturating_add(1);
@@ -276,7 +276,7 @@ async fn ask_over_udp(
     let encode = |connection, transaction, out: &mut Vec<u8>| {
         datagrams::encode_announce(connection, transaction, announce, url.target(), out);
     };
-    let answer = announcer.exchange.ask(&places, patience, &announcer.random, encode).await;
+    let answer = announcer.exchange.ask(&places, patience, &announcer.random, &encode).await;
     Some(answer.and_then(|answer| match answer {
         Answer::Announced(reply) => Ok(reply),
         _ => Err(other_question()),
@@ -295,7 +295,7 @@ async fn scrape_over_udp(
     let encode = |connection, transaction, out: &mut Vec<u8>| {
         datagrams::encode_scrape(connection, transaction, &scrape.torrents, out);
     };
-    match announcer.exchange.ask(&places, patience, &announcer.random, encode).await? {
+    match announcer.exchange.ask(&places, patience, &announcer.random, &encode).await? {
         Answer::Scraped(counts) => Ok(counts),
         _ => Err(other_question()),
     }

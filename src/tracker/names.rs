@@ -2,12 +2,12 @@
 //!
 //! Read first: nothing; `client` uses this. Holds every URL once and at most 64 KiB of texts.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::host::{HostId, Hosts, Pool};
 use super::http::scrape_url;
 use crate::http::{NO_TLS, Scheme, TLS, Url};
+use crate::sorted::{SortedMap, SortedSet};
 
 /// Bytes of trackers' texts that are kept for all torrents together.
 const MAX_TEXTS: usize = 64 * 1024;
@@ -27,20 +27,20 @@ pub(super) struct Tracker {
 /// All URLs.
 pub(super) struct Names {
     trackers: Pool<Tracker>,
-    numbers: BTreeMap<Rc<str>, u32>,
+    numbers: SortedMap<Rc<str>, u32>,
 }
 
 /// All texts.
 #[derive(Default)]
 pub(super) struct Texts {
-    texts: BTreeSet<Rc<str>>,
+    texts: SortedSet<Rc<str>>,
     bytes: usize,
 }
 
 impl Names {
     /// Knows no URL.
     pub fn new() -> Names {
-        Names { trackers: Pool::new(), numbers: BTreeMap::new() }
+        Names { trackers: Pool::new(), numbers: SortedMap::new() }
     }
 
     /// No torrent names one.

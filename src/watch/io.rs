@@ -7,7 +7,6 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -24,6 +23,7 @@ use smol::future::FutureExt;
 
 use super::{Listing, MAX_DEPTH, MAX_DIRECTORIES, MAX_FILES, bytes};
 use crate::ident::Ident;
+use crate::sorted::SortedSet;
 
 /// A burst of events (a copy of many files) makes one scan, so long after its last event …
 const QUIET: Duration = Duration::from_millis(500);
@@ -46,7 +46,7 @@ pub fn scan(roots: &[PathBuf]) -> Listing {
         }
     });
     listing.fingerprint = fingerprint.max(1);
-    listing.files.sort_by(|(one, _), (other, _)| bytes(one).cmp(bytes(other)));
+    listing.files.sort_unstable_by(|(one, _), (other, _)| bytes(one).cmp(bytes(other)));
     listing.files.dedup_by(|(one, _), (other, _)| one == other);
     listing
 }
@@ -94,14 +94,14 @@ impl Seen<'_> {
 struct Walk<'a> {
     visit: &'a mut dyn FnMut(Seen),
     /// Directories met, by file system and inode: a link is followed once, and no loop.
-    met: BTreeSet<(u64, u64)>,
+    met: SortedSet<(u64, u64)>,
     files: usize,
     /// To be listed, the next one last, with their depth below the root.
     todo: Vec<(PathBuf, usize)>,
 }
 
 fn walk(roots: &[PathBuf], visit: &mut dyn FnMut(Seen)) {
-    let mut walk = Walk { visit, met: BTreeSet::new(), files: 0, todo: Vec::new() };
+    let mut walk = Walk { visit, met: SortedSet::new(), files: 0, todo: Vec::new() };
     for root in roots {
         match fs::metadata(root) {
             Ok(metadata) if walk.met.contains(&(metadata.dev(), metadata.ino())) => {
@@ -168,7 +168,7 @@ impl Walk<'_> {
 
     fn descend(&mut self, mut below: Vec<(bool, PathBuf)>, depth: usize) {
         // Directories before links to them, so that a file is known by its own path; backwards, as `todo` is a stack.
-        below.sort();
+        below.sort_unstable();
         let mut directories = Vec::new();
         for (_, path) in below {
             match fs::metadata(&path) {

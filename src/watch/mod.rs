@@ -223,7 +223,8 @@ impl Watch {
             files.extend(self.gone(gone, &unlisted));
         }
         // What has a .torrent need not begin as a link.
-        to_load.sort_by_key(|path| is_magnet(path));
+        let (links, mut to_load): (Vec<_>, Vec<_>) = to_load.into_iter().partition(|path| is_magnet(path));
+        to_load.extend(links);
         self.files = files;
         self.sort_by_hash();
         self.unlisted = unlisted;
@@ -293,7 +294,7 @@ impl Watch {
                 changes.push(Change::Removed { info_hash: orphan.info_hash, path: orphan.path });
             }
         }
-        again.sort_by(|one, other| bytes(one).cmp(bytes(other)));
+        again.sort_unstable_by(|one, other| bytes(one).cmp(bytes(other)));
         if again.is_empty() {
             changes.extend(self.spent());
         }
@@ -413,7 +414,7 @@ impl Watch {
             }
         }
         let mut unlisted: Vec<PathBuf> = unlisted.into_iter().map(|(path, _)| path).collect();
-        unlisted.sort();
+        unlisted.sort_unstable();
         for path in &self.unlisted {
             if unlisted.binary_search(path).is_err() {
                 self.notices.push(Change::Listed { path: path.clone() });
@@ -521,7 +522,7 @@ impl Watch {
         self.by_hash.clear();
         self.by_hash
             .extend((0..).zip(files).filter(|(_, file)| file.info_hash().is_some()).map(|(index, _)| index));
-        self.by_hash.sort_by_key(|index: &u32| files[*index as usize].info_hash());
+        self.by_hash.sort_unstable_by_key(|index: &u32| (files[*index as usize].info_hash(), *index));
     }
 }
 

@@ -202,7 +202,7 @@ impl WebSeeds {
         for at in 1..urls.len() {
             urls.swap(at, random.below(at + 1));
         }
-        urls.sort_by_key(|(url, _)| url.scheme() == Scheme::Https);
+        urls.sort_unstable_by_key(|(url, _)| url.scheme() == Scheme::Https);
         urls.truncate(MAX_SEEDS);
         let seeds = urls
             .into_iter()
@@ -229,7 +229,7 @@ impl WebSeeds {
     /// Those that may be asked now, those that work first.
     pub fn free(&self, now: Instant) -> Vec<PeerKey> {
         let mut free: Vec<&WebSeed> = self.seeds.iter().filter(|seed| seed.is_free(now)).collect();
-        free.sort_by_key(|seed| (seed.failures, seed.wrong));
+        free.sort_unstable_by_key(|seed| (seed.failures, seed.wrong, seed.key));
         free.into_iter().map(|seed| seed.key).collect()
     }
 

@@ -3,7 +3,6 @@
 //! Read first: netlink(7), rtnetlink(7). The C libraries' `getifaddrs` reads the same and trusts every length in it;
 //! here one that is broken ends the reading of its message. Holds one socket while it asks.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
@@ -16,6 +15,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::Interface;
 use crate::net::Prefix;
+use crate::sorted::SortedMap;
 
 /// The head of a message: its length, kind, flags, number and sender.
 const HEADER: usize = 16;
@@ -40,7 +40,7 @@ pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])
 
 /// The addresses of all interfaces that are up.
 pub(super) fn interfaces() -> io::Result<Vec<Interface>> {
-    let mut links = BTreeMap::new();
+    let mut links = SortedMap::new();
     ask(RTM_GETLINK, |kind, body| {
         if kind == RTM_NEWLINK
             && let Some((index, link)) = link(body)
@@ -106,7 +106,7 @@ fn link(body: &[u8]) -> Option<(u32, Link)> {
 }
 
 /// One address, of a `struct ifaddrmsg` and its attributes. None where its interface is not up.
-fn address(body: &[u8], links: &BTreeMap<u32, Link>) -> Option<Interface> {
+fn address(body: &[u8], links: &SortedMap<u32, Link>) -> Option<Interface> {
     let (bits, index) = (*body.get(1)?, word(body, 4)?);
     let link = links.get(&index)?;
     let has = |flag: i32| link.flags & flag.cast_unsigned() != 0;
@@ -173,6 +173,13 @@ mod tests {
         [vec![2, bits, 0, 0], 7u32.to_ne_bytes().to_vec(), attributes.concat()].concat()
     }
 
+    fn links(body: &[u8]) -> SortedMap<u32, Link> {
+        let (index, link) = link(body).unwrap();
+        let mut links = SortedMap::new();
+        links.insert(index, link);
+        links
+    }
+
     #[test]
     fn the_system_is_read_as_the_c_library_reads_it() {
         let mut ours: Vec<_> =
@@ -191,16 +198,16 @@ mod tests {
 
     #[test]
     fn of_a_link_between_two_our_own_end_is_the_address() {
-        let links = BTreeMap::from([link(&mesh0(IFF_UP | IFF_MULTICAST)).unwrap()]);
+        let up = links(&mesh0(IFF_UP | IFF_MULTICAST));
         let pair = [attribute(IFA_ADDRESS, &[10, 0, 0, 2]), attribute(IFA_LOCAL, &[10, 0, 0, 1])];
-        let found = address(&of_mesh0(32, &pair), &links).unwrap();
+        let found = address(&of_mesh0(32, &pair), &up).unwrap();
         assert_eq!((&*found.name, found.index), ("mesh0", 7));
         assert_eq!((found.address, found.prefix), ([10, 0, 0, 1].into(), "10.0.0.1/32".parse().unwrap()));
         assert!(found.multicast && !found.loopback && !found.running);
         let only = of_mesh0(64, &[attribute(IFA_ADDRESS, &[0xfd; 16])]);
-        assert_eq!(address(&only, &links).unwrap().address, IpAddr::from([0xfd; 16]));
-        let down = BTreeMap::from([link(&mesh0(0)).unwrap()]);
-        assert!(address(&only, &down).is_none() && address(&only, &BTreeMap::new()).is_none());
+        assert_eq!(address(&only, &up).unwrap().address, IpAddr::from([0xfd; 16]));
+        let down = links(&mesh0(0));
+        assert!(address(&only, &down).is_none() && address(&only, &SortedMap::new()).is_none());
     }
 
     #[test]
@@ -213,7 +220,7 @@ mod tests {
             assert_eq!(attributes(&bytes).count(), 0, "{len}");
         }
         let whole = of_mesh0(24, &[attribute(IFA_LOCAL, &[10, 0, 0, 1])]);
-        let links = BTreeMap::from([link(&mesh0(IFF_UP)).unwrap()]);
-        assert!((0..whole.len()).all(|len| address(&whole[..len], &links).is_none()));
+        let up = links(&mesh0(IFF_UP));
+        assert!((0..whole.len()).all(|len| address(&whole[..len], &up).is_none()));
     }
 }

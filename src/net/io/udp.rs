@@ -6,14 +6,15 @@
 //! a router has many. Holds one task, the last 32 who may be answered, and for each exchange with a tracker who waits.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use async_io::Async;
@@ -24,7 +25,6 @@ use nix::sys::socket::{
 };
 use rustix::net::sockopt::ipv6_v6only;
 use smol::Task;
-use smol::channel::{Receiver, Sender, bounded};
 
 use crate::daemon::House;
 use crate::net::datagram::{Datagram, tell_apart};
@@ -65,7 +65,29 @@ struct Socket {
 struct Waiting {
     from: SocketAddr,
     transaction: u32,
-    answer: Sender<Box<[u8]>>,
+    answer: Rc<Slot>,
+}
+
+/// Where an answer is put.
+#[derive(Default)]
+struct Slot {
+    datagram: Cell<Option<Box<[u8]>>>,
+    waker: Cell<Option<Waker>>,
+}
+
+/// An answer that will come, or not.
+pub struct Awaited(Rc<Slot>);
+
+impl Future for Awaited {
+    type Output = Box<[u8]>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Box<[u8]>> {
+        let datagram = self.0.datagram.take();
+        if datagram.is_none() {
+            self.0.waker.set(Some(cx.waker().clone()));
+        }
+        datagram.map_or(Poll::Pending, Poll::Ready)
+    }
 }
 
 impl Udp {
@@ -89,11 +111,16 @@ impl Udp {
                 continue;
             }
             match Async::<UdpSocket>::bind(address) {
-                Ok(socket) => sockets.push(Socket::new(address, socket)),
+                Ok(socket) => {
+                    // Those with an address of their own come first.
+                    let own = |socket: &Socket| !socket.address.ip().is_unspecified();
+                    let socket = Socket::new(address, socket);
+                    let at = if own(&socket) { sockets.partition_point(own) } else { sockets.len() };
+                    sockets.insert(at, socket);
+                }
                 Err(error) => log::warn!("no UDP on {address}: {error}"),
             }
         }
-        sockets.sort_by_key(|socket| socket.address.ip().is_unspecified());
     }
 
     /// The same, and reads what comes from now on.
@@ -107,15 +134,13 @@ impl Udp {
     pub fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
         let sockets = self.sockets.borrow();
         let family = Family::of(to.ip());
-        let mut able: Vec<&Socket> = sockets.iter().filter(|socket| socket.serves(family)).collect();
+        let able: Vec<&Socket> = sockets.iter().filter(|socket| socket.serves(family)).collect();
         let asked = self.asked.borrow().iter().rev().find(|(from, _)| *from == to).map(|(_, at)| *at);
-        if able.len() > 1 {
-            // Whoever is asked from an address of another link may have no way back to it.
-            let source = asked.or_else(|| source(to));
-            able.sort_by_key(|socket| Some(socket.address.ip()) != source);
-        }
+        // Whoever is asked from an address of another link may have no way back to it.
+        let source = if able.len() > 1 { asked.or_else(|| source(to)) } else { None };
+        let fits = |socket: &&&Socket| Some(socket.address.ip()) == source;
         let mut sent = Err(io::ErrorKind::AddrNotAvailable.into());
-        for socket in able {
+        for socket in able.iter().filter(fits).chain(able.iter().filter(|socket| !fits(socket))) {
             // The address may be gone by now.
             sent = socket.send(datagram, to, asked).or_else(|_| socket.send(datagram, to, None));
             if sent.is_ok() {
@@ -131,12 +156,12 @@ impl Udp {
     }
 
     /// What this tracker will answer in the transaction of this number. Whoever drops it does not wait any more.
-    pub fn answer(&self, from: SocketAddr, transaction: u32) -> Receiver<Box<[u8]>> {
-        let (answer, receiver) = bounded(1);
+    pub fn answer(&self, from: SocketAddr, transaction: u32) -> Awaited {
+        let answer: Rc<Slot> = Rc::default();
         let mut waiting = self.waiting.borrow_mut();
-        waiting.retain(|other| !other.answer.is_closed());
-        waiting.push(Waiting { from, transaction, answer });
-        receiver
+        waiting.retain(|other| Rc::strong_count(&other.answer) > 1);
+        waiting.push(Waiting { from, transaction, answer: answer.clone() });
+        Awaited(answer)
     }
 
     /// Hands a tracker's answer to whoever waits for it: nobody, if it comes from elsewhere or with another number.
@@ -147,8 +172,11 @@ impl Udp {
             waiting.transaction == transaction && (asked.ip(), asked.port()) == (from.ip(), from.port())
         });
         if let Some(place) = place {
-            // It may have given up by now.
-            let _ = waiting.swap_remove(place).answer.try_send(datagram.into());
+            let answer = waiting.swap_remove(place).answer;
+            answer.datagram.set(Some(datagram.into()));
+            if let Some(waker) = answer.waker.take() {
+                waker.wake();
+            }
         }
     }
 
@@ -234,7 +262,7 @@ impl Socket {
             SocketAddr::V6(_) if any => setsockopt(socket.get_ref(), sockopt::Ipv6RecvPacketInfo, &true),
             _ => Ok(()),
         };
-        if let Err(error) = told {
+        if let Err(error) = told.map_err(io::Error::from) {
             log::debug!("UDP on {address}: {error}");
         }
         let both = any && address.is_ipv6() && !ipv6_v6only(socket.get_ref()).unwrap_or(true);
@@ -397,7 +425,7 @@ mod tests {
             say(&tracker, 5, b'b');
             say(&tracker, 4, b'c');
             say(&tracker, 4, b'd');
-            assert_eq!(*udp.reading(answer.recv()).await.unwrap(), [0, 0, 0, 0, 1, 2, 3, 4, b'c']);
+            assert_eq!(*udp.reading(answer).await, [0, 0, 0, 0, 1, 2, 3, 4, b'c']);
             assert!(udp.waiting.borrow().is_empty());
             // Whoever gave up is forgotten when the next one asks.
             for number in 0..100 {

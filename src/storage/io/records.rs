@@ -8,7 +8,6 @@
 //! it is away changes stay in memory; when it is back they go over what it holds.
 //! Holds 24 bytes a torrent and, until the next flush, the records that have changed, at most [`PENDING`] bytes.
 
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -23,6 +22,7 @@ use super::tree::{ident_of, number};
 use crate::config::RequireMount;
 use crate::ident::Ident;
 use crate::metainfo::InfoHash;
+use crate::sorted::SortedMap;
 use crate::storage::Trouble;
 use crate::storage::resume::{
     self, FRAME, HEAD, MAX_BODY, Record, Stamp, Verified, checksum, checksum_of_length, decode_foot,
@@ -55,7 +55,7 @@ pub(super) struct Records {
     /// Where each record's frame begins, sorted.
     index: Vec<(InfoHash, u32)>,
     /// Bodies that have changed since; `None` for one to be forgotten.
-    pending: BTreeMap<InfoHash, Option<Box<[u8]>>>,
+    pending: SortedMap<InfoHash, Option<Box<[u8]>>>,
     pending_bytes: usize,
     /// Some of them came while the file could not be read, and may not tell what is in it.
     unmerged: bool,
@@ -88,7 +88,7 @@ impl Records {
             away: false,
             file: None,
             index: Vec::new(),
-            pending: BTreeMap::new(),
+            pending: SortedMap::new(),
             pending_bytes: 0,
             unmerged: false,
             stale: false,
@@ -362,9 +362,11 @@ impl Records {
                 let body = self.pending.remove(&info_hash);
                 self.pending_bytes -= body.as_ref().map_or(0, len);
             } else {
-                self.pending = BTreeMap::new();
+                self.pending = SortedMap::new();
                 self.pending_bytes = 0;
             }
+            self.pending = SortedMap::new();
+            self.pending_bytes = 0;
         }
     }
 
@@ -408,7 +410,7 @@ impl Records {
         self.file = Some(ident_of(&stat));
         self.device = Some(number(stat.st_dev));
         self.index = index;
-        self.pending = BTreeMap::new();
+        self.pending = SortedMap::new();
         self.pending_bytes = 0;
         self.stale = true;
         sync(&open_directory(&directory)?)?;

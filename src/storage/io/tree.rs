@@ -4,7 +4,6 @@
 //! the path is resolved first and then walked without following a link. What is made is made in a directory that was
 //! reached so, and never through a link. Holds no memory.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
@@ -25,6 +24,7 @@ use super::Place;
 use super::fault::attempt;
 use crate::ident::Ident;
 use crate::metainfo::{InfoHash, hex};
+use crate::sorted::SortedSet;
 use crate::storage::resume::Stamp;
 use crate::storage::{Layout, Trouble};
 
@@ -172,7 +172,7 @@ impl Tree {
         &self,
         layout: &Layout,
         file: u32,
-        done: &mut BTreeSet<PathBuf>,
+        done: &mut SortedSet<PathBuf>,
     ) -> Result<(), Trouble> {
         let (below, path) = self.paths(layout, file);
         for directory in below.ancestors().skip(1) {

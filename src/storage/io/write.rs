@@ -6,7 +6,6 @@
 //! Holds for the torrents that were written in the last minute, up to a bound, the layout and the state of half-hashed
 //! pieces; for each torrent between `Prepare` and the last `Save` which files were written, one bit a file.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,6 +22,7 @@ use crate::config::Disk;
 use crate::have::Have;
 use crate::metainfo::InfoHash;
 use crate::piece::Lengths;
+use crate::sorted::SortedSet;
 use crate::storage::intake::Write;
 use crate::storage::resume::{Record, Stamp};
 use crate::storage::{Layout, Trouble};
@@ -478,7 +478,7 @@ fn sync(
         }
         between();
     }
-    let mut done = BTreeSet::new();
+    let mut done = SortedSet::new();
     for file in (0..count).filter(|&file| unsaved.made.contains(file)) {
         tree.sync_name(layout, file, &mut done)
             .inspect_err(|trouble| unsaved.lost = Some(trouble.clone()))?;

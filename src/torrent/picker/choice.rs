@@ -3,7 +3,8 @@
 //! Pieces that are begun come first, then the rarest of those looked at, from a random place on: no choice looks at more
 //! than [`LOOKS`] free pieces, and who had nothing to offer is not looked at again before something has changed.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::ops::Range;
 
 use super::begun::{Access, Begun};
@@ -12,6 +13,7 @@ use super::{Claim, Picker};
 use crate::have::Have;
 use crate::peer::PeerKey;
 use crate::piece::{BLOCK, Block};
+use crate::sorted::SortedMap;
 
 /// Free pieces looked at for the rarest. Exact for most torrents; where there are more, a piece that only one in a hundred
 /// has still is found soon after the first few dozen choices.
@@ -53,7 +55,7 @@ impl Picker {
         out: &mut Vec<Block>,
     ) {
         self.now = self.now.max(now);
-        self.sources.entry(peer).or_default().rate = rate;
+        self.sources.get_or_insert_with(peer, Default::default).rate = rate;
         let end = out.len().saturating_add(most);
         self.pick_open(peer, has, ours, end, out);
         if out.len() < end {
@@ -143,7 +145,7 @@ impl Picker {
         let looks = if by_chance { needed.min(LOOKS) } else { LOOKS.max(needed) };
         let limit = self.limit(ours);
         let start = self.start(limit);
-        let mut found: Vec<(u32, u32, u32)> = Vec::new();
+        let mut found: Vec<Reverse<(u32, u32, u32)>> = Vec::new();
         let (availability, taken) = (&self.availability, &self.taken);
         round(
             start,
@@ -151,7 +153,7 @@ impl Picker {
             |at| has.byte(at) & !ours.byte(at) & !taken.byte(at),
             |piece| {
                 let order = u32::try_from(found.len()).unwrap_or(u32::MAX);
-                found.push((if by_chance { 0 } else { availability.of(piece) }, order, piece));
+                found.push(Reverse((if by_chance { 0 } else { availability.of(piece) }, order, piece)));
                 found.len() < looks
             },
         );
@@ -162,15 +164,12 @@ impl Picker {
             return;
         }
         // Ties go by the order from the random place on: several small pieces at once lie side by side.
-        if needed < found.len() {
-            found.select_nth_unstable(needed);
-            found.truncate(needed);
-        }
-        found.sort_unstable();
-        for (.., piece) in found {
-            if out.len() >= end || !self.has_room() {
+        let mut found = BinaryHeap::from(found);
+        for _ in 0..needed {
+            let Some(Reverse((.., piece))) = found.pop().filter(|_| out.len() < end && self.has_room())
+            else {
                 break;
-            }
+            };
             self.begin(piece, Access::Anyone);
             self.take(peer, piece, end, out);
         }
@@ -313,7 +312,7 @@ impl Picker {
     fn pick_asked(&mut self, peer: PeerKey, has: &Have, end: usize, out: &mut Vec<Block>) {
         let start = self.start(self.lengths.piece_count());
         let mut looks = END_LOOKS;
-        let mut others: BTreeMap<PeerKey, Vec<(u16, u32, u32)>> = BTreeMap::new();
+        let mut others: SortedMap<PeerKey, Vec<(u16, u32, u32)>> = SortedMap::new();
         for (&piece, begun) in self.begun.range(start..).chain(self.begun.range(..start)) {
             if looks == 0 {
                 break;
@@ -323,7 +322,7 @@ impl Picker {
             }
             looks = looks.saturating_sub(begun.blocks() as usize);
             for (block, other, age) in begun.single(self.now).filter(|&(_, other, _)| other != peer) {
-                others.entry(other).or_default().push((u16::MAX - age, piece, block));
+                others.get_or_insert_with(other, Vec::new).push((u16::MAX - age, piece, block));
             }
         }
         for (other, mut blocks) in others {
@@ -426,7 +425,7 @@ impl Picker {
     fn slow_piece(&self, seed: PeerKey, ours: &Have) -> Option<Range<u32>> {
         let mut looks = END_LOOKS;
         let mut slowest = None;
-        for (&piece, begun) in &self.begun {
+        for (&piece, begun) in self.begun.iter() {
             if looks == 0 {
                 break;
             }

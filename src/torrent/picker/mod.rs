@@ -11,13 +11,13 @@ mod blame;
 mod choice;
 mod taken;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::have::Have;
 use crate::peer::PeerKey;
 use crate::piece::{BLOCK, Block, Lengths};
 use crate::random::Random;
+use crate::sorted::{SortedMap, SortedSet};
 use availability::Availability;
 use begun::{Access, Begun, Fragment, NOBODY};
 use blame::Failures;
@@ -39,15 +39,15 @@ pub struct Picker {
     availability: Availability,
     /// Pieces that are begun, or claimed by a web seed.
     taken: Taken,
-    begun: BTreeMap<u32, Begun>,
+    begun: SortedMap<u32, Begun>,
     /// Those of them with blocks that nobody is asked for.
-    open: BTreeSet<u32>,
+    open: SortedSet<u32>,
     /// What all that are begun take: see [`MAX_BLOCKS`].
     load: usize,
     /// Which blocks have come of pieces that were begun and given up.
-    parked: BTreeMap<u32, Box<[u8]>>,
+    parked: SortedMap<u32, Box<[u8]>>,
     claims: Vec<Claim>,
-    sources: BTreeMap<PeerKey, Source>,
+    sources: SortedMap<PeerKey, Source>,
     failures: Failures,
     /// The time of the last pick.
     now: u32,
@@ -112,12 +112,12 @@ impl Picker {
             window: None,
             availability: Availability::new(pieces),
             taken: Taken::new(pieces),
-            begun: BTreeMap::new(),
-            open: BTreeSet::new(),
+            begun: SortedMap::new(),
+            open: SortedSet::new(),
             load: 0,
-            parked: BTreeMap::new(),
+            parked: SortedMap::new(),
             claims: Vec::new(),
-            sources: BTreeMap::new(),
+            sources: SortedMap::new(),
             failures: Failures::default(),
             now: 0,
             epoch: 0,
@@ -247,7 +247,7 @@ impl Picker {
     }
 
     fn asked_more(&mut self, peer: PeerKey, blocks: u32) {
-        let source = self.sources.entry(peer).or_default();
+        let source = self.sources.get_or_insert_with(peer, Source::default);
         if source.asked == 0 {
             // Before it was asked it could not be silent.
             source.heard = self.now;
@@ -293,7 +293,7 @@ impl Picker {
         if begun.is_open() {
             self.open.insert(piece);
         }
-        self.begun.entry(piece).or_insert(begun)
+        self.begun.get_or_insert_with(piece, || begun)
     }
 
     /// Nothing more is known of that piece.
@@ -457,8 +457,8 @@ impl Picker {
 
     /// Those senders whose blocks were right elsewhere, if not, who sent most.
     fn better_half(&self, senders: &[PeerKey]) -> Vec<PeerKey> {
-        let mut sent: BTreeMap<PeerKey, usize> = BTreeMap::new();
-        senders.iter().for_each(|&sender| *sent.entry(sender).or_default() += 1);
+        let mut sent: SortedMap<PeerKey, usize> = SortedMap::new();
+        senders.iter().for_each(|&sender| *sent.get_or_insert_with(sender, || 0) += 1);
         let good = |peer| self.sources.get(&peer).map_or(0, |source| source.good);
         let mut best: Vec<_> = sent.into_iter().map(|(peer, blocks)| (good(peer), blocks, peer)).collect();
         best.sort_unstable_by(|one, other| other.cmp(one));

@@ -1,6 +1,6 @@
 //! What a user of the picker sees: single rules by small swarms, and all of them together by random ones.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU32;
 
 use super::*;
@@ -1104,7 +1104,7 @@ fn whatever_peers_do_every_block_comes_once_from_one_and_in_the_end_all_is_there
             (swarm.bed.picker.active(), swarm.bed.picker.open.len(), swarm.bed.picker.load),
             (0, 0, 0)
         );
-        for (key, source) in &swarm.bed.picker.sources {
+        for (key, source) in swarm.bed.picker.sources.iter() {
             assert_eq!(source.asked, 0, "{key:?} in run {seed}");
         }
     }

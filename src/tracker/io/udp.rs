@@ -6,7 +6,6 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -18,6 +17,7 @@ use super::{from_loopback, other_question};
 use crate::net::Family;
 use crate::net::io::udp::Udp;
 use crate::random::Random;
+use crate::sorted::SortedMap;
 use crate::tracker::Failure;
 use crate::tracker::udp::{Answer, decode_answer, encode_connect};
 
@@ -37,7 +37,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// What all exchanges share.
 pub(super) struct Exchange {
     pub udp: Rc<Udp>,
-    connections: RefCell<BTreeMap<SocketAddr, (u64, Instant)>>,
+    connections: RefCell<SortedMap<SocketAddr, (u64, Instant)>>,
     /// Makes numbers of transactions that nobody can guess who does not see them.
     secret: RandomState,
     transactions: Cell<u64>,
@@ -66,7 +66,7 @@ impl Exchange {
         addresses: &[SocketAddr],
         patience: Duration,
         random: &RefCell<Random>,
-        encode: impl Fn(u64, u32, &mut Vec<u8>),
+        encode: &dyn Fn(u64, u32, &mut Vec<u8>),
     ) -> Result<Answer, Failure> {
         let mut renewed = false;
         let mut tries = 0;
@@ -77,7 +77,7 @@ impl Exchange {
                 None => self.connect(addresses, patience, random).await?,
             };
             let asked = |transaction, out: &mut Vec<u8>| encode(connection, transaction, out);
-            let answer = self.exchange(to, wait(tries, patience), random, asked).await;
+            let answer = self.exchange(to, wait(tries, patience), random, &asked).await;
             match answer {
                 // It may have started anew, and then some say nothing to ids that they did not give.
                 Err(Failure::Transport(_)) if tries + 1 < TRIES => tries += 1,
@@ -102,7 +102,7 @@ impl Exchange {
     ) -> Result<(SocketAddr, u64), Failure> {
         let mut result = Err(Failure::Transport("the host has no address that we ask".into()));
         for (tries, to) in (0..CONNECT_TRIES).zip(addresses.iter().cycle()) {
-            match self.exchange(*to, wait(tries, patience), random, encode_connect).await {
+            match self.exchange(*to, wait(tries, patience), random, &encode_connect).await {
                 Ok(Answer::Connected(connection)) => {
                     self.keep(*to, connection);
                     return Ok((*to, connection));
@@ -121,7 +121,7 @@ impl Exchange {
         to: SocketAddr,
         wait: Duration,
         random: &RefCell<Random>,
-        encode: impl Fn(u32, &mut Vec<u8>),
+        encode: &dyn Fn(u32, &mut Vec<u8>),
     ) -> Result<Answer, Failure> {
         let transaction = self.transaction();
         let answer = self.udp.answer(to, transaction);
@@ -132,7 +132,7 @@ impl Exchange {
             smol::Timer::after(wait).await;
             None
         };
-        match async { answer.recv().await.ok() }.or(silence).await {
+        match async { Some(answer.await) }.or(silence).await {
             Some(datagram) => {
                 let family = Family::of(to.ip());
                 decode_answer(&datagram, family, from_loopback(to.ip()), &mut random.borrow_mut())
