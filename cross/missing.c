@@ -1,4 +1,10 @@
-/* What a static program does not have: tables for unwinding, symbols, and on MIPS the words of a panic. */
+/* What a static program for MIPS does not have: tables for unwinding, symbols, and words for a panic. */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <ucontext.h>
+#include <unistd.h>
 
 #define NOTHING(name) void *name(void) { return 0; }
 
@@ -17,15 +23,6 @@ int _Unwind_Backtrace(void)
 	return 5; /* the end of the stack */
 }
 
-#ifdef __mips__
-#define _GNU_SOURCE
-#include <signal.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <ucontext.h>
-#include <unistd.h>
-
 /* musl's own dlsym takes its address from $t9, which code that is not position-independent does not set, and crashes. There
  * are no symbols to look up: rustix, which looks for newer functions this way, goes on. */
 NOTHING(dlsym)
@@ -36,8 +33,8 @@ static void hex(char *to, unsigned value)
 		to[n] = "0123456789abcdef"[value >> (28 - 4 * n) & 15];
 }
 
-/* Tells the log and stderr where a panic was: its instruction, and where its function was called from, as far as that still stands
- * in the register. addr2line -e meshseed.debug gives names to both. */
+/* Tells stderr and the log where a panic was, and where its function was called from, as far as a register still has that.
+ * addr2line -f -e meshseed.debug gives names to both. */
 static void panicked(int signal, siginfo_t *info, void *at)
 {
 	static char line[] = "<26>Jan  1 00:00:00 meshseed: panic at ........ called from ........\n";
@@ -46,12 +43,12 @@ static void panicked(int signal, siginfo_t *info, void *at)
 	char *end = line + sizeof line - 1;
 	int socket_ = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0);
 
-	(void)info;
 	hex(end - 9, registers->gregs[31]);
 	hex(end - 30, registers->pc);
 	(void)!write(2, line + 20, end - line - 20);
 	sendto(socket_, line, end - line - 1, 0, (const struct sockaddr *)&log, sizeof log);
-	(void)signal; /* SA_RESETHAND: the same instruction ends the process now. */
+	(void)signal, (void)info;
+	/* Once (SA_RESETHAND): the same instruction ends the process now. */
 }
 
 __attribute__((constructor)) static void listen_for_panics(void)
@@ -60,4 +57,3 @@ __attribute__((constructor)) static void listen_for_panics(void)
 
 	sigaction(SIGTRAP, &action, 0);
 }
-#endif
