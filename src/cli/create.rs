@@ -3,34 +3,53 @@
 //! Read first: `metainfo/maker.rs`. The maker's options stand apart, for `share` takes them too.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use lexopt::{Arg, Parser, ValueExt};
+use rustix::thread::sched_getaffinity;
 
+use super::daemon::configured;
 use super::output;
 use super::progress::Progress;
 use crate::clock::time_of_day;
-use crate::metainfo::io::{self, CreateOptions, Created};
+use crate::dht::Saved;
+use crate::metainfo::io::{self, Error};
 use crate::metainfo::magnet::Magnet;
-use crate::metainfo::maker::{Glob, Options};
-use crate::metainfo::{self, is_host, url};
+use crate::metainfo::maker::io::{CreateOptions, Created, MAX_JOBS, create};
+use crate::metainfo::maker::{Format, Glob, MAX_ASKED_PIECE, MIN_PIECE, Options};
+use crate::metainfo::{self, InfoHash, is_host, url};
 
 /// The options that say what a torrent holds, for every command that makes one.
 pub const MAKER_HELP: &str = "\
 \x20 -a, --announce URL     tracker; again for a further tier, with commas for one tier
-  -w, --web-seed URL     web server that has the content (BEP 19); again for more
+  -w, --web-seed URL     web server that has the file, or with / at its end the folder
+                         that has it by its name (BEP 19); again for more
+      --http-seed URL    script that has the content (BEP 17); again for more
       --node HOST:PORT   DHT node, for a torrent without tracker; again for more
+      --trackerless      without tracker, with the DHT nodes that the daemon saved
+      --state DIR        where it saved them (default: what its configuration says)
   -p, --private          peers from the trackers alone
       --source S         whom it is for: gives the same content another info-hash
       --comment S        free text
+      --similar HASH     info-hash of a torrent with the same files (BEP 38); again for
+                         more
+      --collection NAME  torrents of one name may share files (BEP 38); again for more
+      --update-url URL   where a newer torrent will be (BEP 39)
+      --format F         v1, which every client knows; hybrid of v1 and v2; v2 alone;
+                         merkle, a small .torrent that few clients know (default v1)
       --piece-size N     bytes of a piece, with k or M: a power of two from 16k;
                          chosen for about 1500 pieces where it is not given
-      --format v1        v1 is the only one so far
+      --md5sum           the MD5 of each file, hashed by one thread (not with v2 alone)
+      --attributes       which files are executable or hidden (BEP 47)
+      --links            symbolic links as links (BEP 47); else they are left out
       --exclude GLOB     leave out what matches: a name (*.tmp) or a path (a/**/b)
+      --include-hidden   take hidden names, CVS, core, Thumbs.db and desktop.ini
       --no-date          without the time of making: the same file every time
-      --jobs N           threads that hash (1 to 16; 1 is best for a spinning disk)
+      --jobs N           threads that hash (1 to 16, default one a processor; 1 is best
+                         for a spinning disk)
 ";
 
 const HELP: &str = "\
@@ -38,7 +57,8 @@ meshseed create PATH [-o FILE] [OPTION]...
 
 Makes a .torrent of a file or folder. The content stays where it is and is only
 read. Hidden names, CVS, core, Thumbs.db, desktop.ini, links and special files
-are left out; the same content gives the same info-hash on every host.
+are left out and listed; the same content gives the same info-hash on every
+host. A file that changes meanwhile, and a name that is not UTF-8, is an error.
 
   -o, --output FILE      where to write it; - is standard output
                          (NAME.torrent in the current directory)
@@ -48,14 +68,21 @@ are left out; the same content gives the same info-hash on every host.
 ";
 
 const EXAMPLE: &str = "\
-Example:
+Examples:
   meshseed create -a http://tracker.mesh/announce -o /etc/torrents/music.torrent ~/music
+  meshseed create --format hybrid -w http://files.mesh/ ~/music
+  meshseed create --trackerless --node 10.1.2.3:6881 film.mkv
 ";
+
+/// DHT nodes that a torrent gets: as many as mainline gave it.
+const NODES: usize = 8;
 
 /// The maker's options as they come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MakerArgs {
     options: Options,
+    trackerless: bool,
+    state: Option<PathBuf>,
     date: bool,
     jobs: usize,
 }
@@ -72,7 +99,10 @@ pub fn run(parser: Parser) -> ExitCode {
 impl Default for MakerArgs {
     fn default() -> MakerArgs {
         let created_by = Some(concat!("meshseed/", env!("CARGO_PKG_VERSION")).to_owned());
-        MakerArgs { options: Options { created_by, ..Options::default() }, date: true, jobs: 1 }
+        let options = Options { created_by, ..Options::default() };
+        let processors = sched_getaffinity(None).map_or(1, |set| set.count());
+        let jobs = usize::try_from(processors).map_or(1, |jobs| jobs.clamp(1, MAX_JOBS));
+        MakerArgs { options, trackerless: false, state: None, date: true, jobs }
     }
 }
 
@@ -80,6 +110,11 @@ impl MakerArgs {
     /// Takes an option and its value from the parser; one that is none of these is an error.
     pub fn take_or_refuse(&mut self, option: &Named, parser: &mut Parser) -> Result<(), lexopt::Error> {
         if self.take(&option.0, parser)? { Ok(()) } else { Err(option.unexpected()) }
+    }
+
+    /// Which hashes the torrent will carry.
+    pub fn format(&self) -> Format {
+        self.options.format
     }
 
     /// Takes an option, without its dashes, and its value from the parser. False where it is none of these.
@@ -90,20 +125,20 @@ impl MakerArgs {
                 let tier = text(parser)?;
                 options.trackers.push(split_urls(&tier).map(checked).collect::<Result<_, _>>()?);
             }
-            "web-seed" | "w" => {
-                let seed = checked(&text(parser)?)?;
-                if !metainfo::web(&seed) {
-                    return Err(format!("{seed}: a web seed is an http or https URL").into());
-                }
-                options.web_seeds.push(seed);
-            }
+            "web-seed" | "w" => options.web_seeds.push(web(parser, "a web seed")?),
+            "http-seed" => options.http_seeds.push(web(parser, "an HTTP seed")?),
             "node" => {
                 let node = text(parser)?;
                 options.nodes.push(host_port(&node).ok_or_else(|| format!("{node}: a node is HOST:PORT"))?);
             }
+            "trackerless" => self.trackerless = true,
+            "state" => self.state = Some(PathBuf::from(parser.value()?)),
             "private" | "p" => options.private = true,
             "source" => options.source = Some(text(parser)?),
             "comment" => options.comment = Some(text(parser)?),
+            "similar" => options.similar.push(*text(parser)?.parse::<InfoHash>()?.as_bytes()),
+            "collection" => options.collections.push(text(parser)?),
+            "update-url" => options.update_url = Some(web(parser, "an update URL")?),
             "piece-size" => {
                 let size = text(parser)?;
                 let piece = piece_size(&size);
@@ -112,35 +147,69 @@ impl MakerArgs {
                         .ok_or_else(|| format!("{size}: a piece size is a power of two from 16k to 128M"))?,
                 );
             }
-            "format" => match text(parser)?.as_str() {
-                "v1" => {}
-                "hybrid" | "v2" | "merkle" => return Err("this version makes v1 torrents alone".into()),
-                other => return Err(format!("{other}: not a format (v1)").into()),
-            },
+            "format" => {
+                options.format = match text(parser)?.as_str() {
+                    "v1" => Format::V1,
+                    "hybrid" => Format::Hybrid,
+                    "v2" => Format::V2,
+                    "merkle" => Format::Merkle,
+                    other => {
+                        return Err(format!("{other}: not a format (v1, hybrid, v2, merkle)").into());
+                    }
+                }
+            }
+            "md5sum" => options.md5 = true,
+            "attributes" => options.attributes = true,
+            "links" => options.links = true,
             "exclude" => options.exclude.push(Glob::new(&text(parser)?)),
+            "include-hidden" => options.include_hidden = true,
             "no-date" => self.date = false,
             "jobs" => {
                 let jobs: usize = parser.value()?.parse()?;
-                if !(1..=io::MAX_JOBS).contains(&jobs) {
-                    return Err(format!("{jobs}: jobs are 1 to {}", io::MAX_JOBS).into());
+                if !(1..=MAX_JOBS).contains(&jobs) {
+                    return Err(format!("{jobs}: jobs are 1 to {MAX_JOBS}").into());
                 }
                 self.jobs = jobs;
             }
             _ => return Ok(false),
         }
+        if self.trackerless && !self.options.trackers.is_empty() {
+            return Err("--trackerless and --announce exclude each other".into());
+        }
         Ok(true)
     }
 
     /// Makes the torrent of `path`, with a progress bar.
-    pub fn create(self, path: &Path, quiet: bool) -> Result<Created, io::Error> {
+    pub fn create(self, path: &Path, quiet: bool) -> Result<Created, Error> {
         let mut maker = self.options;
+        if self.trackerless {
+            // Those that the user names come first.
+            maker.nodes.extend(saved_nodes(self.state, NODES.saturating_sub(maker.nodes.len()))?);
+            if maker.nodes.is_empty() {
+                return Err(Error::Nodes("there are none yet: name one with --node".to_owned()));
+            }
+        }
         // A clock that is plainly unset, as routers have it after power comes, is not worth writing down.
         let now = time_of_day(SystemTime::now()).filter(|_| self.date);
         maker.creation_date = now.and_then(|now| now.try_into().ok());
         let mut progress = Progress::new("hashing", quiet);
         let options = CreateOptions { path: path.to_owned(), maker, jobs: self.jobs };
-        io::create(&options, &mut |done, total| progress.update(done, total))
+        create(&options, &mut |done, total| progress.update(done, total))
     }
+}
+
+/// DHT nodes that the daemon saved when it knew them to be good, the best first, of either family.
+fn saved_nodes(state: Option<PathBuf>, most: usize) -> Result<Vec<(String, u16)>, Error> {
+    let state = match state {
+        Some(state) => Some(state),
+        None => configured(None).map_err(Error::Nodes)?.state,
+    };
+    // No file is as good as an empty one: a daemon that has just begun has saved none.
+    let saved = state.and_then(|state| io::read(&state.join("dht")).ok());
+    let saved = saved.and_then(|bytes| Saved::decode(&bytes)).map_or(Vec::new(), |saved| saved.nodes);
+    let (v4, v6): (Vec<SocketAddr>, Vec<SocketAddr>) = saved.into_iter().partition(SocketAddr::is_ipv4);
+    let both = (0..most).flat_map(|i| [v4.get(i), v6.get(i)]).flatten();
+    Ok(both.take(most).map(|node| (node.ip().to_string(), node.port())).collect())
 }
 
 /// An option by its name, without the dashes: free of the parser, which its value is to be taken from.
@@ -199,22 +268,28 @@ impl Args {
         let to_stdout = self.output.as_ref().is_some_and(|output| output.as_os_str() == "-");
         let output = match (self.output, default_output(&self.path)) {
             (Some(output), _) | (None, Some(output)) => output,
-            (None, None) => return output::failed("create", &io::Error::NoName(self.path)),
+            (None, None) => return output::failed("create", &Error::NoName(self.path)),
         };
         // Said before an hour of hashing, not after it.
-        if !to_stdout && !self.force && output.symlink_metadata().is_ok() {
-            return output::failed("create", &io::Error::Exists(output));
+        if !to_stdout && output.symlink_metadata().is_ok() {
+            let within = output.canonicalize().is_ok_and(|output| {
+                self.path.canonicalize().is_ok_and(|content| output.starts_with(content))
+            });
+            if within || !self.force {
+                let error = if within { Error::Content(output) } else { Error::Exists(output) };
+                return output::failed("create", &error);
+            }
         }
         let created = match self.maker.create(&self.path, self.quiet) {
             Ok(created) => created,
             Err(error) => return output::failed("create", &error),
         };
         created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
-        // What we would refuse to read is not written.
-        let torrent = match metainfo::parse(&created.bytes) {
-            Ok(torrent) => torrent,
-            Err(error) => return output::failed(format_args!("create: {}", self.path.display()), &error),
-        };
+        // What we would refuse to read is not written, but for what we do not read.
+        let torrent = metainfo::parse(&created.bytes);
+        if let (Err(error), Format::V1 | Format::Hybrid) = (&torrent, created.plan.format) {
+            return output::failed(format_args!("create: {}", self.path.display()), error);
+        }
         if to_stdout {
             return output::print_bytes(&created.bytes);
         }
@@ -224,17 +299,24 @@ impl Args {
         if self.quiet {
             return ExitCode::SUCCESS;
         }
-        let lengths = torrent.lengths;
-        output::print(&format!(
-            "{}: {} in {}, {} of {}\ninfo-hash {}\n{}\n",
+        let plan = &created.plan;
+        let mut text = format!(
+            "{}: {} in {}, {} of {}\n",
             output::clean(&output.display().to_string()),
-            output::bytes(lengths.total()),
-            output::count(torrent.files.len() as u64, "file"),
-            output::count(lengths.piece_count().into(), "piece"),
-            output::bytes(lengths.piece_length().into()),
-            torrent.info_hash,
-            Magnet::from(&torrent)
-        ))
+            output::bytes(plan.content()),
+            output::count(plan.files.len() as u64, "file"),
+            output::count(plan.lengths.piece_count().into(), "piece"),
+            output::bytes(plan.lengths.piece_length().into()),
+        );
+        let v2 = created.info_hash_v2.map(|hash| ("info-hash v2", metainfo::hex(&hash)));
+        let v1 = created.info_hash.map(|hash| ("info-hash", hash.to_string()));
+        for (what, hash) in v1.into_iter().chain(v2) {
+            text.push_str(&format!("{what} {hash}\n"));
+        }
+        if let Ok(torrent) = &torrent {
+            text.push_str(&format!("{}\n", Magnet::from(torrent)));
+        }
+        output::print(&text)
     }
 }
 
@@ -267,6 +349,12 @@ fn split_urls(tier: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// A value that is a URL of the web.
+fn web(parser: &mut Parser, what: &str) -> Result<String, lexopt::Error> {
+    let url = checked(&text(parser)?)?;
+    if metainfo::web(&url) { Ok(url) } else { Err(format!("{url}: {what} is an http or https URL").into()) }
+}
+
 fn checked(text: &str) -> Result<String, lexopt::Error> {
     url(text.as_bytes()).map_err(|_| format!("{text}: not a URL").into())
 }
@@ -287,7 +375,7 @@ fn piece_size(text: &str) -> Option<u32> {
         None => text.strip_suffix('M').map_or((text, 1), |digits| (digits, 1 << 20)),
     };
     let piece = digits.trim().parse::<u32>().ok()?.checked_mul(unit)?;
-    (piece.is_power_of_two() && (16 << 10..=128 << 20).contains(&piece)).then_some(piece)
+    (piece.is_power_of_two() && (MIN_PIECE..=MAX_ASKED_PIECE).contains(&piece)).then_some(piece)
 }
 
 #[cfg(test)]
@@ -326,7 +414,19 @@ mod tests {
             "-w",
             "https://w/",
             "--format",
-            "v1",
+            "hybrid",
+            "--similar",
+            "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+            "--collection",
+            "c",
+            "--http-seed",
+            "http://s/",
+            "--update-url",
+            "http://u/",
+            "--include-hidden",
+            "--md5sum",
+            "--attributes",
+            "--links",
             "--source",
             "s",
             "--comment",
@@ -339,6 +439,12 @@ mod tests {
         assert_eq!(
             (options.private, options.piece_length, args.maker.date, args.maker.jobs),
             (true, Some(262_144), false, 2)
+        );
+        assert!(options.include_hidden && options.md5 && options.attributes && options.links);
+        assert_eq!((options.format, args.maker.format()), (Format::Hybrid, Format::Hybrid));
+        assert_eq!(
+            (options.http_seeds.len(), options.collections.len(), options.similar[0][0]),
+            (1, 1, 0xda)
         );
         assert_eq!((args.path, args.output), (PathBuf::from("dir"), Some(PathBuf::from("x"))));
     }
@@ -356,7 +462,11 @@ mod tests {
             (&["a", "--node", "x"], "HOST:PORT"),
             (&["a", "--piece-size", "100k"], "power of two"),
             (&["a", "--piece-size", "1G"], "power of two"),
-            (&["a", "--format", "v2"], "v1"),
+            (&["a", "--format", "v3"], "v1, hybrid, v2, merkle"),
+            (&["a", "--similar", "x"], "info-hash"),
+            (&["a", "--update-url", "ftp://x"], "http"),
+            (&["a", "--trackerless", "-a", "http://a/"], "exclude"),
+            (&["a", "-a", "http://a/", "--trackerless"], "exclude"),
             (&["a", "--jobs", "0"], "jobs"),
             (&["a", "--jobs", "x"], "x"),
             (&["a", "-o"], "-o"),

@@ -20,6 +20,7 @@ mod info;
 pub mod io;
 pub mod magnet;
 pub mod maker;
+mod md5;
 pub mod merkle;
 pub mod path;
 

@@ -94,7 +94,7 @@ pub fn conflict<'a>(count: usize, path: impl Fn(usize) -> &'a str) -> Option<(us
 }
 
 /// Raw bytes of component after component, so that a folder's content stands right behind a file of its name.
-fn by_component(a: &str, b: &str) -> Ordering {
+pub fn by_component(a: &str, b: &str) -> Ordering {
     a.split('/').map(str::as_bytes).cmp(b.split('/').map(str::as_bytes))
 }
 

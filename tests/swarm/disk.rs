@@ -237,14 +237,17 @@ impl Disk {
     /// Makes a torrent whose data is there; files of these lengths, one alone being the torrent itself.
     pub fn add(&mut self, name: &str, files: &[u64], piece: u32, options: &maker::Options) -> usize {
         let entry = |(n, &length): (usize, &u64)| maker::Entry {
-            names: if files.len() == 1 { Vec::new() } else { vec![format!("file {n:03}")] },
+            path: if files.len() == 1 { String::new() } else { format!("file {n:03}") },
             length,
-            modified: (0, 0),
+            ..maker::Entry::default()
         };
-        let plan = maker::plan(name, files.iter().enumerate().map(entry).collect(), Some(piece))
+        let options = &maker::Options { piece_length: Some(piece), ..options.clone() };
+        let plan = maker::plan(name, files.iter().enumerate().map(entry).collect(), options)
             .expect("a torrent that can be made");
-        let mut hashes = vec![0; plan.lengths.piece_count() as usize * 20];
-        hashes.iter_mut().zip(name.bytes().cycle()).for_each(|(hash, byte)| *hash = byte);
+        let mut pieces = vec![[0; 20]; plan.lengths.piece_count() as usize];
+        let bytes = pieces.as_flattened_mut().iter_mut();
+        bytes.zip(name.bytes().cycle()).for_each(|(hash, byte)| *hash = byte);
+        let hashes = maker::Hashes { pieces, ..maker::Hashes::default() };
         let bytes = maker::encode(&plan, options, &hashes);
         let metainfo = metainfo::parse(&bytes).expect("what was just encoded");
         let at = self.torrents.len();
