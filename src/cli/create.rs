@@ -38,8 +38,9 @@ pub const MAKER_HELP: &str = "\
                          more
       --collection NAME  torrents of one name may share files (BEP 38); again for more
       --update-url URL   where a newer torrent will be (BEP 39)
-      --format F         v1, which every client knows; hybrid of v1 and v2; v2 alone;
-                         merkle, a small .torrent that few clients know (default v1)
+      --format F         v1, which every client knows; hybrid, v1 and v2 in one, which
+                         some old clients refuse; v2 alone; merkle, a small .torrent
+                         that few clients know (BEP 30) (default v1)
       --piece-size N     bytes of a piece, with k or M: a power of two from 16k;
                          chosen for about 1500 pieces where it is not given
       --md5sum           the MD5 of each file, hashed by one thread (not with v2 alone)
@@ -303,7 +304,7 @@ impl Args {
         let mut text = format!(
             "{}: {} in {}, {} of {}\n",
             output::clean(&output.display().to_string()),
-            output::bytes(plan.content()),
+            output::bytes(plan.content),
             output::count(plan.files.len() as u64, "file"),
             output::count(plan.lengths.piece_count().into(), "piece"),
             output::bytes(plan.lengths.piece_length().into()),

@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(read(&path).unwrap(), b"one");
         save(&path, b"two", true).unwrap();
         assert_eq!(read(&path).unwrap(), b"two");
-        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(folder.0.read_dir().unwrap().count(), 1, "nothing is left beside it");
         assert!(matches!(save(&folder.0.join("absent/x"), b"", false), Err(Error::Io(..))));
     }
 }

@@ -117,6 +117,8 @@ pub struct Plan {
     pub multi_file: bool,
     /// In the order in which they are hashed.
     pub files: Vec<Entry>,
+    /// Bytes of content.
+    pub content: u64,
     /// Where each file ends among the torrent's bytes.
     pub ends: Vec<u64>,
     /// Total, with the padding between files that v2 has, and piece length.
@@ -190,11 +192,12 @@ pub fn plan(name: &str, mut files: Vec<Entry>, options: &Options) -> Result<Plan
     if options.md5 && !format.is_v1() {
         return Err(Error::Md5);
     }
-    let bytes = files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.length)).ok_or(Error::Large)?;
-    if bytes == 0 {
+    let content =
+        files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.length)).ok_or(Error::Large)?;
+    if content == 0 {
         return Err(Error::Empty);
     }
-    let piece = options.piece_length.unwrap_or_else(|| piece_length(bytes));
+    let piece = options.piece_length.unwrap_or_else(|| piece_length(content));
     if !piece.is_power_of_two() || !(MIN_PIECE..=MAX_ASKED_PIECE).contains(&piece) {
         return Err(Error::PieceLength(piece));
     }
@@ -208,7 +211,7 @@ pub fn plan(name: &str, mut files: Vec<Entry>, options: &Options) -> Result<Plan
         ends.push(total);
     }
     let lengths = NonZeroU32::new(piece).and_then(|piece| Lengths::new(total, piece)).ok_or(Error::Large)?;
-    let plan = Plan { format, name: name.to_owned(), multi_file, files, ends, lengths };
+    let plan = Plan { format, name: name.to_owned(), multi_file, files, content, ends, lengths };
     if plan.is_fit() { Ok(plan) } else { Err(Error::Large) }
 }
 
@@ -226,11 +229,6 @@ fn shown(path: &str) -> String {
 }
 
 impl Plan {
-    /// Bytes of content.
-    pub fn content(&self) -> u64 {
-        self.files.iter().map(|file| file.length).sum()
-    }
-
     /// Bytes of padding that a hybrid has before this file.
     fn padding_before(&self, file: usize) -> u64 {
         let before = file.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
@@ -364,7 +362,7 @@ mod tests {
             || vec![entry("a", 20_000), entry("b", 0), entry("c", 32_768), entry("d", 1), entry("e", 0)];
         let hybrid = plan("n", files(), &options(Format::Hybrid, Some(32_768))).unwrap();
         assert_eq!(hybrid.ends, [20_000, 20_000, 65_536, 65_537, 65_537]);
-        assert_eq!((hybrid.lengths.piece_count(), hybrid.content()), (3, 52_769));
+        assert_eq!((hybrid.lengths.piece_count(), hybrid.content), (3, 52_769));
         let listed: Vec<_> = hybrid.listed().into_iter().map(|file| (file.path, file.length)).collect();
         let expected = [("a", 20_000), ("b", 0), ("", 0), ("c", 32_768), ("d", 1), ("e", 0)];
         assert_eq!(listed, expected.map(|(path, length)| (path.to_owned(), length)));

@@ -79,7 +79,7 @@ pub(super) fn hash(
     let mut nodes = vec![[0; 32]; count(plan.format.is_v2())];
     let run = (RUN / plan.lengths.piece_length()).max(1);
     let chunk = usize::try_from(run).unwrap_or(1);
-    let (jobs, total) = (if md5 { 1 } else { jobs.clamp(1, MAX_JOBS) }, plan.content());
+    let (jobs, total) = (if md5 { 1 } else { jobs.clamp(1, MAX_JOBS) }, plan.content);
     progress(0, total);
     let (pieces_left, nodes_left) = (pieces.chunks_mut(chunk), nodes.chunks_mut(chunk));
     let shared = Mutex::new(Shared { run: 0, pieces: pieces_left, nodes: nodes_left, done: 0, failed: None });
@@ -238,7 +238,7 @@ impl Job<'_, '_> {
         let done = shared.done;
         drop(shared);
         if let Some(progress) = &mut self.progress {
-            progress(done, self.plan.content());
+            progress(done, self.plan.content);
         }
     }
 }
