@@ -284,14 +284,21 @@ fn others_load_what_is_made() {
         let content: u64 = 1 + 1 + 3 + 9 + 20_000 + 70_000 + 16 * 1024 + (4 + 2 * 11) * PIECE as u64 + 11;
         let python = |yes| if yes { "True" } else { "False" };
         assert_eq!(loaded(&torrent), format!("14 {content} {} {}", python(v1), python(v2)), "{format}");
-        let hash = |line: &str| said.lines().find_map(|said| said.strip_prefix(line)).map(str::to_owned);
+        let hash = |line: &str| {
+            said.lines().find_map(|said| said.strip_prefix(line)).filter(|hash| !hash.contains(' '))
+        };
         if let Some(hash) = hash("info-hash ") {
-            // Transmission 3 refuses every file tree, for the empty name in it.
-            let transmission = Some(Command::new("transmission-show")).filter(|_| format == "v1");
-            for mut other in transmission.into_iter().chain([show_files()]) {
-                let shown = run(other.arg(&torrent));
-                assert!(shown.to_lowercase().contains(&hash), "{shown}");
-                assert!(["a.mesh", "b.mesh", "c.mesh"].iter().all(|host| shown.contains(host)), "{shown}");
+            // Of hybrids neither is a judge: Transmission 3 refuses the empty name in a file tree, and aria2 passes over
+            // it, so that it gets another info-hash.
+            for mut other in [Command::new("transmission-show"), show_files()] {
+                if format == "v1" {
+                    let shown = run(other.arg(&torrent));
+                    assert!(shown.to_lowercase().contains(hash), "{shown}");
+                    assert!(
+                        ["a.mesh", "b.mesh", "c.mesh"].iter().all(|host| shown.contains(host)),
+                        "{shown}"
+                    );
+                }
             }
         }
         assert_eq!((hash("info-hash ").is_some(), hash("info-hash v2 ").is_some()), (v1, v2), "{said}");

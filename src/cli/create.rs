@@ -40,8 +40,8 @@ pub const MAKER_HELP: &str = "\
       --collection NAME  torrents of one name may share files (BEP 38); again for more
       --update-url URL   where a newer torrent will be (BEP 39)
       --format F         v1, which every client knows; hybrid, v1 and v2 in one, which
-                         some old clients refuse; v2 alone; merkle, a small .torrent
-                         that few clients know (BEP 30) (default v1)
+                         aria2 and Transmission 3 do not read; v2 alone; merkle,
+                         a small .torrent that few clients know (BEP 30) (default v1)
       --piece-size N     bytes of a piece, with k or M: a power of two from 16k;
                          chosen for about 1500 pieces where it is not given
       --md5sum           the MD5 of each file, hashed by one thread (not with v2 alone)

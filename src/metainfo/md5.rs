@@ -1,6 +1,6 @@
 //! MD5, for one key alone: `md5sum` of a file. It proves nothing about who made it.
 //!
-//! Read first: RFC 1321. The rounds are loops: a crate costs several times their bytes, and the key is rarely wanted.
+//! Read first: RFC 1321. The rounds are loops, which are small: the key is too rarely wanted for a dependency of its own.
 //! Holds 88 bytes.
 
 /// Bits by which each of the four rounds turns, in turn.
