@@ -116,7 +116,7 @@ pub fn drop_privileges(user: Option<&str>) -> Result<(), StartError> {
 /// Sixty-four bits that nobody can guess, from the keys that the standard library takes from the system.
 pub fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0)
+    RandomState::new().hash_one(0_u64)
 }
 
 /// Our id: who we are by BEP 20's convention, then twelve letters and digits of this run.
