@@ -365,8 +365,6 @@ impl Records {
                 self.pending = SortedMap::new();
                 self.pending_bytes = 0;
             }
-            self.pending = SortedMap::new();
-            self.pending_bytes = 0;
         }
     }
 
