@@ -13,6 +13,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -553,6 +554,32 @@ fn privileges_are_dropped_after_binding() {
     assert_eq!(field("CapEff:").trim_start_matches('0'), "");
     assert!(daemon.terminate().0.success());
     assert!(home.state.join("resume").exists(), "the state folder can still be written");
+}
+
+/// As of one that root copies to a router with its mode.
+#[test]
+fn a_file_that_the_daemons_user_may_not_read_is_refused_until_it_may() {
+    if !able(&[Root]) {
+        return;
+    }
+    let home = Home::new();
+    home.set("", "user", json!("nobody"));
+    run(Command::new("chown").args(["-R", "nobody"]).arg(home.folder.path()));
+    let torrent = Torrent::single("private", 40_000, 16 * 1024);
+    torrent.write_data(&home.data);
+    let file = home.torrents.join("private.torrent");
+    let link = home.torrents.join("link.magnet");
+    fs::write(&file, torrent.metainfo()).unwrap();
+    fs::write(&link, Torrent::single("linked", 40_000, 16 * 1024).magnet("")).unwrap();
+    for path in [&file, &link] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let daemon = home.start();
+    for name in ["private.torrent", "link.magnet"] {
+        assert!(daemon.wait_refused(name).contains("it cannot be read: Permission denied"));
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    daemon.wait_seeding(&torrent);
 }
 
 #[test]

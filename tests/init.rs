@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::slice::from_ref;
 
-use common::Need::Program;
+use common::Need::{Program, Root};
 use common::{able, run};
 use meshseed::config::{Config, Disk, RequireMount};
 use meshseed::status::METHODS;
@@ -489,7 +489,22 @@ fn directories_are_made_in_memory_and_for_torrents_but_never_on_a_disk() {
         format!("meshseed:meshseed {}", torrents.display()),
     ];
     assert_eq!(ran.of("chown"), owners);
-    assert_eq!(router.run("reload").of("chown"), owners[..2], "what was there keeps its owner");
+    assert_eq!(router.run("reload").of("chown"), owners, "as sysupgrade makes the directory root's");
+    if able(&[Root]) {
+        std::os::unix::fs::chown(&torrents, Some(6881), Some(6881)).unwrap();
+        assert_eq!(router.run("reload").of("chown"), owners[..2], "that of another keeps its owner");
+    }
+
+    let mut router = Router::new();
+    let link = router.path("etc/torrents");
+    std::os::unix::fs::symlink(router.path("mnt/usb/torrents"), &link).unwrap();
+    let ran = router.reload("config meshseed 'main'\n");
+    assert_eq!(
+        (ran.fate, ran.of("chown").len()),
+        (Fate::Started, 2),
+        "a link to a disk that is not there yet"
+    );
+    assert!(!router.path("mnt/usb").exists());
 
     let mut router = Router::new();
     let [home, torrents] = ["var/run/meshseed", "etc/torrents"].map(|path| router.path(path));

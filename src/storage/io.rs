@@ -46,7 +46,7 @@ use crate::sorted::SortedSet;
 use compare::compare;
 use hashing::{CHUNK, Hashing, Reader, Unread, parse_torrent, read_torrent};
 use records::Records;
-use tree::{Tree, probe};
+use tree::{Tree, ident_of, probe};
 use write::Writer;
 
 /// Jobs of peers that are under way at a time; a peer waits for one.
@@ -441,9 +441,10 @@ fn read_error(why: Unread) -> String {
     }
 }
 
-/// Of a file that could not be looked at.
-fn no_ident() -> Ident {
-    Ident { inode: 0, size: 0, mtime_secs: 0, mtime_nanos: 0, ctime: 0 }
+/// Of a file that could not be opened, which a look at it from outside has to know again; none where it is gone.
+fn closed_ident(path: &Path) -> Ident {
+    let gone = Ident { inode: 0, size: 0, mtime_secs: 0, mtime_nanos: 0, ctime: 0 };
+    rustix::fs::stat(path).map_or(gone, |stat| ident_of(&stat))
 }
 
 impl Desk {
@@ -563,7 +564,8 @@ impl Desk {
             Ok((_, ident)) => (Some(ident), self.parse(&path)),
             Err((ident, why)) => (ident, Err(read_error(why))),
         };
-        Done::Loaded { path, ident: ident.unwrap_or(no_ident()), result }
+        let ident = ident.unwrap_or_else(|| closed_ident(&path));
+        Done::Loaded { path, ident, result }
     }
 
     fn parse(&self, path: &Path) -> Result<Box<Loaded>, String> {

@@ -17,7 +17,7 @@ use super::hashing::read_torrent;
 use super::jobs::{Kept, Linked, Loaded, Place, Unkept};
 use super::records::read_at;
 use super::tree::{ident_of, open_torrent, sidecar};
-use super::{Desk, no_ident, read_error};
+use super::{Desk, closed_ident, read_error};
 use crate::ident::Ident;
 use crate::metainfo::magnet::{self, MAX_LINK, Magnet};
 use crate::metainfo::{self, InfoHash};
@@ -31,7 +31,9 @@ impl Desk {
     pub(super) fn link(&mut self, path: &Path) -> (Ident, Result<Box<Linked>, String>) {
         let ident = match read_torrent(path, None, &mut self.buffer) {
             Ok((_, ident)) => ident,
-            Err((ident, why)) => return (ident.unwrap_or(no_ident()), Err(read_error(why))),
+            Err((ident, why)) => {
+                return (ident.unwrap_or_else(|| closed_ident(path)), Err(read_error(why)));
+            }
         };
         if self.buffer.len() > 2 * MAX_LINK {
             return (ident, Err("it is larger than a magnet link can be".into()));

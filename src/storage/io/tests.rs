@@ -83,7 +83,7 @@ pub(super) fn piece_hashes(content: &[u8], piece: usize) -> Vec<u8> {
 }
 
 fn ident(path: &Path) -> Ident {
-    tree::ident_of(&tree::open_torrent(path).unwrap().1)
+    ident_of(&tree::open_torrent(path).unwrap().1)
 }
 
 /// Sets a file's time of change.
