@@ -525,7 +525,9 @@ mod tests {
                 (Ok(all), Ok(mut other)) => {
                     let all = all.into_iter().map(|(_, key, value)| (key, value));
                     let mut all: Vec<_> = all.filter(|(_, value)| *value != Value::Section).collect();
-                    [&mut all, &mut other].map(|all| all.sort_by(|(one, _), (other, _)| one.cmp(other)));
+                    for all in [&mut all, &mut other] {
+                        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+                    }
                     taken += 1;
                     all == other
                 }
