@@ -1017,21 +1017,24 @@ fn urls_and_prefixes() {
 
 #[test]
 fn configurations() {
-    let samples =
-        [b"torrents = [\"/a\"]\n[listen]\nport = \"6881-6889\"\n[limits]\nupload = \"1M\"\npeers = 5\n"
-            .to_vec()];
-    torture(
-        &samples,
-        |len| (1 << 20) + 2000 * len,
-        |bytes| match text(bytes).map(Config::parse) {
-            Some(Ok(config)) => !config.explain().is_empty(),
-            Some(Err(error)) => {
-                assert!(!error.to_string().is_empty());
-                false
-            }
-            None => false,
-        },
-    );
+    let shipped = include_str!("../config/meshseed.toml");
+    let keys = shipped.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
+    let others = "\u{feff}torrents = ['/a', \"/\\u00e9\\x41\",\r\n] # \u{e9}\r\nlisten . \"port\" = '6881-6889'\n\
+        limits = { upload = \"1M\",\n peers = 0x1_0, }\n['disk']\npreallocate = true\n";
+    let judge = |bytes: &[u8]| match text(bytes).map(Config::parse) {
+        Some(Ok(config)) => !config.explain().is_empty(),
+        Some(Err(error)) => {
+            assert!(!error.to_string().is_empty());
+            false
+        }
+        None => false,
+    };
+    torture(&[keys.into(), others.into()], |len| (1 << 20) + 2000 * len, judge);
+    assert!(judge(shipped.as_bytes()));
+    for cut in 0..shipped.len() {
+        judge(&shipped.as_bytes()[..cut]);
+        judge(&shipped.as_bytes()[cut..]);
+    }
 }
 
 #[test]

@@ -161,10 +161,13 @@ fn what_is_found_out_while_the_disk_is_away_is_on_it_when_it_is_back() {
         router.assert_nothing_lies_beneath();
         let told = home.log().matches("state stays in memory").count();
         assert_eq!(told, 1, "it is told once: {}", home.log());
+        let error = || daemon.ask("status", json!({}))["last_error"].as_str().map(str::to_owned);
+        wait("it is told", PATIENCE, || error().filter(|error| error.contains("records are not saved")));
         let disk = router.plug_in();
         home.wait_recorded(meanwhile);
         daemon.wait_state(stopped, &["paused"]);
         wait("it is told", PATIENCE, || home.log().contains("state is there").then_some(()));
+        wait("it is over", PATIENCE, || error().is_none().then_some(()));
         // What was on it is on it still.
         home.wait_recorded(before);
         daemon.kill();

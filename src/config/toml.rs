@@ -1,7 +1,8 @@
 //! TOML 1.1 as far as a configuration needs it, key by key: sections, texts, whole numbers, true and false, lists.
 //!
-//! Of what no key takes, numbers with a fraction, dates and lists of sections are told apart and no more; texts of several
-//! lines are refused. Holds the keys that were read, to refuse the second of a kind.
+//! Of what no key takes, numbers with a fraction, dates and lists of sections are told apart and no more. Refused are
+//! texts of several lines, control characters of any kind, braces in lists or in braces, and a section that stands behind
+//! one within it. Holds the keys that were read, to refuse the second of a kind.
 
 use super::Error;
 
@@ -46,6 +47,8 @@ impl<'a> Reader<'a> {
             self.end_line()?;
         }
         let line = self.line;
+        // Bytes of what stands before the key's name.
+        let mut before = usize::MAX;
         let (key, value) = if self.rest.is_empty() && self.braces.is_none() {
             return Ok(None);
         } else if self.braces.is_none() && self.eat("[[") {
@@ -59,12 +62,18 @@ impl<'a> Reader<'a> {
             (key, Value::Section)
         } else {
             let name = self.key()?;
-            let key = format!("{}{name}", self.braces.as_ref().unwrap_or(&self.section));
+            let section = self.braces.as_ref().unwrap_or(&self.section);
+            before = section.len();
+            let key = format!("{section}{name}");
             self.expect("=")?;
             let value = self.value(0)?;
             (key, value)
         };
-        if self.seen.contains(&key) {
+        let is_in = |key: &str, of: &str| key.strip_prefix(of).is_some_and(|rest| rest.starts_with('.'));
+        // A section is whole where it first stands: by a line of its own, in braces, or by keys with dots.
+        let is_taken =
+            |seen: &String| *seen == key || is_in(seen, &key) || (seen.len() > before && is_in(&key, seen));
+        if self.seen.iter().any(is_taken) {
             self.line = line;
             return Err(self.refuse(&format!("{key} stands here twice")));
         }
@@ -224,11 +233,13 @@ impl<'a> Reader<'a> {
         self.rest = chars.as_str();
         let digits = match next {
             'b' => return Some('\u{8}'),
+            'e' => return Some('\u{1b}'),
             't' => return Some('\t'),
             'n' => return Some('\n'),
             'f' => return Some('\u{c}'),
             'r' => return Some('\r'),
             '"' | '\\' => return Some(next),
+            'x' => 2,
             'u' => 4,
             'U' => 8,
             _ => return None,
@@ -258,8 +269,8 @@ fn plain(word: &str) -> Option<Value> {
     if digits.split('_').all(groups) {
         let zero_first = radix == 10 && digits.len() > 1 && digits.starts_with('0');
         let signed_otherwise = radix != 10 && word != unsigned;
-        let number = i64::from_str_radix(&digits.replace('_', ""), radix).ok()?;
-        let number = if word.starts_with('-') { -number } else { number };
+        let number = if radix == 10 { word } else { digits };
+        let number = i64::from_str_radix(&number.replace('_', ""), radix).ok()?;
         return (!zero_first && !signed_otherwise).then_some(Value::Whole(number));
     }
     let all = |of: &[u8]| radix == 10 && word.bytes().all(|byte| byte.is_ascii_digit() || of.contains(&byte));
@@ -272,6 +283,7 @@ fn plain(word: &str) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
 
     fn read(text: &str) -> Result<Vec<(usize, String, Value)>, Error> {
         let mut reader = Reader::new(text);
@@ -379,5 +391,151 @@ mod tests {
         ] {
             assert_eq!(read(wrong).unwrap_err().line, line, "{wrong}");
         }
+    }
+
+    /// What a configuration may be written like, and what people get wrong.
+    const KEYS: [&str; 12] =
+        ["a", "b", "c", "x-y", "1", "'b'", "\"\\u0061\"", "a.b", "a . \"c\"", "b.c", "c.'x-y'", "\"a b\""];
+    const HEADERS: [&str; 9] =
+        ["[a]", "[ b ]", "['c']", "[x-y] # c", "[\"a b\"]", "[a", "[]", "[a]]", "[a\n]"];
+    const VALUES: [&str; 66] = [
+        "0",
+        "-0",
+        "+7",
+        "-1_000",
+        "0xdead_BEEF",
+        "0o17",
+        "0b101",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "9223372036854775808",
+        "01",
+        "1__0",
+        "_1",
+        "1_",
+        "0x",
+        "-0x1",
+        "0xg",
+        "true",
+        "false",
+        "True",
+        "",
+        "\"text\"",
+        "\"\"",
+        "''",
+        "\"#\" # c",
+        r#""\b\t\n\f\r\"\\\u00e9\U0001F600""#,
+        r#""\e\x41\xe9""#,
+        r#""\x""#,
+        r#""\ud800""#,
+        r#""\U00110000""#,
+        r#""\u12é4""#,
+        r#""\q""#,
+        r"'C:\new'",
+        "'it''s'",
+        "\"a\tb\"",
+        "\"é😀\"",
+        "\"a\nb\"",
+        "\"a\rb\"",
+        "\"a\u{7f}\"",
+        "\"a",
+        "'a",
+        "[]",
+        "[1, 2]",
+        "[1,\r\n 2, # c\n]",
+        "[\"a\",'b',]",
+        "[[1],['x']]",
+        "[true, 1, 'a']",
+        "[1 2]",
+        "[,]",
+        "[1,,2]",
+        "[",
+        "{}",
+        "{ b = 1 }",
+        "{b=1,a='d'}",
+        "{ b = 1, # c\n\n c.a = [2,\n],\n}",
+        "{ b = 1 c = 2 }",
+        "{ b = 1, b = 2 }",
+        "{ b.c = 1, b = 2 }",
+        "{ b = 1, b.c = 2 }",
+        "{ , }",
+        "{ b }",
+        "{ a.b = 1, a.c = 2 }",
+        "{ = 1 }",
+        "1 2",
+        "1 # \u{1}",
+        "1 # \u{e9}",
+    ];
+
+    fn document(random: &mut Random) -> String {
+        fn one<'a>(random: &mut Random, of: &[&'a str]) -> &'a str {
+            of[random.below(of.len())]
+        }
+        let mut text = String::new();
+        for _ in 0..=random.below(5) {
+            text.push_str(one(random, &["", "", "", " ", "\t", "\n", "# c\n", "\u{feff}", "\r"]));
+            if random.below(4) == 0 {
+                text.push_str(one(random, &HEADERS));
+            } else {
+                text.push_str(one(random, &KEYS));
+                text.push_str(one(random, &["=", "=", "=", " = ", " = ", " = ", "\t=", " =\n", " "]));
+                text.push_str(one(random, &VALUES));
+            }
+            text.push_str(one(random, &["\n", "\n", "\r\n", " \n", "\t# c\r\n", "", "\r"]));
+        }
+        text
+    }
+
+    /// What is in a section, by its keys with their sections.
+    fn leaves(of: toml::Table, before: &str, out: &mut Vec<(String, Value)>) {
+        for (name, value) in of {
+            let quotes = if name.contains(' ') { "\"" } else { "" };
+            let key = format!("{before}{quotes}{name}{quotes}");
+            match value {
+                toml::Value::Table(within) => leaves(within, &format!("{key}."), out),
+                value => out.push((key, ours(value))),
+            }
+        }
+    }
+
+    fn ours(value: toml::Value) -> Value {
+        match value {
+            toml::Value::String(text) => Value::Text(text),
+            toml::Value::Integer(number) => Value::Whole(number),
+            toml::Value::Float(_) => Value::Fraction,
+            toml::Value::Boolean(flag) => Value::Flag(flag),
+            toml::Value::Datetime(_) => Value::Date,
+            toml::Value::Array(values) => Value::List(values.into_iter().map(ours).collect()),
+            toml::Value::Table(_) => Value::Section,
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_what_others_read() {
+        let mut random = Random::new(1);
+        let mut taken = 0;
+        for n in 0..60_000 {
+            let text = document(&mut random);
+            let other = text.parse::<toml::Table>().map(|table| {
+                let mut all = Vec::new();
+                leaves(table, "", &mut all);
+                all
+            });
+            let same = match (read(&text), other) {
+                (Ok(all), Ok(mut other)) => {
+                    let all = all.into_iter().map(|(_, key, value)| (key, value));
+                    let mut all: Vec<_> = all.filter(|(_, value)| *value != Value::Section).collect();
+                    for all in [&mut all, &mut other] {
+                        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+                    }
+                    taken += 1;
+                    all == other
+                }
+                (Err(_), Err(_)) => true,
+                _ => false,
+            };
+            assert!(same, "document {n}: {text:?}: {:?}, {:?}", read(&text), text.parse::<toml::Table>());
+        }
+        assert!(taken > 4000, "{taken}");
     }
 }

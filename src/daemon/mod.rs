@@ -57,6 +57,10 @@ const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a user at a terminal is told how it goes.
 const REPORT: Duration = Duration::from_secs(1);
 
+/// What the status says while records cannot be written, and until a configuration is read again.
+const UNSAVED: &str = "records are not saved: ";
+const UNREAD: &str = "configuration not read, the old one stays: ";
+
 /// Reads the configuration again.
 pub type Reload = Box<dyn Fn() -> Result<Config, String>>;
 
@@ -421,8 +425,9 @@ impl Daemon {
                     self.house.rest_intake();
                 }
                 Done::Flushed(result) => {
-                    if let Err(error) = &result {
-                        *self.last_error.borrow_mut() = format!("records are not saved: {error}");
+                    match &result {
+                        Err(error) => *self.last_error.borrow_mut() = format!("{UNSAVED}{error}"),
+                        Ok(()) => self.is_over(UNSAVED),
                     }
                     self.house.session.borrow_mut().stored(Done::Flushed(result), now);
                 }
@@ -478,8 +483,9 @@ impl Daemon {
     /// Reads the configuration again; a bad one changes nothing.
     pub fn reload(self: &Rc<Daemon>, now: Instant) -> Result<(), String> {
         let config = (self.reload)().inspect_err(|error| {
-            self.trouble(format!("configuration not read, the old one stays: {error}"));
+            self.trouble(format!("{UNREAD}{error}"));
         })?;
+        self.is_over(UNREAD);
         let old = self.config.replace(config);
         let config = self.config.borrow();
         for key in Config::changes_needing_restart(&old, &config) {
@@ -518,6 +524,14 @@ impl Daemon {
     fn trouble(&self, what: String) {
         log::warn!("{what}");
         *self.last_error.borrow_mut() = what;
+    }
+
+    /// The trouble that began with these words is no more.
+    fn is_over(&self, what: &str) {
+        let mut last = self.last_error.borrow_mut();
+        if last.starts_with(what) {
+            last.clear();
+        }
     }
 }
 

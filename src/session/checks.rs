@@ -139,7 +139,10 @@ impl Session {
                     self.trouble(key, &trouble, Rest::Check(key), now);
                 }
             }
-            Done::Flushed(_) => self.flushing = false,
+            Done::Flushed(result) => {
+                self.flushing = false;
+                self.unflushed = result.is_err();
+            }
             Done::Kept { key, result: Err(why) } => self.not_kept(TorrentKey(key), why, now),
             Done::Metadata { peer, piece, result, .. } => {
                 self.metadata_read(PeerKey(peer), piece, result, now);
@@ -237,6 +240,9 @@ impl Session {
         if self.away {
             // Before its torrents are checked.
             self.submit(StorageJob::LoadNodes);
+        }
+        if self.unflushed {
+            self.timers[Timer::Flush as usize] = Some(self.start);
         }
         self.scans = self.scans.wrapping_add(1);
         let scan = self.scans;

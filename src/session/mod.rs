@@ -158,6 +158,8 @@ pub struct Session {
     /// State was not there when it was last asked for: it may come with its disk.
     away: bool,
     flushing: bool,
+    /// Records could not be written: it is tried again at each scan.
+    unflushed: bool,
     /// Jobs for the storage thread that are given again then: one a torrent and peer at most.
     resting: Vec<(Instant, Rest)>,
     /// Scans so far.
@@ -234,6 +236,7 @@ impl Session {
             storage_full: false,
             away: false,
             flushing: false,
+            unflushed: false,
             resting: Vec::new(),
             scans: 0,
             throttled: VecDeque::new(),

@@ -248,6 +248,7 @@ impl std::error::Error for Error {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
 
     #[test]
     fn what_is_encoded_is_decoded_to_the_same() {
@@ -315,5 +316,43 @@ mod tests {
         assert!(decode("[".repeat(60_000).as_bytes()).is_err());
         assert!(decode("{\"a\":".repeat(60_000).as_bytes()).is_err());
         assert!(decode(b"[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]").is_ok());
+    }
+
+    #[test]
+    fn what_is_read_is_what_others_read() {
+        const PARTS: &str = r#"{ } [ ] , : null true false nul 0 01 -+1 17 -9223372036854775808 9223372036854775808 1.5 1e3
+            "" "a" "b": "é😀" "\"\\\/\b\f\n\r\t" "\u00e9" "\ud83d\ude00" "\ud83d" "\ude00\ud83d" "\ud83d\u0041" "\u12"
+            "\u+123" "\x" ""#;
+        let parts: Vec<&str> = PARTS
+            .split_whitespace()
+            .chain([" ", "\n", "\t", "\r", "\u{a0}", "\"\n\"", "\"\u{1}\""])
+            .collect();
+        let mut random = Random::new(1);
+        let mut taken = 0;
+        for n in 0..100_000 {
+            let mut text: String =
+                (0..1 + random.below(3)).map(|_| parts[random.below(parts.len())]).collect();
+            for _ in 0..random.below(4) {
+                let other = parts[random.below(parts.len())];
+                text = match random.below(4) {
+                    0 => format!("[{text}, {other}]"),
+                    1 => format!("[{text}]"),
+                    2 => format!("{{\"a\": {text}, \"b\":{other}}}"),
+                    _ => format!("{{\"a\":{text}}}"),
+                };
+            }
+            let other: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+            match decode(text.as_bytes()) {
+                Ok(value) => {
+                    taken += 1;
+                    assert_eq!(serde_json::from_str(&line(&value)).ok(), other, "text {n}: {text}");
+                }
+                Err(error) => {
+                    let is_refused = error.expected == "a whole number of 64 bits";
+                    assert!(other.is_none() || is_refused, "text {n}: {text}: {error}");
+                }
+            }
+        }
+        assert!(taken > 10_000, "{taken}");
     }
 }

@@ -163,7 +163,8 @@ impl Records {
     pub(super) fn find(&self, info_hash: &InfoHash) -> Result<Option<Record>, Away> {
         match self.pending.get(info_hash) {
             Some(body) => Ok(body.as_deref().and_then(Record::decode)),
-            None => self.body(info_hash).map(|body| Record::decode(&body?)),
+            // What it was to be merged with could not be read when it was written: it never will be.
+            None => self.body(info_hash).map(|body| Some(Record { early: false, ..Record::decode(&body?)? })),
         }
     }
 
@@ -353,13 +354,17 @@ impl Records {
     fn keep(&mut self, info_hash: InfoHash, body: Option<Box<[u8]>>) {
         let len = |body: &Option<Box<[u8]>>| body.as_ref().map_or(0, |body| body.len());
         self.pending_bytes += len(&body);
-        if let Some(before) = self.pending.insert(info_hash, body) {
-            self.pending_bytes -= len(&before);
-        }
+        let before = self.pending.insert(info_hash, body);
+        self.pending_bytes -= before.as_ref().map_or(0, len);
         // What cannot be written is let go: the daemon goes on without records rather than without memory.
         if self.pending_bytes > PENDING && (self.flush().is_err() || self.directory.is_none()) {
             if self.away {
-                let body = self.pending.remove(&info_hash);
+                // It may have told of a pause.
+                self.pending_bytes += before.as_ref().map_or(0, len);
+                let body = match before {
+                    Some(before) => self.pending.insert(info_hash, before),
+                    None => self.pending.remove(&info_hash),
+                };
                 self.pending_bytes -= body.as_ref().map_or(0, len);
             } else {
                 self.pending = SortedMap::new();
@@ -895,6 +900,34 @@ mod tests {
         let now = Records::open(Some(temp.path("gone/state")));
         assert_eq!(now.find(&hash(4)), Ok(Some(Record { uploaded: 77, ..record(4) })));
         assert_eq!(now.index.len(), 4);
+    }
+
+    #[test]
+    fn a_change_that_finds_no_room_leaves_what_was_told_before() {
+        let temp = Temp::new();
+        let mut records = Records::open(Some(temp.path("disk/state")));
+        let paused = Record { paused: true, ..Record::new(hash(255)) };
+        records.insert(paused.clone());
+        (0..255).for_each(|byte| records.insert(with_files(byte, 1)));
+        assert_eq!(records.find(&hash(254)), Err(Away), "there is no room");
+        records.insert(Record { paused: true, ..with_files(255, 1) });
+        assert_eq!(records.find(&hash(255)), Ok(Some(paused)));
+        let kept: usize = records.pending.values().flatten().map(|body| body.len()).sum();
+        assert_eq!(records.pending_bytes, kept);
+    }
+
+    #[test]
+    fn what_could_never_be_merged_is_a_record_like_others_once_it_is_written() {
+        let temp = Temp::new();
+        let mut records = at(&temp);
+        // As where the disk came and its old record of that torrent could not be read.
+        records.keep(hash(1), Some(Record { early: true, ..with_files(1, 1) }.encode().into()));
+        records.flush().unwrap();
+        let mut records = at(&temp);
+        assert!(records.recall(&hash(1)).0.is_ok(), "else it would be asked for at each scan");
+        records.insert(Record { paused: true, ..record(1) });
+        records.flush().unwrap();
+        assert!(at(&temp).find(&hash(1)).unwrap().unwrap().paused);
     }
 
     #[test]
