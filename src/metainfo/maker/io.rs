@@ -86,6 +86,9 @@ pub fn create(options: &CreateOptions, progress: &mut dyn FnMut(u64, u64)) -> Re
     if maker.private && !maker.nodes.is_empty() {
         lines.push("clients pass over the nodes of a private torrent".to_owned());
     }
+    if maker.private && maker.trackers.is_empty() {
+        lines.push("it is private and names no tracker: nobody finds peers of it".to_owned());
+    }
     if lines.len() > MAX_LINES {
         let more = format!("and {} more", lines.len() - MAX_LINES);
         lines.truncate(MAX_LINES);
