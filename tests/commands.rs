@@ -629,6 +629,13 @@ fn create_all_makes_a_torrent_for_each_entry_and_leaves_alone_what_is_unchanged(
     assert_eq!(code, Some(1), "{done:?}");
     assert!(line.contains("1 failed"), "{line}");
     assert_eq!(fs::read(elsewhere.join("two.torrent")).unwrap(), b"mine");
+    // Of a pipe nothing would ever come.
+    fs::remove_file(elsewhere.join("two.torrent")).unwrap();
+    run(Command::new("mkfifo").arg(elsewhere.join("two.torrent")));
+    for force in [&["-f"][..], &[]] {
+        let (code, line, done) = all(&[force, &["-o", elsewhere.to_str().unwrap()]].concat());
+        assert!(code == Some(1) && line.contains("1 failed"), "{done:?}");
+    }
 }
 
 #[test]

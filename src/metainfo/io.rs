@@ -55,7 +55,7 @@ pub fn save(path: &Path, bytes: &[u8], force: bool) -> Result<(), Error> {
     if !force && path.symlink_metadata().is_ok() {
         return Err(Error::Exists(path.to_owned()));
     }
-    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+    if path.metadata().is_ok_and(|there| !there.is_file() && !there.is_dir()) {
         // A device or a pipe is not what is to be replaced.
         return Err(Error::Special(path.to_owned()));
     }

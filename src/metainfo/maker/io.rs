@@ -394,6 +394,18 @@ mod tests {
     }
 
     #[test]
+    fn a_private_torrent_that_nobody_finds_peers_of_is_told() {
+        let folder = Folder::new("private");
+        folder.file("a", b"a");
+        let private = Options { private: true, ..Options::default() };
+        let tracked = Options { trackers: vec![vec!["http://t/".to_owned()]], ..private.clone() };
+        for (maker, lines) in [(private, 1), (tracked, 0)] {
+            let options = CreateOptions { path: folder.0.join("a"), maker, jobs: 1 };
+            assert_eq!(create(&options, &mut |_, _| {}).unwrap().warnings.len(), lines);
+        }
+    }
+
+    #[test]
     fn what_is_not_there_or_empty_is_an_error() {
         let folder = Folder::new("empty");
         folder.file("d/.x", b"a");
