@@ -352,6 +352,84 @@ fn share_leaves_another_torrent_of_the_same_name_alone() {
 }
 
 #[test]
+fn share_takes_no_name_that_belongs_to_another() {
+    let home = Home::new();
+    let daemon = home.start();
+    // A link of this name would take the sidecar for its own, and of the pipe nothing ever comes.
+    fs::write(home.torrents.join("one.where"), "/elsewhere\n").unwrap();
+    run(Command::new("mkfifo").arg(home.torrents.join("one-2.torrent")));
+    fs::write(home.torrents.join("one-3.magnet"), format!("magnet:?xt=urn:btih:{}", "ab".repeat(20)))
+        .unwrap();
+    let content = Torrent::single("one", 50_000, 16 * 1024);
+    content.write_data(home.folder.path());
+    let path = home.folder.path().join("one");
+    run(command(&["share", "-q", "--piece-size", "16k", "--control"]).arg(&home.control).arg(&path));
+    daemon.wait_seeding(&content);
+    assert!(home.torrents.join("one-4.torrent").exists());
+    assert_eq!(fs::read_to_string(home.torrents.join("one.where")).unwrap(), "/elsewhere\n");
+    // All dots is a hidden name whatever of it is left.
+    let dots = Torrent::multi("...", &[("f", 50_000)], 16 * 1024);
+    dots.write_data(home.folder.path());
+    let path = home.folder.path().join("...");
+    run(command(&["share", "-q", "--piece-size", "16k", "--control"]).arg(&home.control).arg(&path));
+    daemon.wait_seeding(&dots);
+}
+
+#[test]
+fn share_says_what_can_not_be_before_anything_is_read() {
+    let home = Home::new();
+    let _daemon = home.start();
+    let large = |name: &str| {
+        // A hole that takes hours to hash.
+        let path = home.folder.path().join(name);
+        fs::File::create(&path).unwrap().set_len(1 << 42).unwrap();
+        path
+    };
+    let refused = |words: &[&str], path: &Path| {
+        let done = output(command(&["share", "--control"]).arg(&home.control).args(words).arg(path));
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+        String::from_utf8_lossy(&done.stderr).into_owned()
+    };
+    let forged = large("x\nhashed 00");
+    assert!(refused(&[], &forged).contains("line break"));
+    let (path, absent) = (large("y"), home.folder.path().join("absent"));
+    let absent = absent.to_str().unwrap();
+    assert!(refused(&["--into", absent], &path).contains(&format!("{absent}: No such file")));
+    assert_eq!(fs::read_dir(&home.torrents).unwrap().count(), 0);
+}
+
+#[test]
+fn a_hybrid_is_shared_and_fetched_and_what_has_no_v1_is_refused_with_the_reason() {
+    let (giver, taker) = (Home::new(), Home::new());
+    let content = Torrent::multi("half", &[("a", 70_000), ("b/c", 50_000), ("d", 0)], 32 * 1024);
+    content.write_data(&giver.data);
+    let path = giver.data.join("half");
+    let daemon = giver.start();
+    run(command(&["share", "-q", "--format", "hybrid", "--control"]).arg(&giver.control).arg(&path));
+    let list = wait("it is seeded", PATIENCE, || {
+        let list = daemon.ask("list", Value::Null);
+        (list["torrents"][0]["state"] == "seeding").then_some(list)
+    });
+    fs::copy(giver.torrents.join("half.torrent"), taker.torrents.join("half.torrent")).unwrap();
+    taker.set("", "peers", json!([format!("127.0.0.1:{}", giver.port)]));
+    let other = taker.start();
+    wait("all of it is there", PATIENCE, || {
+        let torrents = other.ask("list", Value::Null);
+        (torrents["torrents"][0]["state"] == "seeding").then_some(())
+    });
+    assert_eq!(other.ask("list", Value::Null)["torrents"][0]["info_hash"], list["torrents"][0]["info_hash"]);
+    run(command(&["check", "-q"]).arg(giver.torrents.join("half.torrent")).arg(&taker.data));
+    assert_eq!(fs::read_dir(taker.data.join("half")).unwrap().count(), 3, "no padding is written");
+    for (format, reason) in [("v2", "v2-only"), ("merkle", "Merkle")] {
+        let file = taker.torrents.join(format!("{format}.torrent"));
+        run(command(&["create", "-q", "--format", format, "-o"]).arg(&file).arg(&path));
+        other.wait_refused(&format!("{format}.torrent"));
+        let refused = other.ask("refused", Value::Null).to_string();
+        assert!(refused.contains(reason), "{refused}");
+    }
+}
+
+#[test]
 fn share_warns_of_what_the_daemon_s_user_may_not_read() {
     if !able(&[Root]) {
         return;
@@ -551,6 +629,13 @@ fn create_all_makes_a_torrent_for_each_entry_and_leaves_alone_what_is_unchanged(
     assert_eq!(code, Some(1), "{done:?}");
     assert!(line.contains("1 failed"), "{line}");
     assert_eq!(fs::read(elsewhere.join("two.torrent")).unwrap(), b"mine");
+    // Of a pipe nothing would ever come.
+    fs::remove_file(elsewhere.join("two.torrent")).unwrap();
+    run(Command::new("mkfifo").arg(elsewhere.join("two.torrent")));
+    for force in [&["-f"][..], &[]] {
+        let (code, line, done) = all(&[force, &["-o", elsewhere.to_str().unwrap()]].concat());
+        assert!(code == Some(1) && line.contains("1 failed"), "{done:?}");
+    }
 }
 
 #[test]

@@ -699,6 +699,21 @@ fn a_tree_of_long_names_takes_no_more_memory_than_a_torrent() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the only way to make an instant")]
+fn a_deep_tree_is_read_in_one_go() {
+    let mut tree: Vec<u8> = Vec::new();
+    (100_000..400_000).for_each(|folder| tree.extend(format!("6:{folder}de").as_bytes()));
+    let tree = [b"1:ad".repeat(90), tree, b"e".repeat(90)].concat();
+    let rest = b"e12:meta versioni2e4:name1:n12:piece lengthi16384eee";
+    let out = [&b"d4:infod9:file treed"[..], &tree, rest].concat();
+    // Where each level is passed over before it is gone into, it takes minutes.
+    let start = Instant::now();
+    let (read, peak) = peak_of(|| Survey::read(&out).map(|_| ()));
+    assert!(read.unwrap_err().to_string().contains("holds no byte"));
+    assert!(start.elapsed() < Duration::from_secs(10) && peak < 1 << 20, "{peak} {:?}", start.elapsed());
+}
+
+#[test]
 fn magnet_links() {
     let samples = [
         b"magnet:?xt=urn:btih:0123456789abcdef0123456789ABCDEF01234567&dn=a%20b&tr=http%3A%2F%2Ft.example%2Fannounce\

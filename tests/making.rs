@@ -397,6 +397,11 @@ fn nothing_is_overwritten_and_ctrl_c_leaves_nothing() {
     assert_eq!(fs::read(&torrent).unwrap(), b"older");
     made(&["--force"], &content, &torrent);
     assert!(fs::read(&torrent).unwrap().starts_with(b"d"));
+    // A device stays one, and so does a pipe.
+    let pipe = out.join("pipe");
+    run(Command::new("mkfifo").arg(&pipe));
+    let refused = create(&["--force"], &content, &pipe);
+    assert!(!refused.status.success() && stderr(&refused).contains("neither"), "{refused:?}");
     let over = create(&["--force"], &content, &content);
     assert!(!over.status.success() && stderr(&over).contains("content"), "{over:?}");
     assert_eq!(fs::read(&content).unwrap(), b"small");
@@ -423,15 +428,18 @@ fn a_torrent_without_a_tracker_is_found_through_the_nodes_that_the_daemon_saved(
     // It saves what it knows when it ends.
     let daemon = ours.start();
     wait("it knows the router", PATIENCE, || nodes(&daemon));
+    let none = Folder::new();
+    let node = format!("5:nodesll9:{}i6881ee", middle.address);
+    let asked = none.path().join("asked.torrent");
+    let data = ours.data.join("trackerless.bin");
+    made(&["--trackerless", "--control", ours.control.to_str().unwrap()], &data, &asked);
+    assert!(has(&fs::read(&asked).unwrap(), node.as_bytes()), "the running daemon names the router");
     daemon.terminate();
     let torrent = ours.torrents.join("trackerless.torrent");
-    let none = Folder::new();
     let [state, empty] = [&*ours.state, none.path()].map(|path| path.to_str().unwrap());
-    let data = ours.data.join("trackerless.bin");
     let refused = create(&["--trackerless", "--state", empty], &data, &torrent);
     assert!(!refused.status.success() && stderr(&refused).contains("--node"), "{refused:?}");
     made(&["--trackerless", "--state", state, "--piece-size", "256k"], &data, &torrent);
-    let node = format!("5:nodesll9:{}i6881ee", middle.address);
     assert!(has(&fs::read(&torrent).unwrap(), node.as_bytes()), "the router is named");
     let daemon = ours.start();
     daemon.wait_seeding(&content);

@@ -86,7 +86,7 @@ fn what_the_control_socket_does_the_bus_does_too() {
     let one = json!({"info_hash": text});
     let part = json!({"offset": number, "limit": number});
     let policies = json!({
-        "status": {}, "list": part, "torrent": one, "peers": one, "refused": part, "rescan": {}, "reload": {}, "verify": one,
+        "status": {}, "list": part, "torrent": one, "peers": one, "refused": part, "nodes": {}, "rescan": {}, "reload": {}, "verify": one,
         "pause": one, "resume": one,
     });
     assert_eq!(methods, policies);

@@ -22,6 +22,8 @@ use crate::metainfo::maker::io::{CreateOptions, Created, create};
 use crate::metainfo::maker::{Format, Glob, MAX_ASKED_PIECE, MIN_PIECE, Options, ignored};
 use crate::metainfo::survey::Survey;
 use crate::metainfo::{self, InfoHash, is_host, url};
+use crate::status::io::ask;
+use crate::status::{Method, Value};
 
 /// The options that say what a torrent holds, for every command that makes one.
 pub const MAKER_HELP: &str = "\
@@ -30,8 +32,10 @@ pub const MAKER_HELP: &str = "\
                          that has it by its name (BEP 19); again for more
       --http-seed URL    script that has the content (BEP 17); again for more
       --node HOST:PORT   DHT node, for a torrent without tracker; again for more
-      --trackerless      without tracker, with the DHT nodes that the daemon saved
-      --state DIR        where it saved them (default: what its configuration says)
+      --trackerless      without tracker, with the best DHT nodes of the daemon: of the
+                         running one, else those that it saved
+      --control SOCKET   its control socket (default: what its configuration says)
+      --state DIR        where it saved them, without asking the running one
   -p, --private          peers from the trackers alone
       --source S         whom it is for: gives the same content another info-hash
       --comment S        free text
@@ -89,6 +93,8 @@ const NODES: usize = 8;
 pub struct MakerArgs {
     options: Options,
     trackerless: bool,
+    /// The daemon's control socket, as it was named.
+    pub control: Option<PathBuf>,
     state: Option<PathBuf>,
     date: bool,
     jobs: usize,
@@ -107,7 +113,14 @@ impl Default for MakerArgs {
     fn default() -> MakerArgs {
         let created_by = Some(concat!("meshseed/", env!("CARGO_PKG_VERSION")).to_owned());
         let options = Options { created_by, ..Options::default() };
-        MakerArgs { options, trackerless: false, state: None, date: true, jobs: super::cores() }
+        MakerArgs {
+            options,
+            trackerless: false,
+            control: None,
+            state: None,
+            date: true,
+            jobs: super::cores(),
+        }
     }
 }
 
@@ -143,6 +156,7 @@ impl MakerArgs {
                 options.nodes.push(host_port(&node).ok_or_else(|| format!("{node}: a node is HOST:PORT"))?);
             }
             "trackerless" => self.trackerless = true,
+            "control" => self.control = Some(PathBuf::from(parser.value()?)),
             "state" => self.state = Some(PathBuf::from(parser.value()?)),
             "private" | "p" => options.private = true,
             "source" => options.source = Some(text(parser)?),
@@ -189,7 +203,8 @@ impl MakerArgs {
         let mut maker = self.options;
         if self.trackerless {
             // Those that the user names come first.
-            maker.nodes.extend(saved_nodes(self.state, NODES.saturating_sub(maker.nodes.len()))?);
+            let most = NODES.saturating_sub(maker.nodes.len());
+            maker.nodes.extend(known_nodes(self.control, self.state, most)?);
             if maker.nodes.is_empty() {
                 return Err(Error::Nodes("there are none yet: name one with --node".to_owned()));
             }
@@ -203,16 +218,29 @@ impl MakerArgs {
     }
 }
 
-/// DHT nodes that the daemon saved when it knew them to be good, the best first, of either family.
-fn saved_nodes(state: Option<PathBuf>, most: usize) -> Result<Vec<(String, u16)>, Error> {
-    let state = match state {
-        Some(state) => Some(state),
-        None => configured(None).map_err(Error::Nodes)?.state,
-    };
-    // No file is as good as an empty one: a daemon that has just begun has saved none.
-    let saved = state.and_then(|state| io::read(&state.join("dht")).ok());
-    let saved = saved.and_then(|bytes| Saved::decode(&bytes)).map_or(Vec::new(), |saved| saved.nodes);
-    let (v4, v6): (Vec<SocketAddr>, Vec<SocketAddr>) = saved.into_iter().partition(SocketAddr::is_ipv4);
+/// DHT nodes that the daemon knows to be good or, where none is asked or answers, knew when it saved them: the best first,
+/// of either family.
+fn known_nodes(
+    control: Option<PathBuf>,
+    state: Option<PathBuf>,
+    most: usize,
+) -> Result<Vec<(String, u16)>, Error> {
+    let configured = || configured(None).map_err(Error::Nodes);
+    let mut nodes = Vec::new();
+    if state.is_none() {
+        let control = control.map_or_else(|| Ok(configured()?.control), Ok)?;
+        let known = ask(&control, &Method::Nodes).unwrap_or(Value::Null);
+        nodes.extend(
+            known.field("nodes").list().iter().filter_map(|node| node.text().parse::<SocketAddr>().ok()),
+        );
+    }
+    if nodes.is_empty() {
+        let state = state.map_or_else(|| Ok(configured()?.state), |state| Ok(Some(state)))?;
+        // No file is as good as an empty one: a daemon that has just begun has saved none.
+        let saved = state.and_then(|state| io::read(&state.join("dht")).ok());
+        nodes = saved.and_then(|bytes| Saved::decode(&bytes)).map_or(Vec::new(), |saved| saved.nodes);
+    }
+    let (v4, v6): (Vec<SocketAddr>, Vec<SocketAddr>) = nodes.into_iter().partition(SocketAddr::is_ipv4);
     let both = (0..most).flat_map(|i| [v4.get(i), v6.get(i)]).flatten();
     Ok(both.take(most).map(|node| (node.ip().to_string(), node.port())).collect())
 }

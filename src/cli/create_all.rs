@@ -153,6 +153,9 @@ fn has_ending(path: &Path, ending: &str) -> bool {
 /// Compares an entry with its torrent.
 fn old(path: &Path, file: &Path) -> Old {
     let Ok(written) = fs::metadata(file) else { return Old::Absent };
+    if !written.is_file() {
+        return Old::Foreign;
+    }
     let bytes = io::read(file).unwrap_or_default();
     let Ok(survey) = Survey::read(&bytes) else { return Old::Foreign };
     let torrent = &survey.metainfo;

@@ -17,6 +17,9 @@ use crate::status::Status;
 /// Where the configuration is looked for when none is named.
 const DEFAULT_CONFIG: &str = "/etc/meshseed.toml";
 
+/// What OpenWrt's init script makes of `/etc/config/meshseed` while the daemon runs.
+const RENDERED: &str = "/var/etc/meshseed.toml";
+
 const HELP: &str = "\
 meshseed daemon - keep what directories of .torrent files name available
 
@@ -138,8 +141,8 @@ impl Args {
 
 /// The configuration of this file, of the usual one if there is one, or the default.
 pub fn configured(file: Option<&Path>) -> Result<Config, String> {
-    let usual = Path::new(DEFAULT_CONFIG);
-    let Some(file) = file.or(Some(usual).filter(|file| file.exists())) else { return Ok(Config::default()) };
+    let usual = || [DEFAULT_CONFIG, RENDERED].into_iter().map(Path::new).find(|file| file.exists());
+    let Some(file) = file.or_else(usual) else { return Ok(Config::default()) };
     let failed = |error: &dyn Display| format!("{}: {error}", file.display());
     let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
     Config::parse(&text).map_err(|error| failed(&error))

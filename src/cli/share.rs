@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::fs::{self, Metadata};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use lexopt::{Arg, Parser, ValueExt};
 use log::LevelFilter;
+use rustix::fs::{Access, access};
 
 use super::create::{MAKER_HELP, MakerArgs, Named};
 use super::output;
@@ -42,7 +44,6 @@ Prints the magnet link.
 
       --into DIR         the watched directory to put the .torrent into
       --listen ADDR:PORT listen here (when no daemon runs); PORT may be a range
-      --control SOCKET   the daemon's control socket
   -q, --quiet            print the magnet link alone
       --help
 ";
@@ -69,7 +70,6 @@ struct Args {
     path: PathBuf,
     into: Option<PathBuf>,
     listen: Option<Listen>,
-    control: Option<PathBuf>,
     quiet: bool,
     maker: MakerArgs,
 }
@@ -90,14 +90,12 @@ impl Args {
     /// `None` where help is asked for.
     fn take(mut parser: Parser) -> Result<Option<Args>, lexopt::Error> {
         let (mut path, mut into, mut listen, mut quiet) = (None, None, None, false);
-        let mut control = None;
         let mut maker = MakerArgs::default();
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long("help") | Arg::Short('h') => return Ok(None),
                 Arg::Long("into") => into = Some(PathBuf::from(parser.value()?)),
                 Arg::Long("listen") => listen = Some(parser.value()?.string()?.parse()?),
-                Arg::Long("control") => control = Some(PathBuf::from(parser.value()?)),
                 Arg::Long("quiet") | Arg::Short('q') => quiet = true,
                 Arg::Value(value) if path.is_none() => path = Some(PathBuf::from(value)),
                 other => {
@@ -110,27 +108,43 @@ impl Args {
         if !matches!(maker.format(), Format::V1 | Format::Hybrid) {
             return Err("only v1 and hybrid torrents are served; `meshseed create` makes the others".into());
         }
-        Ok(Some(Args { path, into, listen, control, quiet, maker }))
+        Ok(Some(Args { path, into, listen, quiet, maker }))
     }
 
     fn share(self) -> Result<ExitCode, String> {
         let path = self.path.canonicalize().map_err(|error| format!("{}: {error}", self.path.display()))?;
-        if !matches!(self.maker.format(), Format::V1 | Format::Hybrid) {
-            // Said before an hour of hashing, not after it.
-            return Err(
-                "only v1 and hybrid torrents are served: `meshseed create` makes the others".to_owned()
-            );
+        if path.as_os_str().as_encoded_bytes().contains(&b'\n') {
+            return Err(format!("{}: a path with a line break in it is not shared", path.display()));
         }
+        // A configuration that cannot be read is as good as none: it names a daemon that may not run.
+        let control = socket(self.maker.control.clone(), None).unwrap_or_default();
+        // Said before an hour of hashing, not after it.
+        self.place(ask(&control, &Method::Status).ok().as_ref())?;
         let created = self.maker.clone().create(&path, self.quiet).map_err(|error| error.to_string())?;
         created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
         let torrent =
             metainfo::parse(&created.bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-        // A configuration that cannot be read is as good as none: it names a daemon that may not run.
-        let control = socket(self.control.clone(), None).unwrap_or_default();
-        match ask(&control, &Method::Status) {
-            Ok(daemon) => self.hand_over(&path, &torrent, &created, &control, &daemon),
-            Err(_) => self.serve(&path, &torrent, &created),
+        let daemon = ask(&control, &Method::Status).ok();
+        let into = self.place(daemon.as_ref())?;
+        match (daemon, into) {
+            (Some(daemon), Some(into)) => self.hand_over(&path, &torrent, &created, &control, &daemon, &into),
+            (_, into) => self.serve(&path, &torrent, &created, into),
         }
+    }
+
+    /// The directory that the .torrent goes into: where a daemon runs there has to be one, and it has to be writable.
+    fn place(&self, daemon: Option<&Value>) -> Result<Option<PathBuf>, String> {
+        let first = daemon.and_then(|daemon| daemon.field("watched").list().first());
+        let into = self.into.clone().or(first.map(|path| PathBuf::from(path.text())));
+        match &into {
+            Some(into) => access(into, Access::WRITE_OK | Access::EXEC_OK)
+                .map_err(|error| format!("{}: {}", into.display(), std::io::Error::from(error)))?,
+            None if daemon.is_some() => {
+                return Err("the daemon watches no directory: name one with --into".to_owned());
+            }
+            None => {}
+        }
+        Ok(into)
     }
 
     /// Gives the torrent to the running daemon.
@@ -141,11 +155,9 @@ impl Args {
         created: &Created,
         control: &Path,
         daemon: &Value,
+        into: &Path,
     ) -> Result<ExitCode, String> {
-        let first = daemon.field("watched").list().first().map(|path| PathBuf::from(path.text()));
-        let into =
-            self.into.clone().or(first).ok_or("the daemon watches no directory: name one with --into")?;
-        let written = drop_into(&into, torrent, created, path)?;
+        let written = drop_into(into, torrent, created, path)?;
         if let Some(hidden) = User::of(control).and_then(|user| user.cannot_read(path, torrent)) {
             output::note(format_args!(
                 "warning: the daemon's user may not read {}: it can not serve that",
@@ -164,12 +176,15 @@ impl Args {
     }
 
     /// Serves the torrent here until it is told to stop.
-    fn serve(&self, path: &Path, torrent: &Metainfo, created: &Created) -> Result<ExitCode, String> {
+    fn serve(
+        &self,
+        path: &Path,
+        torrent: &Metainfo,
+        created: &Created,
+        into: Option<PathBuf>,
+    ) -> Result<ExitCode, String> {
         let own = Temporary::new()?;
-        let watched = match &self.into {
-            Some(into) => into.clone(),
-            None => own.0.clone(),
-        };
+        let watched = into.unwrap_or_else(|| own.0.clone());
         drop_into(&watched, torrent, created, path)?;
         let state = own.0.join("state");
         // Where it cannot be kept the daemon hashes all of it again, and nothing else is amiss.
@@ -269,36 +284,59 @@ fn drop_into(
     created: &Created,
     data: &Path,
 ) -> Result<PathBuf, String> {
-    let (file, sidecar) = free_name(directory, torrent, data);
     let mut place = data.as_os_str().as_encoded_bytes().to_vec();
     let hint = hashed(&torrent.info_hash, &stamps(torrent, &created.files));
     place.extend_from_slice(format!("\n{hint}\n").as_bytes());
-    io::save(&sidecar, &place, true).map_err(|error| error.to_string())?;
-    // The same content shared again is the same torrent: not an error.
-    io::save(&file, &created.bytes, true).map_err(|error| error.to_string())?;
-    Ok(file)
+    loop {
+        let (name, is_ours) = free_name(directory, torrent, data);
+        let (file, sidecar) = (name.file(".torrent"), name.file(".where"));
+        match io::save(&sidecar, &place, is_ours) {
+            // Somebody else shares something of this name.
+            Err(io::Error::Exists(_)) => continue,
+            saved => saved.map_err(|error| error.to_string())?,
+        }
+        // The same content shared again is the same torrent: not an error.
+        let saved = io::save(&file, &created.bytes, true);
+        if saved.is_err() && !is_ours {
+            let _ = fs::remove_file(&sidecar);
+        }
+        return saved.map(|()| file).map_err(|error| error.to_string());
+    }
 }
 
-/// The .torrent and its sidecar under a name that no other torrent has there.
-fn free_name(directory: &Path, torrent: &Metainfo, data: &Path) -> (PathBuf, PathBuf) {
+/// A name in a directory, to which endings belong.
+struct Name(PathBuf);
+
+impl Name {
+    fn file(&self, ending: &str) -> PathBuf {
+        let mut path = self.0.clone().into_os_string();
+        path.push(ending);
+        path.into()
+    }
+}
+
+/// A name that no other torrent has there, nor what belongs to one; and whether it is ours already.
+fn free_name(directory: &Path, torrent: &Metainfo, data: &Path) -> (Name, bool) {
     // A hidden name is not watched.
     let name = torrent.name.trim_start_matches('.');
+    let name = if name.is_empty() { torrent.info_hash.to_string() } else { name.to_owned() };
     let name = &name[..name.floor_char_boundary(MAX_NAME)];
     let mut number = 1;
     loop {
-        let with = |ending: &str| {
-            let number = if number > 1 { format!("-{number}") } else { String::new() };
-            directory.join(format!("{name}{number}{ending}"))
-        };
-        let (file, sidecar) = (with(".torrent"), with(".where"));
-        let is_ours = || {
-            let other = io::read(&file).ok().and_then(|bytes| metainfo::parse(&bytes).ok());
-            other.is_some_and(|other| other.info_hash == torrent.info_hash)
-                || crate::storage::io::sidecar(&file)
-                    .is_ok_and(|place| place.is_some_and(|place| place == data))
-        };
-        if file.symlink_metadata().is_err() || is_ours() {
-            return (file, sidecar);
+        let suffix = if number > 1 { format!("-{number}") } else { String::new() };
+        let name = Name(directory.join(format!("{name}{suffix}")));
+        if [".torrent", ".where", ".magnet"].iter().all(|end| name.file(end).symlink_metadata().is_err()) {
+            return (name, false);
+        }
+        let file = name.file(".torrent");
+        // Of a pipe nothing may ever come.
+        let other = file.metadata().ok().filter(Metadata::is_file).and_then(|_| io::read(&file).ok());
+        let other = other.and_then(|bytes| metainfo::parse(&bytes).ok());
+        let place = crate::storage::io::sidecar(&file).ok().flatten();
+        if other.is_some_and(|other| other.info_hash == torrent.info_hash)
+            || place.is_some_and(|place| place == data)
+        {
+            return (name, true);
         }
         number += 1;
     }
@@ -363,12 +401,16 @@ struct Temporary(PathBuf);
 impl Temporary {
     fn new() -> Result<Temporary, String> {
         use std::os::unix::fs::DirBuilderExt;
-        let path = std::env::temp_dir().join(format!("meshseed-{}", std::process::id()));
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Temporary(path))
+        let mut number = 0;
+        loop {
+            let path = std::env::temp_dir().join(format!("meshseed-{}-{number}", std::process::id()));
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Temporary(path)),
+                // What a killed one left whose process had our number.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && number < 100 => number += 1,
+                Err(error) => return Err(format!("{}: {error}", path.display())),
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::clock::{time_of_day, utc};
 use crate::metainfo::lint::lint;
 use crate::metainfo::magnet::{self, Magnet, ranges};
 use crate::metainfo::survey::Survey;
-use crate::metainfo::{hex, io};
+use crate::metainfo::{File, hex, io};
 use crate::status::value::table;
 use crate::status::{Value, json};
 use crate::watch::is_magnet;
@@ -71,11 +71,12 @@ struct ShownFile {
     path: String,
     length: u64,
     pad: bool,
+    executable: bool,
 }
 
 table!(Shown: info_hash, info_hash_v2, format, name, size, piece_length, pieces, private, files, trackers, web_seeds,
     http_seeds, nodes, peers, select, source, comment, created_by, creation_date, update_url, similar, collections, warnings);
-table!(ShownFile: path, length, pad);
+table!(ShownFile: path, length, pad, executable);
 
 /// The command.
 pub fn run(mut parser: Parser) -> ExitCode {
@@ -137,7 +138,12 @@ impl Shown {
         let torrent = survey.metainfo;
         // The padding of a v2 torrent stands nowhere, not even in its list of files.
         let shown = || torrent.files.iter().filter(|file| format != "v2" || !file.pad);
-        let file = |f| ShownFile { path: torrent.path_of(f), length: f.length, pad: f.pad };
+        let file = |f: &File| ShownFile {
+            path: torrent.path_of(f),
+            length: f.length,
+            pad: f.pad,
+            executable: f.executable,
+        };
         Shown {
             info_hash: info_hash.map(|hash| hash.to_string()),
             info_hash_v2: torrent.info_hash_v2.map(|hash| hex(&hash)),
@@ -241,8 +247,12 @@ impl Shown {
         row("selects", selected.map(|files| format!("files {files} (meshseed fetches all files)")));
         self.warnings.iter().for_each(|warning| row("warning", Some(warning.clone())));
         for file in &self.files {
-            let pad = if file.pad { " (padding)" } else { "" };
-            row("file", Some(format!("{:>10} {}{pad}", bytes(file.length), file.path)));
+            let kind = match (file.pad, file.executable) {
+                (true, _) => " (padding)",
+                (false, true) => " (executable)",
+                (false, false) => "",
+            };
+            row("file", Some(format!("{:>10} {}{kind}", bytes(file.length), file.path)));
         }
         out
     }
@@ -252,7 +262,7 @@ impl Shown {
 mod tests {
     use super::*;
 
-    const TORRENT: &[u8] = b"d7:comment6:a\x1b[31m13:creation datei951782400e4:infod5:filesld6:lengthi3e4:pathl1:a1:bee\
+    const TORRENT: &[u8] = b"d7:comment6:a\x1b[31m13:creation datei951782400e4:infod5:filesld4:attr1:x6:lengthi3e4:pathl1:a1:bee\
         d4:attr1:p6:lengthi5e4:pathl4:.pad1:5eee4:name1:n12:piece lengthi16384e6:pieces20:aaaaaaaaaaaaaaaaaaaaee";
 
     #[test]
@@ -261,8 +271,8 @@ mod tests {
         let hash = shown.info_hash.as_ref().unwrap();
         let expected = format!(
             "{{\"info_hash\":\"{hash}\",\"info_hash_v2\":null,\"format\":\"v1\",\"name\":\"n\",\"size\":8,\"piece_length\":16384,\"pieces\":1,\
-             \"private\":false,\"files\":[{{\"path\":\"n/a/b\",\"length\":3,\"pad\":false}},\
-             {{\"path\":\"n/.pad/5\",\"length\":5,\"pad\":true}}],\"trackers\":[],\"web_seeds\":[],\"http_seeds\":[],\
+             \"private\":false,\"files\":[{{\"path\":\"n/a/b\",\"length\":3,\"pad\":false,\"executable\":true}},\
+             {{\"path\":\"n/.pad/5\",\"length\":5,\"pad\":true,\"executable\":false}}],\"trackers\":[],\"web_seeds\":[],\"http_seeds\":[],\
              \"nodes\":[],\"peers\":[],\"select\":[],\"source\":null,\"comment\":\"a\\u001b[31m\",\"created_by\":null,\
              \"creation_date\":951782400,\"update_url\":null,\"similar\":[],\"collections\":[],\"warnings\":[]}}"
         );
@@ -275,7 +285,7 @@ mod tests {
         let text = Shown::of_torrent(Survey::read(TORRENT).unwrap(), None).text();
         assert!(!text.contains('\x1b'), "{text}");
         assert!(text.contains("created       2000-02-29 00:00:00 UTC\n"), "{text}");
-        assert!(text.contains("n/a/b\n") && text.contains("n/.pad/5 (padding)\n"), "{text}");
+        assert!(text.contains("n/a/b (executable)\n") && text.contains("n/.pad/5 (padding)\n"), "{text}");
     }
 
     #[test]

@@ -27,6 +27,7 @@ impl Daemon {
             Method::Torrent(info_hash) => self.torrent(info_hash, now),
             Method::Peers(info_hash) => self.peers(info_hash, now),
             Method::Refused(part) => Ok(Reply::Refused(self.refused(part))),
+            Method::Nodes => Ok(Reply::Nodes(self.house.session.borrow().dht_nodes())),
             Method::Rescan => {
                 self.house.session.borrow_mut().rescan_now(now);
                 Ok(Reply::Done)

@@ -55,6 +55,10 @@ pub fn save(path: &Path, bytes: &[u8], force: bool) -> Result<(), Error> {
     if !force && path.symlink_metadata().is_ok() {
         return Err(Error::Exists(path.to_owned()));
     }
+    if path.metadata().is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        // A device or a pipe is not what is to be replaced.
+        return Err(Error::Special(path.to_owned()));
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Hidden and without the ending, so that no watched directory takes it.
     let temporary =

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use super::maker::problem;
 use super::survey::Survey;
 use super::{Metainfo, web};
-use crate::bencode::{Value, printable};
+use crate::bencode::{Parser, Token, Value, printable};
 use crate::piece::BLOCK;
 
 /// Bytes of a piece above which clients refuse or choke.
@@ -253,18 +253,28 @@ fn some<'a>(found: &mut Vec<String>, mut names: impl Iterator<Item = &'a str>, w
 
 /// A key of a dictionary that stands behind a greater one.
 fn unsorted(root: Value<'_>) -> Option<&[u8]> {
-    let mut todo = vec![root];
-    while let Some(value) = todo.pop() {
-        let is_open = |value: &Value<'_>| matches!(value.raw().first(), Some(b'd' | b'l'));
-        let mut last = &b""[..];
-        for (key, value) in value.entries().into_iter().flatten() {
-            if key < last {
-                return Some(key);
+    let mut parser = Parser::new(root.raw());
+    // What is open: of a dictionary the last key, and whether its value comes next.
+    let mut open: Vec<Option<(&[u8], bool)>> = Vec::new();
+    while parser.offset() < root.raw().len() {
+        let token = parser.token().ok()?;
+        match (open.last_mut(), token) {
+            (Some(Some((last, is_value @ false))), Token::Bytes(key)) => {
+                if key < *last {
+                    return Some(key);
+                }
+                (*last, *is_value) = (key, true);
+                continue;
             }
-            last = key;
-            todo.extend(Some(value).filter(is_open));
+            (Some(Some((_, is_value))), _) => *is_value = false,
+            _ => {}
         }
-        todo.extend(value.items().into_iter().flatten().filter(is_open));
+        match token {
+            Token::Dict => open.push(Some((b"", false))),
+            Token::List => open.push(None),
+            Token::End => drop(open.pop()),
+            Token::Int(_) | Token::Bytes(_) => {}
+        }
     }
     None
 }

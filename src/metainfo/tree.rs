@@ -6,7 +6,7 @@
 use super::merkle::{self, Tree as Hashes};
 use super::path::{self, MAX_PATH};
 use super::{Error, File, MAX_FILES, MAX_TORRENT, Warnings};
-use crate::bencode::{Entries, Value, printable};
+use crate::bencode::{Entries, Parser, Token, Value, printable};
 use crate::piece::BLOCK;
 
 /// The files as the tree has them.
@@ -51,20 +51,66 @@ impl<'a> Tree<'a> {
         let layers = sorted(layers)?;
         let mut files: Vec<Leaf<'a>> = Vec::new();
         let (mut path, mut total, mut names) = (String::new(), 0i64, 0);
-        // Folders that are gone through, each with the length of its path. Bencoding bounds how deep they are.
-        let mut folders = vec![(tree.entries().ok_or(Error::key(TREE, "is no dictionary"))?, 0)];
-        while let Some((entries, base)) = folders.last_mut() {
+        // Token by token: to go into a folder only after it was passed over would read it once for each level above.
+        let mut parser = Parser::new(tree.raw());
+        if parser.token()? != Token::Dict {
+            return Err(Error::key(TREE, "is no dictionary"));
+        }
+        let mut name_of_last: &[u8] = b"";
+        // Folders that are open, each with the length of its path and the entries that it had so far.
+        let mut open = vec![(0, 0u32)];
+        while let Some((base, entries)) = open.last_mut() {
             path.truncate(*base);
-            let Some((raw, value)) = entries.next() else {
-                folders.pop();
+            let Token::Bytes(raw) = parser.token()? else {
+                if *entries == 0 && *base > 0 {
+                    warnings.push(TREE, path.as_bytes(), "is an empty folder: passed over");
+                }
+                open.pop();
                 continue;
             };
-            let refuse = |why: String| {
-                Err(Error::key(TREE, format!("has a file that is refused: {}: {why}", printable(raw))))
+            *entries += 1;
+            let is_file = raw.is_empty() && *base > 0;
+            if !is_file {
+                name_of_last = raw;
+            }
+            let refuse = |why: &str| {
+                let name = printable(name_of_last);
+                Err(Error::key(TREE, format!("has a file that is refused: {name}: {why}")))
             };
+            if is_file {
+                let begin = parser.offset();
+                let end = parser.skip()?.end;
+                if *entries > 1 || parser.token()? != Token::End {
+                    return refuse("it is file and folder at once");
+                }
+                let properties = tree.raw().get(begin..end).unwrap_or_default();
+                let Some(properties) = Value::parse(properties)?.entries() else {
+                    return refuse("its properties are no dictionary");
+                };
+                open.pop();
+                let leaf = match Leaf::read(&path, properties, &layers, piece_length) {
+                    Ok(leaf) => leaf,
+                    Err(why) => return refuse(why),
+                };
+                let Some(leaf) = leaf else {
+                    warnings.push(TREE, path.as_bytes(), "is a symbolic link: passed over");
+                    continue;
+                };
+                names += path.len();
+                total = total.checked_add_unsigned(leaf.length).unwrap_or(i64::MAX);
+                files.push(leaf);
+                // Names of folders are written once there, and here for each file: more than a v1 torrent could hold.
+                if files.len() > MAX_FILES || names > MAX_TORRENT {
+                    return Err(Error::key(
+                        TREE,
+                        format!("lists more than {MAX_FILES} files, or names too long"),
+                    ));
+                }
+                continue;
+            }
             let component = match path::component(raw) {
                 Ok(component) => component,
-                Err(problem) => return refuse(problem.to_string()),
+                Err(problem) => return refuse(&problem.to_string()),
             };
             if component != String::from_utf8_lossy(raw) {
                 warnings.push(TREE, raw, "is not UTF-8: `_` stands for the bytes that are not");
@@ -74,42 +120,12 @@ impl<'a> Tree<'a> {
             }
             path.push_str(&component);
             if path.len() > MAX_PATH {
-                return refuse(path::Problem::Long.to_string());
+                return refuse(&path::Problem::Long.to_string());
             }
-            let Some(inside) = value.entries() else { return refuse("it is no dictionary".to_owned()) };
-            match inside.clone().next() {
-                Some((b"", _)) if inside.clone().nth(1).is_some() => {
-                    return refuse("it is file and folder at once".to_owned());
-                }
-                Some((b"", properties)) => {
-                    let Some(properties) = properties.entries() else {
-                        return refuse("its properties are no dictionary".to_owned());
-                    };
-                    let leaf = match Leaf::read(&path, properties, &layers, piece_length) {
-                        Ok(leaf) => leaf,
-                        Err(why) => return refuse(why.to_owned()),
-                    };
-                    let Some(leaf) = leaf else {
-                        warnings.push(TREE, path.as_bytes(), "is a symbolic link: passed over");
-                        continue;
-                    };
-                    names += path.len();
-                    total = total.checked_add_unsigned(leaf.length).unwrap_or(i64::MAX);
-                    files.push(leaf);
-                }
-                Some(_) => {
-                    let base = path.len();
-                    folders.push((inside, base));
-                }
-                None => warnings.push(TREE, path.as_bytes(), "is an empty folder: passed over"),
+            if parser.token()? != Token::Dict {
+                return refuse("it is no dictionary");
             }
-            // Names of folders are written once there, and here for each file: more than a v1 torrent could hold.
-            if files.len() > MAX_FILES || names > MAX_TORRENT {
-                return Err(Error::key(
-                    TREE,
-                    format!("lists more than {MAX_FILES} files, or names too long"),
-                ));
-            }
+            open.push((path.len(), 0));
         }
         if total == 0 || total == i64::MAX {
             return Err(Error::key(TREE, "holds no byte, or more than 63 bits can count"));

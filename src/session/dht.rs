@@ -221,6 +221,11 @@ impl Session {
         }
     }
 
+    /// Nodes that are known to be good, the best first of either family.
+    pub fn dht_nodes(&self) -> Vec<SocketAddr> {
+        self.dht.node.as_ref().map_or(Vec::new(), |node| node.saved().nodes)
+    }
+
     /// What there is to tell of it.
     pub fn dht_counts(&self) -> Option<Counts> {
         self.settings.dht?;

@@ -6,6 +6,7 @@
 //! [`MAX_LINE`]: a list that is longer comes in parts. Holds nothing; a snapshot lives as long as its reply is encoded.
 
 use std::fmt::{self, Display};
+use std::net::SocketAddr;
 
 use crate::metainfo::InfoHash;
 pub use crate::torrent::State;
@@ -29,12 +30,13 @@ const TORRENT: &[(&str, Kind)] = &[("info_hash", Kind::Text)];
 const PART: &[(&str, Kind)] = &[("offset", Kind::Number), ("limit", Kind::Number)];
 
 /// The methods and what they take.
-pub const METHODS: [(&str, &[(&str, Kind)]); 10] = [
+pub const METHODS: [(&str, &[(&str, Kind)]); 11] = [
     ("status", &[]),
     ("list", PART),
     ("torrent", TORRENT),
     ("peers", TORRENT),
     ("refused", PART),
+    ("nodes", &[]),
     ("rescan", &[]),
     ("reload", &[]),
     ("verify", TORRENT),
@@ -64,6 +66,8 @@ pub enum Method {
     Peers(InfoHash),
     /// The files that are not taken.
     Refused(Part),
+    /// The nodes of the DHT that are known to be good.
+    Nodes,
     /// Look at the watched directories now.
     Rescan,
     /// Read the configuration again, as SIGHUP does.
@@ -113,6 +117,8 @@ pub enum Reply {
     Peers(Peers),
     /// To `refused`.
     Refused(RefusedFiles),
+    /// To `nodes`: the best first, of IPv4 and then of IPv6.
+    Nodes(Vec<SocketAddr>),
     /// To those that do something: an empty object.
     Done,
 }
@@ -381,6 +387,7 @@ impl Method {
             "torrent" => Method::Torrent(info_hash()?),
             "peers" => Method::Peers(info_hash()?),
             "refused" => Method::Refused(part()?),
+            "nodes" => Method::Nodes,
             "rescan" => Method::Rescan,
             "reload" => Method::Reload,
             "verify" => Method::Verify(info_hash()?),
@@ -415,6 +422,7 @@ impl Method {
             Method::Torrent(_) => "torrent",
             Method::Peers(_) => "peers",
             Method::Refused(_) => "refused",
+            Method::Nodes => "nodes",
             Method::Rescan => "rescan",
             Method::Reload => "reload",
             Method::Verify(_) => "verify",
@@ -430,7 +438,7 @@ impl Method {
             | Method::Verify(hash)
             | Method::Pause(hash)
             | Method::Resume(hash) => Value::named(&["info_hash"], vec![hash.into()]),
-            Method::Status | Method::Rescan | Method::Reload => Value::Table(Vec::new()),
+            Method::Status | Method::Nodes | Method::Rescan | Method::Reload => Value::Table(Vec::new()),
         };
         let request = Value::named(&["method", "params"], vec![name.into(), params]);
         json::line(&request).into_bytes()
@@ -477,6 +485,7 @@ impl Reply {
             Reply::List(_) => "torrents",
             Reply::Peers(_) => "peers",
             Reply::Refused(_) => "refused",
+            Reply::Nodes(_) => "nodes",
             Reply::Status(_) | Reply::Torrent(_) | Reply::Done => "",
         };
         let mut value = Value::from(self);
@@ -509,6 +518,10 @@ impl From<Reply> for Value {
             Reply::Torrent(torrent) => Value::from(*torrent),
             Reply::Peers(peers) => peers.into(),
             Reply::Refused(files) => files.into(),
+            Reply::Nodes(nodes) => {
+                let nodes = nodes.iter().map(|node| node.to_string().into()).collect();
+                Value::named(&["nodes"], vec![Value::List(nodes)])
+            }
             Reply::Done => Value::Table(Vec::new()),
         }
     }
@@ -643,6 +656,7 @@ mod tests {
             Method::Torrent(hash),
             Method::Peers(hash),
             Method::Refused(part),
+            Method::Nodes,
             Method::Rescan,
             Method::Reload,
             Method::Verify(hash),

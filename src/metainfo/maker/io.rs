@@ -86,6 +86,9 @@ pub fn create(options: &CreateOptions, progress: &mut dyn FnMut(u64, u64)) -> Re
     if maker.private && !maker.nodes.is_empty() {
         lines.push("clients pass over the nodes of a private torrent".to_owned());
     }
+    if maker.private && maker.trackers.is_empty() {
+        lines.push("it is private and names no tracker: nobody finds peers of it".to_owned());
+    }
     if lines.len() > MAX_LINES {
         let more = format!("and {} more", lines.len() - MAX_LINES);
         lines.truncate(MAX_LINES);
@@ -388,6 +391,18 @@ mod tests {
         fs::write(folder.0.join("d").join(std::ffi::OsStr::from_bytes(b"x\xff")), b"a").unwrap();
         let error = folder.create("d", 1).unwrap_err();
         assert!(matches!(&error, Error::Name(_)) && error.to_string().contains("x\\xff"), "{error}");
+    }
+
+    #[test]
+    fn a_private_torrent_that_nobody_finds_peers_of_is_told() {
+        let folder = Folder::new("private");
+        folder.file("a", b"a");
+        let private = Options { private: true, ..Options::default() };
+        let tracked = Options { trackers: vec![vec!["http://t/".to_owned()]], ..private.clone() };
+        for (maker, lines) in [(private, 1), (tracked, 0)] {
+            let options = CreateOptions { path: folder.0.join("a"), maker, jobs: 1 };
+            assert_eq!(create(&options, &mut |_, _| {}).unwrap().warnings.len(), lines);
+        }
     }
 
     #[test]

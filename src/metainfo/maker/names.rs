@@ -45,10 +45,15 @@ pub fn without_dangling(files: &mut Vec<Entry>) -> Vec<String> {
             let below = files.get(at).and_then(|file| file.path.strip_prefix(link));
             below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        let next = files.iter().position(|file| file.link.as_deref().is_some_and(|link| !leads(link)));
-        // Another link may have led to this one.
-        let Some(next) = next else { return dangling };
-        dangling.push(files.remove(next).path);
+        let is_lost = |file: &Entry| file.link.as_deref().is_some_and(|link| !leads(link));
+        let lost: Vec<bool> = files.iter().map(is_lost).collect();
+        // Other links may have led to these.
+        if !lost.contains(&true) {
+            return dangling;
+        }
+        let mut lost = lost.into_iter();
+        let gone = files.extract_if(.., |_| lost.next() == Some(true));
+        dangling.extend(gone.map(|file| file.path));
     }
 }
 

@@ -96,7 +96,8 @@ pub(super) fn hash(
     let mut own = Job { md5: md5.then(Default::default), progress: Some(progress), ..job() };
     thread::scope(|scope| {
         for _ in 1..jobs {
-            scope.spawn(|| job().work());
+            // Where there is no further thread this one does more.
+            let _ = thread::Builder::new().spawn_scoped(scope, || job().work());
         }
         own.work();
     });
