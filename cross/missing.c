@@ -1,6 +1,9 @@
 /* What a static program for MIPS does not have: tables for unwinding, symbols, and words for a panic. */
 #define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <ucontext.h>
@@ -26,6 +29,14 @@ int _Unwind_Backtrace(void)
 /* musl's own dlsym takes its address from $t9, which code that is not position-independent does not set, and crashes. There
  * are no symbols to look up: rustix, which looks for newer functions this way, goes on. */
 NOTHING(dlsym)
+
+/* musl's own writes the path of another thread's name with snprintf, which has floating point: 14 KB. std names the thread it
+ * is in. */
+int pthread_setname_np(pthread_t thread, const char *name)
+{
+	(void)thread;
+	return prctl(PR_SET_NAME, name) ? errno : 0;
+}
 
 static void hex(char *to, unsigned value)
 {

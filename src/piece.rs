@@ -64,6 +64,7 @@ impl Lengths {
     }
 
     /// Number of pieces.
+    #[inline(never)]
     pub fn piece_count(self) -> u32 {
         u32::try_from(self.total.div_ceil(u64::from(self.piece.get()))).unwrap_or(u32::MAX)
     }

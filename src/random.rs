@@ -1,6 +1,7 @@
 //! Numbers that need not be secret: which of many are kept, how much later than planned.
 //!
-//! SplitMix64. Seeded, so that tests are exact. Holds eight bytes.
+//! SplitMix64. Seeded, so that tests are exact. Never inlined: 64-bit arithmetic is long where registers have 32. Holds
+//! eight bytes.
 
 /// A small generator.
 #[derive(Clone, Debug)]
@@ -13,6 +14,7 @@ impl Random {
     }
 
     /// The next number (SplitMix64).
+    #[inline(never)]
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -22,12 +24,14 @@ impl Random {
     }
 
     /// A number below `bound`; 0 where `bound` is 0.
+    #[inline(never)]
     pub fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
         usize::try_from(self.draw() % bound).unwrap_or(0)
     }
 
     /// A number from 0 to `most`.
+    #[inline(never)]
     pub fn up_to(&mut self, most: u32) -> u32 {
         u32::try_from(self.draw() % (u64::from(most) + 1)).unwrap_or(0)
     }

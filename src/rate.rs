@@ -43,6 +43,7 @@ impl Bucket {
     }
 
     /// Changes rate and burst; what has been saved up or overdrawn stays.
+    #[inline(never)]
     pub fn set_rate(&mut self, rate: u64, burst: u64, now: Instant) {
         self.refill(now);
         self.rate = rate.min(MAX);
@@ -59,6 +60,7 @@ impl Bucket {
     }
 
     /// Takes `n` tokens. What passed without asking first (control messages do) is owed, up to one burst.
+    #[inline(never)]
     pub fn take(&mut self, n: u64, now: Instant) {
         if self.rate == 0 {
             return;

@@ -328,7 +328,7 @@ impl Args {
         // What we would refuse to read is not written.
         let torrent = match Survey::read(&created.bytes) {
             Ok(survey) => survey.metainfo,
-            Err(error) => return output::failed(format_args!("create: {}", self.path.display()), &error),
+            Err(error) => return output::failed(&format!("create: {}", self.path.display()), &error),
         };
         if to_stdout {
             return output::print_bytes(&created.bytes);

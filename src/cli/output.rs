@@ -40,7 +40,8 @@ pub fn note(text: impl Display) {
 }
 
 /// The reason of a failure, and its exit code.
-pub fn failed(what: impl Display, error: &dyn Display) -> ExitCode {
+#[inline(never)]
+pub fn failed(what: &str, error: &dyn Display) -> ExitCode {
     note(format_args!("{what}: {error}"));
     ExitCode::FAILURE
 }

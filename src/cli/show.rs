@@ -205,11 +205,7 @@ impl Shown {
     /// For people: what is absent has no line.
     fn text(&self) -> String {
         let mut out = String::new();
-        let mut row = |key: &str, value: Option<String>| {
-            if let Some(value) = value {
-                let _ = writeln!(out, "{key:<13} {}", clean(&value));
-            }
-        };
+        let mut row = |key: &str, value: Option<String>| write_row(&mut out, key, value);
         row("name", self.name.clone());
         row("info-hash", self.info_hash.clone());
         row("info-hash v2", self.info_hash_v2.clone());
@@ -255,6 +251,13 @@ impl Shown {
             row("file", Some(format!("{:>10} {}{kind}", bytes(file.length), file.path)));
         }
         out
+    }
+}
+
+#[inline(never)]
+fn write_row(out: &mut String, key: &str, value: Option<String>) {
+    if let Some(value) = value {
+        let _ = writeln!(out, "{key:<13} {}", clean(&value));
     }
 }
 

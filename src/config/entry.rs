@@ -32,6 +32,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    #[inline(never)]
     pub fn refuse(&self, reason: &str) -> Error {
         Error { line: self.line, key: self.key.clone(), reason: reason.to_owned() }
     }

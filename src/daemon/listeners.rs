@@ -17,7 +17,7 @@ use super::House;
 use super::start::StartError;
 use crate::config::Listen;
 use crate::net::io::Interface;
-use crate::net::{Class, Family, class};
+use crate::net::{Class, Family, Host, class};
 
 /// A socket that is not read yet.
 pub type Bound = Async<TcpListener>;
@@ -144,7 +144,7 @@ impl Listeners {
     pub fn has(&self, family: Family) -> bool {
         let takes = |on: SocketAddr| match family {
             // One socket takes both families, or there are two of them.
-            Family::V4 => on.is_ipv4() || on.ip().is_unspecified(),
+            Family::V4 => on.is_ipv4() || on.host().is_unspecified(),
             Family::V6 => on.is_ipv6(),
         };
         self.open.borrow().iter().any(|listener| takes(listener.address))

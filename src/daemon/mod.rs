@@ -173,7 +173,7 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     match control {
         Ok(control) => {
             let daemon = daemon.clone();
-            house.spawn(async move { control.serve(|method| daemon.answer(method)).await });
+            house.spawn(async move { control.serve(&|method| daemon.answer(method)).await });
         }
         Err(error) => {
             let path = daemon.config.borrow().control.display().to_string();

@@ -14,7 +14,7 @@ use super::search::NEAR;
 use super::table::{Contact, K};
 use super::{Node, Output, Side};
 use crate::metainfo::InfoHash;
-use crate::net::{Family, compact, plain};
+use crate::net::{Family, Host, compact, plain};
 
 /// Answers that wait to be sent: more come in between two polls only when we are flooded.
 const MAX_READY: usize = 32;
@@ -38,12 +38,12 @@ impl Node {
         if id == self.id
             || self.ready.len() >= MAX_READY
             || self.answering.available(now) == 0
-            || !self.heard.admits(from.ip(), seconds, &mut self.random)
+            || !self.heard.admits(from.host(), seconds, &mut self.random)
         {
             return false;
         }
         let mut reply = Reply::new(self.id);
-        let token = self.token(from.ip(), seconds / TOKEN);
+        let token = self.token(from.host(), seconds / TOKEN);
         let mut error = None;
         match query {
             Query::Ping => {}
@@ -59,12 +59,12 @@ impl Node {
                 }
             }
             Query::Announce { info_hash, port, token } => {
-                let peer = SocketAddr::new(from.ip(), port.unwrap_or(from.port()));
+                let peer = SocketAddr::new(from.host(), port.unwrap_or(from.port()));
                 let mut peer = plain(peer);
                 if let (SocketAddr::V6(peer), SocketAddr::V6(from)) = (&mut peer, from) {
                     peer.set_scope_id(from.scope_id());
                 }
-                if self.options.router || peer.port() == 0 || !self.is_token(token, from.ip(), seconds) {
+                if self.options.router || peer.port() == 0 || !self.is_token(token, from.host(), seconds) {
                     error = Some(krpc::PROTOCOL_ERROR);
                 } else {
                     self.store.insert(*info_hash, peer, seconds, &mut self.random);
@@ -93,14 +93,14 @@ impl Node {
             Family::V6 => want.v6,
         };
         let own = want == Want::default();
-        let wanted = |side: &&Side| if own { side.family == Family::of(from.ip()) } else { both(side) };
+        let wanted = |side: &&Side| if own { side.family == Family::of(from.host()) } else { both(side) };
         let fit = |contact: &Contact| {
             contact.is_good() && contact.addr != from && means_something(contact.addr, from)
         };
         let mut nodes = Vec::new();
         for side in self.sides.iter().filter(wanted) {
             // A mesh tells itself of itself.
-            let near = if is_near(from.ip()) { NEAR } else { 0 };
+            let near = if is_near(from.host()) { NEAR } else { 0 };
             let mut some = side.table.nearest(target, near, |contact| fit(contact) && contact.is_near());
             let others = side.table.nearest(target, K, fit);
             let others = others.into_iter().filter(|other| !some.iter().any(|one| one.addr == other.addr));
@@ -112,10 +112,10 @@ impl Node {
     }
 
     fn values_for(&mut self, info_hash: InfoHash, from: SocketAddr, seconds: u32) -> Vec<SocketAddr> {
-        let family = Family::of(from.ip());
+        let family = Family::of(from.host());
         let most = if family == Family::V4 { VALUES } else { VALUES_V6 };
         self.store.peers(info_hash, most, seconds, &mut self.random, |peer| {
-            Family::of(peer.ip()) == family && peer != from && means_something(peer, from)
+            Family::of(peer.host()) == family && peer != from && means_something(peer, from)
         })
     }
 

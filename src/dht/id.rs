@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use crate::metainfo::InfoHash;
-use crate::net::{Class, class, crc32c};
+use crate::net::{Canonical, Class, class, crc32c};
 use crate::random::Random;
 
 /// An id of a node, or what is looked for near one. Ordered as a number: the order of distances.
@@ -78,7 +78,7 @@ impl From<InfoHash> for Id {
 /// The first bytes of the checksum that an address and a number below eight make.
 fn prefix(address: IpAddr, number: u8) -> [u8; 3] {
     let mut bytes = [0; 8];
-    let length = match address.to_canonical() {
+    let length = match address.canonical() {
         IpAddr::V4(v4) => {
             bytes[..4].copy_from_slice(&v4.octets());
             bytes.iter_mut().zip(MASK_V4).for_each(|(byte, mask)| *byte &= mask);

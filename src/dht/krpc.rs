@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use super::id::Id;
 use crate::bencode::{DictWriter, Value, Writer};
 use crate::metainfo::InfoHash;
-use crate::net::{Family, compact};
+use crate::net::{Family, Host, compact};
 
 /// Nodes of one family that are read of a message; we send eight.
 pub const MAX_NODES: usize = 16;
@@ -183,7 +183,7 @@ fn wanted(d: &mut DictWriter, want: Want) {
 fn results(d: &mut DictWriter, reply: &Reply) {
     d.bytes("id", reply.id.0);
     for (key, family) in [("nodes", Family::V4), ("nodes6", Family::V6)] {
-        let of_family = reply.nodes.iter().filter(|(_, addr)| Family::of(addr.ip()) == family);
+        let of_family = reply.nodes.iter().filter(|(_, addr)| Family::of(addr.host()) == family);
         let mut bytes = Vec::new();
         for (id, addr) in of_family {
             bytes.extend_from_slice(&id.0);

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::net::{Class, class};
+use crate::net::{Canonical, Class, Host, class};
 use crate::random::Random;
 
 /// Seconds of a window.
@@ -115,7 +115,7 @@ impl Sent {
 
 /// Address and port in few bits.
 fn key(addr: SocketAddr) -> u64 {
-    let [high, low] = halves(addr.ip());
+    let [high, low] = halves(addr.host());
     mix(mix(high) ^ low) ^ u64::from(addr.port())
 }
 
@@ -126,7 +126,7 @@ pub fn bits(address: IpAddr) -> u64 {
 }
 
 fn halves(address: IpAddr) -> [u64; 2] {
-    let bits = match address.to_canonical() {
+    let bits = match address.canonical() {
         IpAddr::V4(v4) => u128::from(v4.to_bits()),
         IpAddr::V6(v6) => v6.to_bits(),
     };

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use sha1::{Digest, Sha1};
 
 use crate::metainfo::InfoHash;
-use crate::net::{Class, Family, class, dialable, plain};
+use crate::net::{Class, Family, Host, class, dialable, plain};
 use crate::random::Random;
 use crate::rate::Bucket;
 use id::Id;
@@ -310,7 +310,7 @@ impl Node {
     pub fn contact(&mut self, addr: SocketAddr, now: Instant) {
         let addr = plain(addr);
         self.rumours.retain(|rumour| rumour.addr != addr);
-        let of_address = self.contacts.iter().filter(|other| other.addr.ip() == addr.ip()).count();
+        let of_address = self.contacts.iter().filter(|other| other.addr.host() == addr.host()).count();
         let has_room = of_address < MAX_CONTACTS / 4 && self.contacts.len() < MAX_CONTACTS;
         if has_room && self.is_news(addr, now) {
             self.contacts.push_back(Candidate { addr, again: false });
@@ -363,7 +363,7 @@ impl Node {
     /// A datagram came.
     pub fn handle(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) {
         let from = plain(from);
-        let loopback = class(from.ip()) == Class::Loopback;
+        let loopback = class(from.host()) == Class::Loopback;
         if !self.side(from).enabled || !dialable(from, loopback) {
             return;
         }
@@ -422,7 +422,9 @@ impl Node {
         let nodes = self.sides.iter().flat_map(|side| {
             let keeps = |near: bool| {
                 let fit = |contact: &table::Contact| {
-                    contact.is_good() && contact.is_near() == near && class(contact.addr.ip()) != Class::Link
+                    contact.is_good()
+                        && contact.is_near() == near
+                        && class(contact.addr.host()) != Class::Link
                 };
                 side.table.nearest(self.id, MAX_SAVED, fit)
             };
@@ -485,7 +487,7 @@ impl Node {
 
     /// Nobody who answers, waits to be asked, or was asked just now.
     fn is_news(&self, addr: SocketAddr, now: Instant) -> bool {
-        dialable(addr, class(addr.ip()) == Class::Loopback)
+        dialable(addr, class(addr.host()) == Class::Loopback)
             && !self.side(addr).table.has_good(addr)
             && !self.contacts.iter().any(|candidate| candidate.addr == addr)
             && !self.rumours.iter().any(|rumour| rumour.addr == addr)
@@ -508,16 +510,18 @@ impl Node {
         self.torrents.binary_search_by_key(info_hash.as_bytes(), |torrent| *torrent.info_hash.as_bytes())
     }
 
+    #[inline(never)]
     fn side(&self, addr: SocketAddr) -> &Side {
-        self.side_of(Family::of(addr.ip()))
+        self.side_of(Family::of(addr.host()))
     }
 
     fn side_of(&self, family: Family) -> &Side {
         &self.sides[usize::from(family == Family::V6)]
     }
 
+    #[inline(never)]
     fn side_mut(&mut self, addr: SocketAddr) -> &mut Side {
-        &mut self.sides[usize::from(Family::of(addr.ip()) == Family::V6)]
+        &mut self.sides[usize::from(Family::of(addr.host()) == Family::V6)]
     }
 
     /// Since the start.

@@ -4,14 +4,14 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-use crate::net::{Class, class, dialable, plain};
+use crate::net::{Class, Host, class, dialable, plain};
 
 /// Whether somebody there can do anything with an address of ours.
 pub fn means_something(addr: SocketAddr, to: SocketAddr) -> bool {
     let scope = |addr: SocketAddr| if let SocketAddr::V6(v6) = addr { v6.scope_id() } else { 0 };
-    match class(addr.ip()) {
-        Class::Loopback => class(to.ip()) == Class::Loopback,
-        Class::Link => class(to.ip()) == Class::Link && scope(addr) == scope(to),
+    match class(addr.host()) {
+        Class::Loopback => class(to.host()) == Class::Loopback,
+        Class::Link => class(to.host()) == Class::Link && scope(addr) == scope(to),
         _ => true,
     }
 }
@@ -19,12 +19,12 @@ pub fn means_something(addr: SocketAddr, to: SocketAddr) -> bool {
 /// An address that somebody named, as it is from here; `None` where it leads nowhere.
 pub fn as_named(addr: SocketAddr, by: SocketAddr) -> Option<SocketAddr> {
     let addr = match (plain(addr), by) {
-        (SocketAddr::V6(v6), SocketAddr::V6(by)) if class(addr.ip()) == Class::Link => {
+        (SocketAddr::V6(v6), SocketAddr::V6(by)) if class(addr.host()) == Class::Link => {
             SocketAddrV6::new(*v6.ip(), v6.port(), 0, by.scope_id()).into()
         }
         (addr, _) => addr,
     };
-    dialable(addr, class(by.ip()) == Class::Loopback).then_some(addr)
+    dialable(addr, class(by.host()) == Class::Loopback).then_some(addr)
 }
 
 /// Whether an address is of a mesh or this machine, as far as it tells.

@@ -11,7 +11,7 @@ use super::reach::as_named;
 use super::search::Goal;
 use super::{Candidate, LATE, MAX_CONTACTS, Node, Output, Pending, Rumour, TIMEOUT, Why, number};
 use crate::metainfo::InfoHash;
-use crate::net::Family;
+use crate::net::{Family, Host};
 
 /// Gathers nodes that come together before they are asked for others.
 pub(super) const LOOK: Duration = Duration::from_millis(700);
@@ -34,7 +34,7 @@ impl Node {
             return self.unanswered(pending, true, now);
         }
         if let Some(ip) = ip {
-            self.side_mut(from).votes.insert(from.ip(), ip.ip());
+            self.side_mut(from).votes.insert(from.host(), ip.host());
             self.suit(now);
         }
         let is_outside = matches!(pending.why, Why::Contact { .. });
@@ -47,14 +47,14 @@ impl Node {
         let nodes: Vec<(Id, SocketAddr)> =
             others.filter_map(|(id, addr)| Some((*id, named(addr)?))).collect();
         if let Why::Search(number) = pending.why {
-            let family = Family::of(from.ip());
+            let family = Family::of(from.host());
             let of_family: Vec<_> =
-                nodes.iter().copied().filter(|(_, addr)| Family::of(addr.ip()) == family).collect();
+                nodes.iter().copied().filter(|(_, addr)| Family::of(addr.host()) == family).collect();
             if let Some(search) = self.searches.iter_mut().find(|search| search.number == number) {
                 search.answered(from, reply.id, reply.token, &of_family);
                 if let Goal::Peers(info_hash, port) = search.goal {
                     let own = self.side(from).votes.seen();
-                    let ours = |peer: &SocketAddr| Some(peer.ip()) == own && peer.port() == port;
+                    let ours = |peer: &SocketAddr| Some(peer.host()) == own && peer.port() == port;
                     let mut peers: Vec<_> =
                         reply.values.iter().filter_map(named).filter(|peer| !ours(peer)).collect();
                     peers.sort_unstable();

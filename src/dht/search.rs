@@ -12,7 +12,7 @@ use super::id::Id;
 use super::reach::is_near;
 use super::table::{K, Table, most_of};
 use crate::metainfo::InfoHash;
-use crate::net::Family;
+use crate::net::{Family, Host};
 
 /// Queries of one search; with [`K`] announces that is less than 40 datagrams.
 pub const MAX_QUERIES: u8 = 30;
@@ -161,10 +161,10 @@ impl Search {
         if found.id != id {
             // Somebody named it so that we would ask it sooner.
             found.id = id;
-            found.suits = id.suits(addr.ip());
+            found.suits = id.suits(addr.host());
             self.found.sort_unstable_by_key(|found| found.id.distance(self.target));
         }
-        let near = is_near(addr.ip());
+        let near = is_near(addr.host());
         for &(id, addr) in named.iter().take(MAX_NAMED) {
             self.insert(id, addr, Some(query), near);
         }
@@ -205,8 +205,8 @@ impl Search {
             }
             return;
         }
-        let of_address = self.found.iter().filter(|found| found.addr.ip() == addr.ip()).count();
-        if of_address >= most_of(addr.ip()) || self.found.iter().any(|found| found.id == id) {
+        let of_address = self.found.iter().filter(|found| found.addr.host() == addr.host()).count();
+        if of_address >= most_of(addr.host()) || self.found.iter().any(|found| found.id == id) {
             return;
         }
         let distance = id.distance(self.target);
@@ -218,7 +218,7 @@ impl Search {
                 _ => return,
             };
         }
-        let (mesh, suits) = (near && is_near(addr.ip()), id.suits(addr.ip()));
+        let (mesh, suits) = (near && is_near(addr.host()), id.suits(addr.host()));
         self.found.insert(at, Found { id, addr, by, mesh, suits, query: 0, state: State::New, token: None });
     }
 

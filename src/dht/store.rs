@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::metainfo::InfoHash;
-use crate::net::{Class, class};
+use crate::net::{Canonical, Class, class};
 use crate::random::Random;
 
 /// Peers in all, 176 KiB: eight nodes of a mesh that is alone with a thousand torrents tell each other as many.
@@ -75,7 +75,7 @@ impl Stored {
             scope.copy_from_slice(&ip[4..8]);
             ip[4..8].fill(0);
         }
-        match IpAddr::from(Ipv6Addr::from(ip)).to_canonical() {
+        match IpAddr::from(Ipv6Addr::from(ip)).canonical() {
             IpAddr::V4(v4) => (v4, self.port).into(),
             IpAddr::V6(v6) => SocketAddrV6::new(v6, self.port, 0, u32::from_be_bytes(scope)).into(),
         }

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::id::Id;
 use super::reach::is_near;
+use crate::net::Host;
 
 /// Nodes of one bucket (BEP 5), and of one answer.
 pub const K: usize = 8;
@@ -63,7 +64,7 @@ impl Contact {
 
     /// It is of a mesh, or of this machine.
     pub fn is_near(&self) -> bool {
-        is_near(self.addr.ip())
+        is_near(self.addr.host())
     }
 
     /// When it is to be asked for a sign of life, in seconds.
@@ -76,7 +77,7 @@ impl Contact {
 
     /// The higher, the rather it gives way to another.
     fn worth_least(&self) -> (u8, bool, u32) {
-        (self.silent, !self.id.suits(self.addr.ip()), self.heard)
+        (self.silent, !self.id.suits(self.addr.host()), self.heard)
     }
 }
 
@@ -189,8 +190,8 @@ impl Table {
             // Another may call itself by a node's name only when that one is silent.
             return (!self.contacts[at].is_good()).then_some(at);
         }
-        let of_address = self.contacts.iter().filter(|contact| contact.addr.ip() == addr.ip()).count();
-        if of_address >= most_of(addr.ip()) {
+        let of_address = self.contacts.iter().filter(|contact| contact.addr.host() == addr.host()).count();
+        if of_address >= most_of(addr.host()) {
             return None;
         }
         let bits = self.own.shared_bits(id);
@@ -202,12 +203,12 @@ impl Table {
             return Some(self.contacts.len());
         }
         let (worst, old) = bucket().max_by_key(|(_, contact)| contact.worth_least())?;
-        let better = old.silent > 0 || (!old.id.suits(old.addr.ip()) && id.suits(addr.ip()));
+        let better = old.silent > 0 || (!old.id.suits(old.addr.host()) && id.suits(addr.host()));
         if better {
             return Some(worst);
         }
         let global = || bucket().filter(|(_, contact)| !contact.is_near());
-        let crowded = is_near(addr.ip()) && global().count() > MAX_GLOBAL;
+        let crowded = is_near(addr.host()) && global().count() > MAX_GLOBAL;
         crowded.then(|| global().max_by_key(|(_, contact)| contact.worth_least()).map(|(at, _)| at))?
     }
 }

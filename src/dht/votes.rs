@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use crate::net::Canonical;
+
 /// Votes that are kept, the latest.
 const MAX: usize = 15;
 
@@ -21,7 +23,7 @@ impl Votes {
         if self.0.len() == MAX {
             self.0.remove(0);
         }
-        self.0.push((by, ip.to_canonical()));
+        self.0.push((by, ip.canonical()));
     }
 
     /// Where most see us.

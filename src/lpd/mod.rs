@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
 use crate::metainfo::InfoHash;
-use crate::net::{Class, Family, class};
+use crate::net::{Class, Family, Host, class};
 use crate::random::Random;
 use crate::rate::Bucket;
 use crate::sorted::SortedMap;
@@ -221,10 +221,10 @@ impl Lpd {
         };
         let peer = match from {
             // Such an address is nothing without its link.
-            SocketAddr::V6(v6) if class(from.ip()) == Class::Link => {
+            SocketAddr::V6(v6) if class(from.host()) == Class::Link => {
                 SocketAddrV6::new(*v6.ip(), search.port, 0, link.interface).into()
             }
-            _ => SocketAddr::new(from.ip(), search.port),
+            _ => SocketAddr::new(from.host(), search.port),
         };
         search.info_hashes.into_iter().map(|info_hash| (info_hash, peer)).collect()
     }

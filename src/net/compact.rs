@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::Family;
+use crate::net::{Canonical, Host};
 
 /// Bytes of an address and its port.
 pub const fn width(family: Family) -> usize {
@@ -16,7 +17,7 @@ pub const fn width(family: Family) -> usize {
 
 /// Appends an address. One of IPv4 in IPv6 clothes is one of IPv4.
 pub fn encode(address: SocketAddr, out: &mut Vec<u8>) {
-    match address.ip().to_canonical() {
+    match address.host().canonical() {
         IpAddr::V4(v4) => out.extend_from_slice(&v4.octets()),
         IpAddr::V6(v6) => out.extend_from_slice(&v6.octets()),
     }
@@ -35,7 +36,7 @@ pub fn address(bytes: &[u8]) -> Option<SocketAddr> {
     let (ip, port) = bytes.split_last_chunk::<2>()?;
     let ip = match <[u8; 4]>::try_from(ip) {
         Ok(v4) => IpAddr::from(v4),
-        Err(_) => IpAddr::from(<[u8; 16]>::try_from(ip).ok()?).to_canonical(),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(ip).ok()?).canonical(),
     };
     Some(SocketAddr::new(ip, u16::from_be_bytes(*port)))
 }

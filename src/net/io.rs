@@ -8,14 +8,18 @@ mod route;
 
 use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::SockaddrStorage;
 use smol::future::FutureExt;
 
 use super::{Class, Prefix, class};
+use crate::net::Host;
 use crate::sorted::SortedMap;
 
 pub mod udp;
@@ -38,15 +42,26 @@ const MAX_ADDRESSES: usize = 16;
 /// Asks the system for the addresses of names, one name at a time: a lookup blocks a thread, and routers have
 /// none to spare.
 pub struct Resolver {
-    /// Belongs to the lookup that runs, even when nobody waits for it any more.
-    turn: Arc<smol::lock::Mutex<()>>,
+    /// Of the lookup that runs, even when nobody waits for it any more.
+    turn: Arc<Mutex<Turn>>,
     known: RefCell<SortedMap<Box<str>, Known>>,
 }
+
+/// What is shared with the thread of a lookup.
+#[derive(Default)]
+struct Turn {
+    running: bool,
+    found: Option<(Box<str>, Addresses)>,
+    /// Those that wait for this lookup or for a turn of their own.
+    waiting: Vec<Waker>,
+}
+
+type Addresses = Result<Box<[IpAddr]>, ResolveError>;
 
 /// What was heard of a name.
 struct Known {
     until: Instant,
-    addresses: Result<Box<[IpAddr]>, ResolveError>,
+    addresses: Addresses,
 }
 
 /// Why a name has no addresses. All of them may pass.
@@ -80,38 +95,54 @@ pub struct Interface {
 impl Resolver {
     /// Knows no name yet.
     pub fn new() -> Resolver {
-        Resolver { turn: Arc::new(smol::lock::Mutex::new(())), known: RefCell::new(SortedMap::new()) }
+        Resolver { turn: Arc::default(), known: RefCell::new(SortedMap::new()) }
     }
 
     /// The addresses of a name, or of an address in letters (without a thread).
-    pub async fn resolve(&self, host: &str) -> Result<Box<[IpAddr]>, ResolveError> {
+    pub async fn resolve(&self, host: &str) -> Addresses {
         if let Ok(literal) = host.parse::<IpAddr>() {
             return Ok(Box::new([literal]));
         }
         if let Some(known) = self.recall(host) {
             return known;
         }
-        async {
-            let turn = self.turn.lock_arc().await;
-            // Whoever had the turn before may have asked for the same name.
-            if let Some(known) = self.recall(host) {
-                return known;
-            }
-            let name = host.to_owned();
-            let addresses = smol::unblock(move || {
-                let _turn = turn;
-                lookup(&name)
+        poll_fn(|context| self.poll(host, context))
+            .or(async {
+                smol::Timer::after(PATIENCE).await;
+                self.remember(host, Err(ResolveError::Timeout));
+                Err(ResolveError::Timeout)
             })
-            .await;
-            self.remember(host, addresses.clone());
-            addresses
+            .await
+    }
+
+    /// Takes in what was found, and begins a lookup if none runs.
+    fn poll(&self, host: &str, context: &Context<'_>) -> Poll<Addresses> {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((name, addresses)) = turn.found.take() {
+            self.remember(&name, addresses);
         }
-        .or(async {
-            smol::Timer::after(PATIENCE).await;
-            self.remember(host, Err(ResolveError::Timeout));
-            Err(ResolveError::Timeout)
-        })
-        .await
+        // Whoever had the turn before may have asked for the same name.
+        if let Some(known) = self.recall(host) {
+            return Poll::Ready(known);
+        }
+        if !turn.running {
+            let (name, shared) = (Box::from(host), self.turn.clone());
+            let run = move || {
+                let addresses = lookup(&name);
+                let mut turn = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                turn.running = false;
+                turn.found = Some((name, addresses));
+                turn.waiting.drain(..).for_each(Waker::wake);
+            };
+            if let Err(error) = thread::Builder::new().name("resolver".to_owned()).spawn(run) {
+                return Poll::Ready(Err(ResolveError::System(error.to_string().into())));
+            }
+            turn.running = true;
+        }
+        if !turn.waiting.iter().any(|waiting| waiting.will_wake(context.waker())) {
+            turn.waiting.push(context.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Makes a name known that no name server has.
@@ -125,13 +156,13 @@ impl Resolver {
         self.known.borrow_mut().retain(|_, known| known.addresses.is_ok());
     }
 
-    fn recall(&self, host: &str) -> Option<Result<Box<[IpAddr]>, ResolveError>> {
+    fn recall(&self, host: &str) -> Option<Addresses> {
         let known = self.known.borrow();
         let known = known.get(host)?;
         (Instant::now() < known.until).then(|| known.addresses.clone())
     }
 
-    fn remember(&self, host: &str, addresses: Result<Box<[IpAddr]>, ResolveError>) {
+    fn remember(&self, host: &str, addresses: Addresses) {
         let now = Instant::now();
         let mut known = self.known.borrow_mut();
         if known.len() >= MAX_NAMES {
@@ -199,14 +230,14 @@ pub fn on_link(interfaces: &[Interface]) -> Vec<Prefix> {
     prefixes
 }
 
-fn lookup(name: &str) -> Result<Box<[IpAddr]>, ResolveError> {
+fn lookup(name: &str) -> Addresses {
     let found = (name, 0).to_socket_addrs().map_err(|error| {
         // "failed to lookup address information: " stands before the resolver's own words.
         let text = error.to_string();
         ResolveError::System(text.rsplit(": ").next().unwrap_or(&text).into())
     })?;
     let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in found.map(|found| found.ip()) {
+    for address in found.map(|found| found.host()) {
         if addresses.len() < MAX_ADDRESSES && !addresses.contains(&address) {
             addresses.push(address);
         }

@@ -56,10 +56,36 @@ pub enum Family {
     V6,
 }
 
+/// A socket's address without its port: std's own is a hundred bytes in each of a hundred places.
+pub trait Host {
+    /// The same as `ip`.
+    fn host(&self) -> IpAddr;
+}
+
+impl Host for SocketAddr {
+    #[inline(never)]
+    fn host(&self) -> IpAddr {
+        self.ip()
+    }
+}
+
+/// An address without IPv6 clothes, not inlined either.
+pub trait Canonical {
+    /// The same as `to_canonical`.
+    fn canonical(&self) -> IpAddr;
+}
+
+impl Canonical for IpAddr {
+    #[inline(never)]
+    fn canonical(&self) -> IpAddr {
+        self.to_canonical()
+    }
+}
+
 impl Prefix {
     /// Bits of `address` beyond `len` are dropped. `None` where the address has fewer bits.
     pub fn new(address: IpAddr, len: u8) -> Option<Prefix> {
-        let (address, len) = match (address, address.to_canonical()) {
+        let (address, len) = match (address, address.canonical()) {
             (IpAddr::V6(_), IpAddr::V4(v4)) => (IpAddr::V4(v4), len.checked_sub(96)?),
             (_, canonical) => (canonical, len),
         };
@@ -74,7 +100,7 @@ impl Prefix {
 
     /// Whether the address lies in it.
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.network, address.to_canonical()) {
+        match (self.network, address.canonical()) {
             (IpAddr::V4(network), IpAddr::V4(v4)) => {
                 (network.to_bits() ^ v4.to_bits()) & mask(32, self.len).0 == 0
             }
@@ -145,7 +171,7 @@ impl std::error::Error for PrefixError {}
 impl Family {
     /// The family of an address.
     pub fn of(address: IpAddr) -> Family {
-        if address.to_canonical().is_ipv4() { Family::V4 } else { Family::V6 }
+        if address.canonical().is_ipv4() { Family::V4 } else { Family::V6 }
     }
 }
 
@@ -158,7 +184,7 @@ impl fmt::Display for Family {
 /// What an address is for. An IPv4 address inside an IPv6 one (mapped, or translated by RFC 6052) is what it is as
 /// an IPv4 address, so that nothing is reached by another spelling.
 pub fn class(address: IpAddr) -> Class {
-    match address.to_canonical() {
+    match address.canonical() {
         IpAddr::V4(v4) => class_v4(v4),
         IpAddr::V6(v6) => class_v6(v6),
     }
@@ -172,7 +198,7 @@ pub fn dialable(address: SocketAddr, from_loopback_source: bool) -> bool {
         SocketAddr::V6(v6) => v6.scope_id() != 0,
     };
     address.port() != 0
-        && match class(address.ip()) {
+        && match class(address.host()) {
             Class::Nowhere | Class::Multicast => false,
             Class::Loopback => from_loopback_source,
             Class::Link => scoped,

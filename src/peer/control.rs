@@ -8,6 +8,7 @@ use super::extension::{self, Ids};
 use super::wire::{self, Message};
 use super::{Close, Peer, View, metadata, outbox};
 use crate::have::Have;
+use crate::net::Host;
 use crate::piece::Block;
 
 /// Control messages that may wait for a peer that reads nothing. Rejects are what grows it: 17 bytes a request.
@@ -44,7 +45,7 @@ impl Peer {
                 metadata_size: Some(metadata).filter(|&size| size > 0),
                 port: Some(listen_port).filter(|&port| self.outgoing && port != 0),
                 client: Some(concat!("meshseed ", env!("CARGO_PKG_VERSION")).into()),
-                your_ip: Some(self.addr.ip()),
+                your_ip: Some(self.addr.host()),
                 reqq: u32::try_from(outbox::MAX_REQUESTS).ok(),
                 upload_only: !fetching,
                 ids,

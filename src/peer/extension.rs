@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::bencode::{self, Value, Writer};
+use crate::net::Canonical;
 
 /// The message id, below [`super::wire::Message::Extended`], of the handshake itself.
 pub const HANDSHAKE: u8 = 0;
@@ -160,7 +161,7 @@ fn number<N: TryFrom<i64>>(value: Value<'_>) -> Option<N> {
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
-        _ => <[u8; 16]>::try_from(bytes).ok().map(|bytes| IpAddr::from(bytes).to_canonical()),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(|bytes| IpAddr::from(bytes).canonical()),
     }
 }
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use super::Close;
 use crate::bencode::{self, Value, Writer};
-use crate::net::{Family, compact};
+use crate::net::{Family, Host, compact};
 
 /// Contacts in a message, of both families together, that came, and as many that left. More are not read.
 pub const MAX_CONTACTS: usize = 50;
@@ -84,7 +84,7 @@ pub struct Exchange {
 
 /// Appends a message: at least one of the lists is not empty.
 pub fn encode(added: &[Contact], dropped: &[SocketAddr], out: &mut Vec<u8>) {
-    let is_of = |addr: &SocketAddr, family| Family::of(addr.ip()) == family;
+    let is_of = |addr: &SocketAddr, family| Family::of(addr.host()) == family;
     Writer::new(out).dict(|dict| {
         for (family, key, flags_key) in [(Family::V4, "added", "added.f"), (Family::V6, "added6", "added6.f")]
         {

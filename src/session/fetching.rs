@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::checks::Rest;
 use super::{CHOKE_ROUND, Event, GROWING, Happened, Job, RECORD_PROGRESS, Session, Timer, event};
 use crate::have::Have;
+use crate::net::Host;
 use crate::peer::{Close, PeerKey};
 use crate::piece::{BLOCK, Block, PieceIndex};
 use crate::storage::Trouble;
@@ -328,7 +329,7 @@ impl Session {
         }
         let arrived = fetch.picker.arrived(key, piece, begin, len, rest);
         if arrived.keep {
-            fetch.remember(key, peer.addr.ip());
+            fetch.remember(key, peer.addr.host());
         }
         self.piece_arrived |= arrived.piece_done;
         if arrived.block_done {
@@ -434,7 +435,7 @@ impl Session {
     pub(super) fn ban(&mut self, ip: IpAddr, now: Instant) {
         log::debug!("{ip} sent wrong data: nothing more is taken from there");
         self.candidates.ban(ip, now);
-        for peer in self.peers.values_mut().filter(|peer| peer.addr.ip() == ip) {
+        for peer in self.peers.values_mut().filter(|peer| peer.addr.host() == ip) {
             peer.close(Close::Liar);
         }
     }

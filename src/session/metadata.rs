@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::{Happened, Job, Session, Timer, event};
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{InfoHash, Summary};
+use crate::net::Host;
 use crate::peer::metadata::{Message, PIECE, piece_len, pieces};
 use crate::peer::wire::Decoder;
 use crate::peer::{Close, Peer, PeerKey, Sending};
@@ -209,7 +210,7 @@ impl Session {
                 if total.is_some_and(|total| total != peer.metadata_size) {
                     missing.gathering.rejected(key, piece, at);
                 }
-                match missing.gathering.received(key, peer.addr.ip(), piece, data, at) {
+                match missing.gathering.received(key, peer.addr.host(), piece, data, at) {
                     Came::Unasked => peer.sent_unasked()?,
                     Came::Misshapen => return Err(Close::Protocol("metadata of a wrong size")),
                     Came::Kept => {}

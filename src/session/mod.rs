@@ -31,8 +31,8 @@ use dht::Dht;
 
 use crate::lpd::Lpd;
 use crate::metainfo::InfoHash;
-use crate::net::Prefix;
 use crate::net::ours::Ours;
+use crate::net::{Host, Prefix};
 use crate::peer::{Close, Peer, PeerKey, Waiting};
 use crate::piece::Block;
 use crate::random::Random;
@@ -267,6 +267,7 @@ impl Session {
     }
 
     /// Seconds since the start: what the records keep.
+    #[inline(never)]
     pub fn seconds(&self, now: Instant) -> u32 {
         u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX)
     }
@@ -575,11 +576,13 @@ impl Session {
         self.timers[timer as usize] = Some(at);
     }
 
+    #[inline(never)]
     fn set_by(&mut self, timer: Timer, at: Instant) {
         let slot = &mut self.timers[timer as usize];
         *slot = Some(slot.map_or(at, |set| set.min(at)));
     }
 
+    #[inline(never)]
     fn expired(&mut self, timer: Timer, now: Instant) -> bool {
         let slot = &mut self.timers[timer as usize];
         let expired = slot.is_some_and(|at| at <= now);
@@ -599,5 +602,5 @@ fn path_of(torrent: &Torrent) -> Box<str> {
 }
 
 fn is_local(local: &[Prefix], addr: SocketAddr) -> bool {
-    local.iter().any(|prefix| prefix.contains(addr.ip()))
+    local.iter().any(|prefix| prefix.contains(addr.host()))
 }

@@ -11,6 +11,7 @@ use super::{
     WRITES_PER_SECOND, is_local,
 };
 use crate::metainfo::InfoHash;
+use crate::net::Host;
 use crate::peer::extension::{self, MAX_PAYLOAD};
 use crate::peer::metadata;
 use crate::peer::outbox::Part;
@@ -32,7 +33,7 @@ impl Session {
         if self.stopping {
             return Err(Close::Shutdown);
         }
-        if self.candidates.is_banned(addr.ip()) {
+        if self.candidates.is_banned(addr.host()) {
             return Err(Close::Liar);
         }
         let full = self.peers.len() >= self.settings.peers;
@@ -165,7 +166,7 @@ impl Session {
                 && self.peers.get(other).is_some_and(|other| {
                     other.ready
                         && other.id == id
-                        && other.addr.ip() == peer.addr.ip()
+                        && other.addr.host() == peer.addr.host()
                         && other.closing.is_none()
                 })
         };

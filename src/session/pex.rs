@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Session, Timer};
-use crate::net::{self, Class};
+use crate::net::{self, Class, Host};
 use crate::peer::pex::{self, Contact};
 use crate::peer::{Close, Peer, PeerKey};
 use crate::torrent::TorrentKey;
@@ -150,7 +150,7 @@ impl Session {
 /// Whether an address means the same to us and to a peer: what belongs to a site is not named to, nor believed from, one
 /// beyond it. Those of a link have no scope in a message; neighbours find each other there without it.
 fn may_name(peer: &Peer, addr: SocketAddr) -> bool {
-    let (of, theirs) = (net::class(addr.ip()), net::class(peer.addr.ip()));
+    let (of, theirs) = (net::class(addr.host()), net::class(peer.addr.host()));
     match of {
         Class::Global => true,
         Class::Private => peer.local || matches!(theirs, Class::Private | Class::Link | Class::Loopback),

@@ -6,17 +6,17 @@
 
 use std::fmt::{self, Display};
 use std::fs::{self, Permissions};
+use std::future::poll_fn;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_io::{Async, Timer};
-use smol::LocalExecutor;
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
-use smol::lock::Semaphore;
 
 use super::{Error, MAX_LINE, Method, Reply, Value, json};
 
@@ -76,32 +76,32 @@ impl Control {
     }
 
     /// Answers for ever.
-    pub async fn serve(&self, answer: impl Fn(Method) -> Result<Reply, Error>) {
-        let slots = Semaphore::new(MAX_CLIENTS);
-        let clients = LocalExecutor::new();
-        clients
-            .run(async {
-                loop {
-                    let slot = slots.acquire().await;
-                    match self.listener.accept().await {
-                        Ok((stream, _)) => {
-                            let answer = &answer;
-                            let client = async move {
-                                let _slot = slot;
-                                if let Err(error) = client(stream, answer).await {
-                                    log::debug!("control socket: {error}");
-                                }
-                            };
-                            clients.spawn(client).detach();
-                        }
-                        Err(error) => {
-                            log::debug!("control socket: {error}");
-                            Timer::after(PAUSE).await;
-                        }
-                    }
+    pub async fn serve(&self, answer: &dyn Fn(Method) -> Result<Reply, Error>) {
+        let mut slots: Vec<_> = (0..MAX_CLIENTS).map(|_| Box::pin(self.serve_in_turn(answer))).collect();
+        poll_fn(|context| {
+            for slot in &mut slots {
+                let _: Poll<()> = slot.as_mut().poll(context);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// One client after the other.
+    async fn serve_in_turn(&self, answer: &dyn Fn(Method) -> Result<Reply, Error>) {
+        loop {
+            let served = match self.listener.accept().await {
+                // Boxed, so that nobody's buffers take no room.
+                Ok((stream, _)) => Box::pin(client(stream, answer)).await,
+                Err(error) => {
+                    Timer::after(PAUSE).await;
+                    Err(error)
                 }
-            })
-            .await
+            };
+            if let Err(error) = served {
+                log::debug!("control socket: {error}");
+            }
+        }
     }
 }
 
@@ -117,7 +117,7 @@ impl Drop for Control {
 
 async fn client(
     mut stream: Async<UnixStream>,
-    answer: impl Fn(Method) -> Result<Reply, Error>,
+    answer: &dyn Fn(Method) -> Result<Reply, Error>,
 ) -> io::Result<()> {
     let mut read = Vec::new();
     loop {
@@ -125,7 +125,7 @@ async fn client(
         let (reply, last) = match line {
             Line::End => return Ok(()),
             Line::Whole(line) if line.iter().all(u8::is_ascii_whitespace) => continue,
-            Line::Whole(line) => (Method::decode(&line).and_then(&answer), false),
+            Line::Whole(line) => (Method::decode(&line).and_then(answer), false),
             Line::TooLong => (Err(Error::Syntax(format!("a request has at most {MAX_LINE} bytes"))), true),
         };
         let reply = Reply::encode(reply);
@@ -259,7 +259,7 @@ mod tests {
     fn with_server<T: Send + 'static>(path: &Path, clients: impl FnOnce() -> T + Send + 'static) -> T {
         let control = Control::bind(path).unwrap();
         let serve = async {
-            control.serve(answer).await;
+            control.serve(&answer).await;
             unreachable!()
         };
         smol::block_on(serve.or(smol::unblock(clients)))

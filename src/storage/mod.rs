@@ -167,6 +167,7 @@ impl Layout {
     }
 
     /// Where a file's bytes lie in the torrent; empty for a file that does not exist.
+    #[inline(never)]
     pub fn range(&self, file: u32) -> Range<u64> {
         let index = file as usize;
         let Some(&end) = self.ends.get(index) else { return 0..0 };
@@ -190,6 +191,7 @@ impl Layout {
     }
 
     /// The pieces that lie in a range of the torrent, wholly or in part.
+    #[inline(never)]
     pub fn pieces(&self, bytes: Range<u64>) -> Range<u32> {
         let length = u64::from(self.lengths.piece_length());
         let end = bytes.end.min(self.lengths.total());

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
-use crate::net::{self, Prefix, crc32c, plain};
+use crate::net::{self, Canonical, Host, Prefix, crc32c, plain};
 use crate::random::Random;
 
 /// Addresses in all, 64 KiB: at five dials a second that is work for more than six minutes, and trackers will name
@@ -178,7 +178,7 @@ impl Candidates {
         for entry in &mut entries {
             let address = entry.address();
             entry.priority = self.priority(address);
-            entry.marks = entry.marks.at(self.near(address.ip()));
+            entry.marks = entry.marks.at(self.near(address.host()));
         }
         self.entries = entries;
     }
@@ -190,19 +190,19 @@ impl Candidates {
 
     /// Deals with nobody at an address any more: it is not dialled, and not taken where it is named.
     pub fn ban(&mut self, ip: IpAddr, now: Instant) {
-        let (ip, now) = (ip.to_canonical(), self.seconds(now));
+        let (ip, now) = (ip.canonical(), self.seconds(now));
         self.banned.retain(|(banned, until)| *banned != ip && *until > now);
         if self.banned.len() >= MAX_BANNED {
             self.banned.pop_front();
         }
         self.banned.push_back((ip, now.saturating_add(BAN_TIME)));
         // What is busy goes when it ends.
-        self.entries.retain(|entry| entry.marks.has(BUSY) || entry.address().ip() != ip);
+        self.entries.retain(|entry| entry.marks.has(BUSY) || entry.address().host() != ip);
     }
 
     /// Whether nobody at that address is to be dealt with.
     pub fn is_banned(&self, ip: IpAddr) -> bool {
-        !self.banned.is_empty() && self.banned.iter().any(|(banned, _)| *banned == ip.to_canonical())
+        !self.banned.is_empty() && self.banned.iter().any(|(banned, _)| *banned == ip.canonical())
     }
 
     /// Takes addresses that somebody named for a torrent. Those that lead nowhere or to ourselves are dropped; above the
@@ -257,7 +257,7 @@ impl Candidates {
                 continue;
             }
             let nowhere = !net::dialable(address, source != Source::Remote);
-            if nowhere || self.is_own(address) || self.is_banned(address.ip()) {
+            if nowhere || self.is_own(address) || self.is_banned(address.host()) {
                 continue;
             }
             let entry = Entry {
@@ -267,7 +267,7 @@ impl Candidates {
                 priority: self.priority(address),
                 port,
                 failures: 0,
-                marks: Marks(named).at(self.near(address.ip())),
+                marks: Marks(named).at(self.near(address.host())),
             };
             let most = if self.entries.len() < MAX_ENTRIES { MAX_PER_TORRENT } else { MAX_WHEN_FULL };
             if known.len() >= most {
@@ -334,11 +334,11 @@ impl Candidates {
     /// Tells how a dial that [`Candidates::next`] gave out ended; an address that is not known is nothing to us.
     pub fn ended(&mut self, torrent: u32, address: SocketAddr, how: Ended, now: Instant) {
         if how == Ended::Liar {
-            self.ban(address.ip(), now);
+            self.ban(address.host(), now);
         }
         let now = self.seconds(now);
         let Some(at) = self.position(torrent, address) else { return };
-        if self.is_banned(address.ip()) {
+        if self.is_banned(address.host()) {
             self.entries.swap_remove(at);
             return;
         }
@@ -448,7 +448,7 @@ impl Candidates {
     }
 
     fn is_own(&self, address: SocketAddr) -> bool {
-        self.own.iter().any(|own| canonical(*own).ip() == address.ip() && own.port() == address.port())
+        self.own.iter().any(|own| canonical(*own).host() == address.host() && own.port() == address.port())
     }
 
     /// Of the prefixes that count as local, the narrowest that holds an address of ours is that of a link.
@@ -457,7 +457,7 @@ impl Candidates {
             let prefixes = self.local.iter().filter(move |prefix| prefix.contains(ip));
             prefixes.max_by_key(|prefix| prefix.bits())
         };
-        let own = || self.own.iter().map(|own| own.ip());
+        let own = || self.own.iter().map(|own| own.host());
         let same = |v4, v6| {
             let bits = if ip.is_ipv4() { v4 } else { v6 };
             Prefix::new(ip, bits).is_some_and(|prefix| own().any(|own| prefix.contains(own)))
@@ -480,7 +480,7 @@ impl Candidates {
             .own
             .iter()
             .filter(same_family)
-            .find(|own| net::class(own.ip()) == net::class(peer.ip()))
+            .find(|own| net::class(own.host()) == net::class(peer.host()))
             .or_else(|| self.own.iter().find(same_family));
         priority(own.map_or(peer, |own| canonical(*own)), peer)
     }
@@ -503,6 +503,7 @@ impl Marks {
         Marks(self.0 & BITS | near as u8)
     }
 
+    #[inline(never)]
     fn near(self) -> Near {
         if self.has(NEIGHBOUR) {
             return Near::Link;
@@ -513,6 +514,7 @@ impl Marks {
 }
 
 impl Entry {
+    #[inline(never)]
     fn address(&self) -> SocketAddr {
         unpack(self.ip, self.port)
     }
@@ -521,7 +523,7 @@ impl Entry {
 /// The priority of BEP 40: the same whichever end reckons it.
 pub fn priority(a: SocketAddr, b: SocketAddr) -> u32 {
     let (a, b) = if a <= b { (a, b) } else { (b, a) };
-    match (a.ip(), b.ip()) {
+    match (a.host(), b.host()) {
         (x, y) if x == y => {
             let (low, high) = (a.port().min(b.port()), a.port().max(b.port()));
             crc32c(&[low.to_be_bytes(), high.to_be_bytes()].concat())
@@ -555,7 +557,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 fn pack(address: SocketAddr) -> ([u8; 16], u16) {
-    let mut bytes = match address.ip() {
+    let mut bytes = match address.host() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
         IpAddr::V6(ip) => ip.octets(),
     };
@@ -570,7 +572,7 @@ fn pack(address: SocketAddr) -> ([u8; 16], u16) {
 fn unpack(mut bytes: [u8; 16], port: u16) -> SocketAddr {
     let ip = Ipv6Addr::from(bytes);
     if !ip.is_unicast_link_local() {
-        return SocketAddr::new(IpAddr::V6(ip).to_canonical(), port);
+        return SocketAddr::new(IpAddr::V6(ip).canonical(), port);
     }
     let [_, _, _, _, a, b, c, d, ..] = bytes;
     bytes[4..8].fill(0);

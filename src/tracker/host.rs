@@ -395,6 +395,7 @@ impl Host {
 
 /// Seconds to wait after one more failure: doubled each time, capped, and up to a quarter more, so that those who
 /// lost the same tracker at the same moment do not come back at the same moment.
+#[inline(never)]
 pub(crate) fn back_off(first: u32, most: u32, failures: u8, random: &mut Random) -> u32 {
     let base = first.saturating_mul(1 << u32::from(failures.min(16))).min(most);
     base + random.up_to(base / 4)

@@ -21,7 +21,7 @@ use crate::http::io::{Client, Error, Limits, Response};
 use crate::http::{Purpose, Scheme, Url};
 use crate::net::io::Resolver;
 use crate::net::io::udp::Udp;
-use crate::net::{Class, Family, class};
+use crate::net::{Canonical, Class, Family, class};
 use crate::random::Random;
 use crate::sorted::SortedMap;
 
@@ -308,7 +308,7 @@ fn places(url: &Url, addresses: &[IpAddr], family: Family) -> Result<Vec<SocketA
     let mut places = Vec::new();
     for address in of_family {
         match url.admits(address, None, Purpose::Announce) {
-            Ok(()) => places.push(SocketAddr::new(address.to_canonical(), url.port())),
+            Ok(()) => places.push(SocketAddr::new(address.canonical(), url.port())),
             Err(why) => denied = Err(Failure::Url(why.to_string())),
         }
     }

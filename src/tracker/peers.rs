@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use super::MAX_PEERS;
-use crate::net::{Family, compact, dialable};
+use crate::net::{Canonical, Family, Host, compact, dialable};
 use crate::random::Random;
 
 /// The peers that are kept while all are read (reservoir sampling: each has the same chance).
@@ -29,7 +29,7 @@ impl Sample<'_> {
 
     /// Takes one, if it can be dialled.
     pub fn insert(&mut self, peer: SocketAddr) {
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let peer = SocketAddr::new(peer.host().canonical(), peer.port());
         if !dialable(peer, self.from_loopback) {
             return;
         }
@@ -49,6 +49,6 @@ impl Sample<'_> {
 
 /// Appends those of one family in compact form.
 pub(super) fn encode_compact(peers: &[SocketAddr], family: Family, out: &mut Vec<u8>) {
-    let of_family = peers.iter().filter(|peer| Family::of(peer.ip()) == family);
+    let of_family = peers.iter().filter(|peer| Family::of(peer.host()) == family);
     of_family.for_each(|peer| compact::encode(*peer, out));
 }

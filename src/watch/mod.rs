@@ -570,6 +570,7 @@ impl Display for Change {
 }
 
 /// Whether a file holds a magnet link, by its name.
+#[inline(never)]
 pub fn is_magnet(path: &Path) -> bool {
     bytes(path).ends_with(b".magnet")
 }

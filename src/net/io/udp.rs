@@ -28,7 +28,7 @@ use smol::Task;
 
 use crate::daemon::House;
 use crate::net::datagram::{Datagram, tell_apart};
-use crate::net::{Family, plain};
+use crate::net::{Canonical, Family, Host, plain};
 use crate::rate::Bucket;
 
 /// Bytes of a datagram that are read: what goes over a link in one piece. Of a longer one the rest is lost.
@@ -113,7 +113,7 @@ impl Udp {
             match Async::<UdpSocket>::bind(address) {
                 Ok(socket) => {
                     // Those with an address of their own come first.
-                    let own = |socket: &Socket| !socket.address.ip().is_unspecified();
+                    let own = |socket: &Socket| !socket.address.host().is_unspecified();
                     let socket = Socket::new(address, socket);
                     let at = if own(&socket) { sockets.partition_point(own) } else { sockets.len() };
                     sockets.insert(at, socket);
@@ -133,12 +133,12 @@ impl Udp {
     /// the system would send.
     pub fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
         let sockets = self.sockets.borrow();
-        let family = Family::of(to.ip());
+        let family = Family::of(to.host());
         let able: Vec<&Socket> = sockets.iter().filter(|socket| socket.serves(family)).collect();
         let asked = self.asked.borrow().iter().rev().find(|(from, _)| *from == to).map(|(_, at)| *at);
         // Whoever is asked from an address of another link may have no way back to it.
         let source = if able.len() > 1 { asked.or_else(|| source(to)) } else { None };
-        let fits = |socket: &&&Socket| Some(socket.address.ip()) == source;
+        let fits = |socket: &&&Socket| Some(socket.address.host()) == source;
         let mut sent = Err(io::ErrorKind::AddrNotAvailable.into());
         for socket in able.iter().filter(fits).chain(able.iter().filter(|socket| !fits(socket))) {
             // The address may be gone by now.
@@ -169,7 +169,7 @@ impl Udp {
         let mut waiting = self.waiting.borrow_mut();
         let place = waiting.iter().position(|waiting| {
             let asked = waiting.from;
-            waiting.transaction == transaction && (asked.ip(), asked.port()) == (from.ip(), from.port())
+            waiting.transaction == transaction && (asked.host(), asked.port()) == (from.host(), from.port())
         });
         if let Some(place) = place {
             let answer = waiting.swap_remove(place).answer;
@@ -255,7 +255,7 @@ impl Default for Udp {
 
 impl Socket {
     fn new(address: SocketAddr, socket: Async<UdpSocket>) -> Socket {
-        let any = address.ip().is_unspecified();
+        let any = address.host().is_unspecified();
         // A socket that has one address needs not be told; one that is not told answers from where the system chooses.
         let told = match address {
             SocketAddr::V4(_) if any => setsockopt(socket.get_ref(), sockopt::Ipv4PacketInfo, &true),
@@ -282,30 +282,30 @@ impl Socket {
                 Some(Ipv4Addr::from_bits(u32::from_be(info.ipi_spec_dst.s_addr)).into())
             }
             ControlMessageOwned::Ipv6PacketInfo(info) => {
-                Some(IpAddr::from(info.ipi6_addr.s6_addr).to_canonical())
+                Some(IpAddr::from(info.ipi6_addr.s6_addr).canonical())
             }
             _ => None,
         });
-        let bound = Some(self.address.ip()).filter(|ip| !ip.is_unspecified());
+        let bound = Some(self.address.host()).filter(|ip| !ip.is_unspecified());
         Ok((read.bytes, plain(from), told.or(bound)))
     }
 
     fn serves(&self, family: Family) -> bool {
-        self.both || Family::of(self.address.ip()) == family
+        self.both || Family::of(self.address.host()) == family
     }
 
     /// Sends it from an address of ours, or from where the system chooses.
     fn send(&self, datagram: &[u8], to: SocketAddr, source: Option<IpAddr>) -> io::Result<()> {
-        let mapped = |ip: IpAddr| match ip.to_canonical() {
+        let mapped = |ip: IpAddr| match ip.canonical() {
             IpAddr::V4(v4) if self.address.is_ipv6() => IpAddr::V6(v4.to_ipv6_mapped()),
             ip => ip,
         };
         let to = match to {
-            SocketAddr::V4(v4) => SocketAddr::new(mapped(to.ip()), v4.port()),
+            SocketAddr::V4(v4) => SocketAddr::new(mapped(to.host()), v4.port()),
             SocketAddr::V6(_) => to,
         };
         let (v4, v6);
-        let control = match source.filter(|_| self.address.ip().is_unspecified()).map(mapped) {
+        let control = match source.filter(|_| self.address.host().is_unspecified()).map(mapped) {
             None => None,
             Some(IpAddr::V4(ip)) => {
                 let none = in_addr { s_addr: 0 };
@@ -334,7 +334,7 @@ fn source(to: SocketAddr) -> Option<IpAddr> {
     // Nothing is sent by this.
     let probe = UdpSocket::bind((any, 0)).ok()?;
     probe.connect(to).ok()?;
-    Some(probe.local_addr().ok()?.ip())
+    Some(probe.local_addr().ok()?.host())
 }
 
 /// Reads for as long as it lives.

@@ -6,8 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::Mutex;
 use std::{iter, slice, thread};
 
 use sha1::{Digest, Sha1};
@@ -81,15 +80,20 @@ struct Work<'a> {
     leaves: Vec<(u32, &'a Leaf<'a>)>,
 }
 
-/// Runs of pieces to be looked at: their numbers, what is found of them and, for a Merkle torrent, their hashes.
+/// What the jobs take and tell: runs of pieces, with what is found of them and, for a Merkle torrent, their hashes.
 struct Runs<'a> {
     pieces: iter::Enumerate<slice::ChunksMut<'a, Piece>>,
     hashes: slice::ChunksMut<'a, [u8; 20]>,
+    /// Bytes that were looked at.
+    done: u64,
+    /// Why all of it is in vain.
+    failed: Option<Trouble>,
 }
 
 /// What one job holds.
-struct Reader<'a> {
+struct Reader<'a, 'b> {
     work: &'a Work<'a>,
+    runs: &'a Mutex<Runs<'b>>,
     open: Option<(u32, Option<OwnedFd>)>,
     buffer: Vec<u8>,
 }
@@ -193,74 +197,65 @@ fn hash(
 ) -> Result<(), Trouble> {
     let lengths = work.layout.lengths();
     let run = (RUN / lengths.piece_length()).max(1) as usize;
-    let runs =
-        Mutex::new(Runs { pieces: pieces.chunks_mut(run).enumerate(), hashes: hashes.chunks_mut(run) });
-    let failed = AtomicBool::new(false);
+    let (pieces, hashes) = (pieces.chunks_mut(run).enumerate(), hashes.chunks_mut(run));
+    let runs = Mutex::new(Runs { pieces, hashes, done: 0, failed: None });
+    let mut tell = |done| progress(done, lengths.total());
+    tell(0);
     thread::scope(|scope| {
-        let (told, tell) = mpsc::channel();
-        let jobs: Vec<_> = (0..jobs.max(1))
-            .map(|_| {
-                let (told, runs, failed) = (told.clone(), &runs, &failed);
-                scope.spawn(move || {
-                    let outcome =
-                        Reader { work, open: None, buffer: Vec::new() }.work(run, runs, failed, &told);
-                    failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
-                    outcome
-                })
-            })
-            .collect();
-        drop(told);
-        let mut done = 0;
-        progress(0, lengths.total());
-        for bytes in tell {
-            done += bytes;
-            progress(done, lengths.total());
+        let job = || Reader { work, runs: &runs, open: None, buffer: Vec::new() };
+        for _ in 1..jobs {
+            scope.spawn(move || job().work(run, &mut |_| ()));
         }
-        jobs.into_iter().try_for_each(|job| match job.join() {
-            Ok(outcome) => outcome,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-    })
+        job().work(run, &mut tell);
+    });
+    // A thread that panics has ended the program.
+    let Ok(runs) = runs.into_inner() else { return Ok(()) };
+    tell(runs.done);
+    runs.failed.map_or(Ok(()), Err)
 }
 
-impl Reader<'_> {
-    /// Takes runs until there is none left.
-    fn work(
-        &mut self,
-        run: usize,
-        runs: &Mutex<Runs<'_>>,
-        failed: &AtomicBool,
-        told: &mpsc::Sender<u64>,
-    ) -> Result<(), Trouble> {
-        let lengths = self.work.layout.lengths();
+impl Reader<'_, '_> {
+    /// Takes runs until there is none left, or a job has failed.
+    fn work(&mut self, run: usize, tell: &mut dyn FnMut(u64)) {
         loop {
-            // A thread that panicked while it held the lock ends the program anyway.
-            let taken = runs.lock().ok().and_then(|mut runs| Some((runs.pieces.next()?, runs.hashes.next())));
-            let Some(((number, pieces), mut hashes)) = taken else { return Ok(()) };
+            let taken =
+                self.runs.lock().ok().and_then(|mut runs| Some((runs.pieces.next()?, runs.hashes.next())));
+            let Some(((number, pieces), mut hashes)) = taken else { return };
             for (at, piece) in pieces.iter_mut().enumerate() {
+                let lengths = self.work.layout.lengths();
                 let Some(index) =
                     u32::try_from(number * run + at).ok().and_then(|index| lengths.piece(index))
                 else {
-                    return Ok(());
+                    return;
                 };
-                if let Some(hashed) = self.piece(index.index())? {
-                    *piece = self.work.judge(index.index(), &hashed);
-                    if let Some(hash) = hashes.as_mut().and_then(|hashes| hashes.get_mut(at)) {
-                        (*hash, *piece) = (hashed.v1, Piece::Right);
+                let hashed = self.piece(index.index());
+                let Ok(mut runs) = self.runs.lock() else { return };
+                match hashed {
+                    Ok(Some(hashed)) => {
+                        *piece = self.work.judge(index.index(), &hashed);
+                        if let Some(hash) = hashes.as_mut().and_then(|hashes| hashes.get_mut(at)) {
+                            (*hash, *piece) = (hashed.v1, Piece::Right);
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(trouble) => {
+                        runs.failed.get_or_insert(trouble);
                     }
                 }
-                // Nobody listens any more where another job has failed.
-                let _ = told.send(u64::from(lengths.size(index)));
-                if failed.load(Ordering::Relaxed) {
-                    return Ok(());
+                if runs.failed.is_some() {
+                    return;
                 }
+                runs.done += u64::from(lengths.size(index));
+                let done = runs.done;
+                drop(runs);
+                tell(done);
             }
         }
     }
 
     /// Hashes a piece; `None` where not all of it is there.
     fn piece(&mut self, index: u32) -> Result<Option<Hashed>, Trouble> {
-        let Reader { work, open, buffer } = self;
+        let Reader { work, open, buffer, .. } = self;
         let Work { survey, layout, tree, place, .. } = work;
         let has_v1 = survey.format() != "v2";
         let leaf = work.leaf(index).map(|(leaf, _)| leaf);

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use smol::future::FutureExt;
 
 use super::{from_loopback, other_question};
-use crate::net::Family;
 use crate::net::io::udp::Udp;
+use crate::net::{Family, Host};
 use crate::random::Random;
 use crate::sorted::SortedMap;
 use crate::tracker::Failure;
@@ -134,8 +134,8 @@ impl Exchange {
         };
         match async { Some(answer.await) }.or(silence).await {
             Some(datagram) => {
-                let family = Family::of(to.ip());
-                decode_answer(&datagram, family, from_loopback(to.ip()), &mut random.borrow_mut())
+                let family = Family::of(to.host());
+                decode_answer(&datagram, family, from_loopback(to.host()), &mut random.borrow_mut())
             }
             None => Err(Failure::Transport("the tracker does not answer".into())),
         }
