@@ -420,6 +420,23 @@ fn a_hybrid_is_shared_and_fetched_and_what_has_no_v1_is_refused_with_the_reason(
     assert_eq!(other.ask("list", Value::Null)["torrents"][0]["info_hash"], list["torrents"][0]["info_hash"]);
     run(command(&["check", "-q"]).arg(giver.torrents.join("half.torrent")).arg(&taker.data));
     assert_eq!(fs::read_dir(taker.data.join("half")).unwrap().count(), 3, "no padding is written");
+    if able(&[Python("libtorrent")]) {
+        let script = "import sys, time, libtorrent as lt
+session = lt.session({'enable_lsd': False, 'enable_dht': False, 'enable_outgoing_utp': False})
+params = lt.load_torrent_file(sys.argv[1])
+params.save_path = sys.argv[2]
+torrent = session.add_torrent(params)
+while not torrent.status().is_seeding:
+    torrent.connect_peer(('127.0.0.1', int(sys.argv[3])))
+    time.sleep(0.2)";
+        let out = Folder::new();
+        let mut client = Command::new(python());
+        client.args(["-W", "ignore", "-c", script]);
+        client.arg(giver.torrents.join("half.torrent")).arg(out.path()).arg(giver.port.to_string());
+        let mut client = Killed(client.stdin(Stdio::null()).spawn().unwrap());
+        wait("libtorrent has all of it", PATIENCE, || client.0.try_wait().unwrap());
+        assert_eq!(fs::read(out.path().join("half/a")).unwrap(), fs::read(path.join("a")).unwrap());
+    }
     for (format, reason) in [("v2", "v2-only"), ("merkle", "Merkle")] {
         let file = taker.torrents.join(format!("{format}.torrent"));
         run(command(&["create", "-q", "--format", format, "-o"]).arg(&file).arg(&path));
