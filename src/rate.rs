@@ -15,6 +15,14 @@ pub const BATCH: u64 = 128 * 1024;
 
 const NANOS: u64 = 1_000_000_000;
 
+/// `amount * times / whole` without 128 bits: where the product has more than 64, amount and whole lose their lowest.
+pub fn share(mut amount: u64, times: u64, mut whole: u64) -> u64 {
+    while amount.checked_mul(times).is_none() {
+        (amount, whole) = (amount / 2, whole / 2);
+    }
+    amount * times / whole.max(1)
+}
+
 /// Tokens that come at a steady rate, up to a burst. Starts full.
 #[derive(Clone, Debug)]
 pub struct Bucket {
@@ -128,6 +136,12 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "the only way to make an instant")]
     fn some_instant() -> Instant {
         Instant::now()
+    }
+
+    #[test]
+    fn a_share_is_exact_and_of_huge_amounts_nearly_so() {
+        assert_eq!((share(7, 1000, 2), share(0, 5, 0), share(5, 0, 9)), (3500, 0, 0));
+        assert_eq!((share(u64::MAX / 2, 100, u64::MAX), share(u64::MAX, 100, u64::MAX)), (49, 100));
     }
 
     #[test]

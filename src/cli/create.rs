@@ -407,7 +407,7 @@ fn host_port(text: &str) -> Option<(String, u16)> {
 
 /// `256k`, `1M`, `262144`.
 fn piece_size(text: &str) -> Option<u32> {
-    let text = text.trim_end_matches("iB").trim_end_matches('B');
+    let text = text.strip_suffix("iB").unwrap_or(text).trim_end_matches('B');
     let (digits, unit) = match text.strip_suffix(['k', 'K']) {
         Some(digits) => (digits, 1024),
         None => text.strip_suffix('M').map_or((text, 1), |digits| (digits, 1 << 20)),

@@ -100,7 +100,8 @@ fn scaled(n: u64, base: u64, units: &[&str]) -> String {
     if step == 1 || whole >= 100 {
         format!("{} {}", (n + step / 2) / step, units[unit])
     } else {
-        let tenths = (u128::from(n) * 10 + u128::from(step) / 2) / u128::from(step);
+        // Below a hundred steps, and ten of the largest step stay in 64 bits.
+        let tenths = whole * 10 + (n % step * 10 + step / 2) / step;
         format!("{}.{} {}", tenths / 10, tenths % 10, units[unit])
     }
 }

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::output::{bytes, clock, count, is_screen, rate};
+use crate::rate::share;
 use crate::status::Status;
 
 /// Between two drawings: a serial console keeps up.
@@ -94,8 +95,7 @@ impl Drop for Line {
 
 /// Progress by what is known of this run: bar, share, bytes, rate and time left.
 fn hashing(label: &str, done: u64, total: u64, elapsed: Duration, colour: bool) -> String {
-    let millis = elapsed.as_millis().max(1);
-    let speed = u64::try_from(u128::from(done) * 1000 / millis).unwrap_or(u64::MAX);
+    let speed = share(done, 1000, u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
     // A rate of the first moments is a guess that would jump.
     let left = if elapsed >= Duration::from_secs(1) && speed > 0 {
         format!(", {} left", clock(total.saturating_sub(done) / speed))
@@ -121,10 +121,7 @@ fn view(status: &Status, colour: bool) -> String {
 }
 
 fn bar(label: &str, done: u64, total: u64, colour: bool) -> String {
-    let share = |of: u64| {
-        let part = u128::from(done.min(total)) * u128::from(of) / u128::from(total.max(1));
-        u64::try_from(part).unwrap_or(of)
-    };
+    let share = |of: u64| share(done.min(total), of, total);
     let filled = usize::try_from(share(WIDTH)).unwrap_or(0);
     let empty = usize::try_from(WIDTH).unwrap_or(0) - filled;
     let (on, off) = if colour { ("\x1b[32m", "\x1b[0m") } else { ("", "") };

@@ -14,6 +14,7 @@ use super::daemon::configured;
 use super::output::{self, bytes, clock, count, rate};
 use crate::log::escaped;
 use crate::metainfo::InfoHash;
+use crate::rate::share;
 use crate::status::io::{AskError, ask};
 use crate::status::{MAX_LIST, Method, Part, State, Value, json};
 
@@ -395,8 +396,7 @@ fn percent(have: u64, size: u64) -> String {
     if have >= size {
         return "100 %".to_owned();
     }
-    let percent = u128::from(have) * 100 / u128::from(size);
-    format!("{percent} %")
+    format!("{} %", share(have, 100, size).min(99))
 }
 
 fn duration(seconds: u64) -> String {

@@ -161,7 +161,7 @@ impl Url {
         let origin = self.origin();
         let path = self.target().split('?').next().unwrap_or("/");
         let text = if location.starts_with("//") {
-            format!("{}{location}", scheme.trim_end_matches("//"))
+            format!("{}{location}", scheme.trim_end_matches('/'))
         } else if location.starts_with('/') {
             format!("{origin}{location}")
         } else if location.is_empty() || location.starts_with('?') {

@@ -234,7 +234,7 @@ fn lookup(name: &str) -> Addresses {
     let found = (name, 0).to_socket_addrs().map_err(|error| {
         // "failed to lookup address information: " stands before the resolver's own words.
         let text = error.to_string();
-        ResolveError::System(text.rsplit(": ").next().unwrap_or(&text).into())
+        ResolveError::System(text.rsplit(':').next().unwrap_or(&text).trim_start().into())
     })?;
     let mut addresses: Vec<IpAddr> = Vec::new();
     for address in found.map(|found| found.host()) {

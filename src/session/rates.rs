@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{CHOKE_ROUND, Session, Timer};
 use crate::peer::Peer;
+use crate::rate::share;
 use crate::torrent::Torrent;
 use crate::torrent::choker::PERIOD;
 
@@ -89,8 +90,7 @@ impl Session {
         if lasted < TELLING {
             return before;
         }
-        let rate = u128::from(bytes) * 1000 / lasted.as_millis();
-        u64::try_from(rate).unwrap_or(u64::MAX)
+        share(bytes, 1000, u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX))
     }
 
     fn swarm(&self, torrent: &Torrent) -> impl Iterator<Item = &Peer> {
