@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::create::MakerArgs;
+use super::maker::MakerArgs;
 use super::output::{self, bytes, count};
 use crate::metainfo::io::{self, Error};
 use crate::metainfo::survey::Survey;

@@ -6,6 +6,7 @@ pub mod create;
 pub mod create_all;
 pub mod daemon;
 pub mod magnet;
+pub mod maker;
 pub mod output;
 pub mod progress;
 pub mod share;

@@ -17,7 +17,7 @@ use lexopt::{Arg, Parser, ValueExt};
 use log::LevelFilter;
 use rustix::fs::{Access, access};
 
-use super::create::{MAKER_HELP, MakerArgs, Named};
+use super::maker::{MAKER_HELP, MakerArgs, Named};
 use super::output;
 use super::progress::View;
 use super::status::socket;
