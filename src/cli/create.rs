@@ -1,7 +1,6 @@
 //! `meshseed create`: makes a torrent of a file or folder.
 //!
 //! Read first: `metainfo/maker.rs`. Its options are in `maker.rs`, for other commands take them too.
-#![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
