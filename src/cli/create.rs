@@ -1,6 +1,6 @@
 //! `meshseed create`: makes a torrent of a file or folder.
 //!
-//! Read first: `metainfo/maker.rs`. Its options are in `maker.rs`, for other commands take them too.
+//! Read first: `metainfo/maker/mod.rs`. Its options are in `cli/maker.rs`, for other commands take them too.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
