@@ -204,7 +204,8 @@ fn hash(
     thread::scope(|scope| {
         let job = || Reader { work, runs: &runs, open: None, buffer: Vec::new() };
         for _ in 1..jobs {
-            scope.spawn(move || job().work(run, &mut |_| ()));
+            // Where there is no further thread this one does more.
+            let _ = thread::Builder::new().spawn_scoped(scope, move || job().work(run, &mut |_| ()));
         }
         job().work(run, &mut tell);
     });
