@@ -12,7 +12,7 @@ pub struct SortedMap<K, V>(Vec<(K, V)>);
 
 /// Keys in their order.
 #[derive(Clone, Debug)]
-pub struct SortedSet<K>(Vec<K>);
+pub struct SortedSet<K>(SortedMap<K, ()>);
 
 impl<K, V> Default for SortedMap<K, V> {
     fn default() -> SortedMap<K, V> {
@@ -145,7 +145,7 @@ impl<K: Ord, V> SortedMap<K, V> {
 
     /// Those whose keys lie in a range.
     pub fn range(&self, range: impl RangeBounds<K>) -> impl DoubleEndedIterator<Item = (&K, &V)> + Clone {
-        within(&self.0, range, |(key, _)| key).iter().map(|(key, value)| (key, value))
+        within(&self.0, range).iter().map(|(key, value)| (key, value))
     }
 }
 
@@ -175,7 +175,7 @@ impl<K> Default for SortedSet<K> {
 impl<K> SortedSet<K> {
     /// An empty one.
     pub const fn new() -> SortedSet<K> {
-        SortedSet(Vec::new())
+        SortedSet(SortedMap::new())
     }
 
     /// How many there are.
@@ -190,45 +190,37 @@ impl<K> SortedSet<K> {
 
     /// Forgets all, and gives the memory back.
     pub fn clear(&mut self) {
-        self.0 = Vec::new();
+        self.0.clear();
     }
 
     /// All, in order.
-    pub fn iter(&self) -> std::slice::Iter<'_, K> {
-        self.0.iter()
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &K> + ExactSizeIterator + Clone {
+        self.0.keys()
     }
 
     /// The first.
     pub fn first(&self) -> Option<&K> {
-        self.0.first()
+        self.iter().next()
     }
 
     /// Takes the first out.
     pub fn pop_first(&mut self) -> Option<K> {
-        (!self.0.is_empty()).then(|| self.0.remove(0))
+        self.0.pop_first().map(|(key, ())| key)
     }
 
     /// Keeps those of which `keeps` is true.
-    pub fn retain(&mut self, keeps: impl FnMut(&K) -> bool) {
-        self.0.retain(keeps);
+    pub fn retain(&mut self, mut keeps: impl FnMut(&K) -> bool) {
+        self.0.retain(|key, ()| keeps(key));
     }
 }
 
 impl<K: Ord> SortedSet<K> {
-    /// Where a key is, or belongs.
-    fn find<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
-    where
-        K: Borrow<Q>,
-    {
-        self.0.binary_search_by(|own| own.borrow().cmp(key))
-    }
-
     /// The key in it that equals this one.
     pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&K>
     where
         K: Borrow<Q>,
     {
-        self.find(key).ok().map(|at| &self.0[at])
+        self.0.find(key).ok().map(|at| &self.0.0[at].0)
     }
 
     /// Whether it is in it.
@@ -236,16 +228,12 @@ impl<K: Ord> SortedSet<K> {
     where
         K: Borrow<Q>,
     {
-        self.find(key).is_ok()
+        self.0.contains_key(key)
     }
 
     /// Puts a key in; `false` if it was there.
     pub fn insert(&mut self, key: K) -> bool {
-        let place = self.find(&key);
-        if let Err(at) = place {
-            self.0.insert(at, key);
-        }
-        place.is_err()
+        self.0.insert(key, ()).is_none()
     }
 
     /// Takes a key out; `false` if it was not there.
@@ -253,29 +241,25 @@ impl<K: Ord> SortedSet<K> {
     where
         K: Borrow<Q>,
     {
-        let place = self.find(key);
-        if let Ok(at) = place {
-            self.0.remove(at);
-        }
-        place.is_ok()
+        self.0.remove(key).is_some()
     }
 
     /// Those in a range.
-    pub fn range(&self, range: impl RangeBounds<K>) -> std::slice::Iter<'_, K> {
-        within(&self.0, range, |key| key).iter()
+    pub fn range(&self, range: impl RangeBounds<K>) -> impl DoubleEndedIterator<Item = &K> + Clone {
+        self.0.range(range).map(|(key, ())| key)
     }
 }
 
 /// The entries whose keys lie in a range.
-fn within<T, K: Ord>(sorted: &[T], range: impl RangeBounds<K>, key: impl Fn(&T) -> &K) -> &[T] {
+fn within<K: Ord, V>(sorted: &[(K, V)], range: impl RangeBounds<K>) -> &[(K, V)] {
     let from = match range.start_bound() {
-        Bound::Included(from) => sorted.partition_point(|entry| key(entry) < from),
-        Bound::Excluded(from) => sorted.partition_point(|entry| key(entry) <= from),
+        Bound::Included(from) => sorted.partition_point(|(key, _)| key < from),
+        Bound::Excluded(from) => sorted.partition_point(|(key, _)| key <= from),
         Bound::Unbounded => 0,
     };
     let to = match range.end_bound() {
-        Bound::Included(to) => sorted.partition_point(|entry| key(entry) <= to),
-        Bound::Excluded(to) => sorted.partition_point(|entry| key(entry) < to),
+        Bound::Included(to) => sorted.partition_point(|(key, _)| key <= to),
+        Bound::Excluded(to) => sorted.partition_point(|(key, _)| key < to),
         Bound::Unbounded => sorted.len(),
     };
     sorted.get(from..to).unwrap_or_default()

@@ -272,11 +272,8 @@ impl Picker {
         let more = self.lengths.piece_length().div_ceil(BLOCK) as usize + PIECE_COST;
         while self.load > 0 && self.load + more > MAX_BLOCKS {
             let idle = |begun: &&Begun| begun.is_idle() && begun.access == Access::Anyone;
-            let mut open =
-                self.open.iter().filter_map(|&piece| Some((piece, self.begun.get(&piece).filter(idle)?)));
-            let Some((piece, bits)) = open.next().map(|(piece, begun)| (piece, begun.parked())) else {
-                return false;
-            };
+            let parked = |&piece: &u32| Some((piece, self.begun.get(&piece).filter(idle)?.parked()));
+            let Some((piece, bits)) = self.open.iter().find_map(parked) else { return false };
             self.end(piece);
             self.parked.insert(piece, bits);
         }
