@@ -37,6 +37,7 @@ use crate::status::Status;
 use crate::status::io::Control;
 use crate::storage::Trouble;
 use crate::storage::io::{Done, Files, Job as StorageJob, Storage};
+use crate::torrent::{Torrent, TorrentKey};
 use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
 use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
@@ -404,13 +405,16 @@ impl Daemon {
                     self.kept(&mut self.house.session.borrow_mut(), *kept, now);
                 }
                 Done::Read { key, peer, file, result } => {
+                    let mut session = self.house.session.borrow_mut();
+                    // One that has stopped meanwhile may have its disk taken away: what was opened is closed.
+                    let serves = session.torrent(TorrentKey(key)).is_some_and(Torrent::serves);
                     let result = result.map(|opened| {
-                        if let Some(opened) = opened {
+                        if let Some(opened) = opened.filter(|_| serves) {
                             self.house.files.borrow_mut().insert(key, file, opened, now);
                         }
                         None
                     });
-                    self.house.session.borrow_mut().stored(Done::Read { key, peer, file, result }, now);
+                    session.stored(Done::Read { key, peer, file, result }, now);
                 }
                 Done::Wrote { bytes, outcomes } => {
                     let done = Done::Wrote { bytes: Box::default(), outcomes };

@@ -3,8 +3,8 @@
 //! Three queues: what a peer waits for comes first, then everything short and all writing, then hashing, which goes on
 //! in slices and lets the first queue in between any two reads. With nothing to do and nothing open the thread sleeps
 //! without a timer. Holds the index of the resume file, and while it works a buffer of 128 KiB, one .torrent and the
-//! layouts of the torrents that are hashed and written; a second after the last job all but the index and what is
-//! written is gone, a minute after the last write that, too.
+//! layouts of the torrents that are hashed and written; a second after the last hashing, whatever else there is to do, all
+//! but the index and what is written is gone, a minute after the last write that, too.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 mod check;
@@ -121,6 +121,8 @@ struct Worker {
     writer: Writer,
     /// For content that is read.
     buffer: Vec<u8>,
+    /// When one of the last three was last needed.
+    used: Instant,
 }
 
 /// All of it that is not needed for hashing and writing.
@@ -146,7 +148,8 @@ impl Storage {
             let (modes, written) = (files::Modes::default(), SortedSet::new());
             let desk = Desk { shared: theirs.clone(), records, modes, written, buffer: Vec::new() };
             let writer = Writer::default();
-            Worker { shared: theirs, desk, hashing: None, writer, buffer: Vec::new() }.run();
+            let (buffer, used) = (Vec::new(), Instant::now());
+            Worker { shared: theirs, desk, hashing: None, writer, buffer, used }.run();
         })?;
         let none = || Cell::new(0);
         Ok(Storage { shared, urgent: none(), usual: none(), writes: none() })
@@ -287,6 +290,7 @@ impl Worker {
                     continue;
                 }
             };
+            self.used = Instant::now();
             self.desk.answer(done);
         }
     }
@@ -294,7 +298,6 @@ impl Worker {
     /// The next job; while there is none, what is no longer needed is let go.
     fn next(&mut self) -> Option<Job> {
         let shared = self.shared.clone();
-        let since = Instant::now();
         let mut queue = shared.lock();
         loop {
             if let Some(job) = queue.pop() {
@@ -309,7 +312,7 @@ impl Worker {
                 continue;
             }
             let held = self.hashing.is_some() || self.buffer.capacity() > 0;
-            let keep = held.then(|| since + KEEP);
+            let keep = held.then(|| self.used + KEEP);
             let Some(until) = keep.into_iter().chain(self.writer.deadline()).min() else {
                 queue.urgent.shrink_to(QUEUE);
                 queue.usual.shrink_to(QUEUE);

@@ -636,6 +636,25 @@ fn the_thread_lets_go_of_everything_and_ends_when_asked() {
 }
 
 #[test]
+fn what_was_hashed_is_closed_soon_also_where_there_is_always_something_to_do() {
+    let world = World::new();
+    let torrent = world.torrent("t", 10, &[("a", &[1; 60])]);
+    let is_open = || {
+        let ours = fs::read_dir("/proc/self/fd").unwrap().map(|entry| fs::read_link(entry.unwrap().path()));
+        ours.flatten().any(|path| path.starts_with(world.temp.path("root")))
+    };
+    world.check(&torrent).unwrap();
+    assert_eq!(world.verify(&torrent, 0..6).0, [true; 6]);
+    assert!(is_open(), "the next slice may follow");
+    let started = Instant::now();
+    while is_open() {
+        assert!(started.elapsed() < Duration::from_secs(10), "its disk cannot be unmounted");
+        world.ask(Job::Probe(Vec::new()));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
 fn the_command_line_hears_what_is_wrong_with_each_file() {
     let world = World::new();
     let files: [(&str, &[u8]); 5] =
