@@ -6,7 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{InfoHash, Metainfo, hex, is_host, unhex, url};
+use super::info::info_name;
+use super::{InfoHash, Metainfo, Outer, hashes, hex, is_host, unhex, url, whole};
 use crate::bencode::{Value, Writer};
 
 /// Bytes of a link: far more than a browser hands on.
@@ -63,6 +64,28 @@ impl Magnet {
         let text = std::str::from_utf8(bytes).map_err(|_| Error::NotOne)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
         if text.contains(['\n', '\r']) { Err(Error::NotOne) } else { Magnet::any(text) }
+    }
+
+    /// Of a .torrent of any format. Of one that is not served nothing is looked at but what the link says.
+    pub fn of_torrent(bytes: &[u8]) -> Result<Magnet, super::Error> {
+        let v2_only = match super::parse(bytes) {
+            Ok(torrent) => return Ok(Magnet::from(&torrent)),
+            Err(super::Error::V2Only) => true,
+            Err(super::Error::Merkle) => false,
+            Err(error) => return Err(error),
+        };
+        let (mut outer, info) = Outer::read(whole(bytes)?)?;
+        let name = info_name(info.find(b"name"), info.find(b"name.utf-8"), &mut outer.warnings)?;
+        let (info_hash, info_hash_v2) = hashes(info, v2_only, v2_only);
+        Ok(Magnet {
+            info_hash,
+            info_hash_v2,
+            name: Some(name),
+            trackers: outer.trackers.concat(),
+            web_seeds: outer.web_seeds,
+            peers: Vec::new(),
+            select: Vec::new(),
+        })
     }
 
     /// Whether it names a v2 hash alone.
