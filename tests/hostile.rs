@@ -666,6 +666,7 @@ fn torrents_of_every_format() {
             assert!(path.split('/').all(|part| !matches!(part, "" | "." | "..")), "{path:?}");
         }
         assert!(lint(&survey, None).len() < 100);
+        assert_eq!(Magnet::of_torrent(bytes), Ok(Magnet::from(torrent)));
         let link = Magnet::from(torrent).to_string();
         assert_eq!(Magnet::any(&link).map(|magnet| magnet.info_hash), Ok(torrent.info_hash), "{link}");
         true

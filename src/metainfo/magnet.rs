@@ -354,6 +354,8 @@ fn peer(text: &[u8]) -> Option<(String, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
 
     const HEX: &str = "2e34989b1c60df821b2d046c884d8f4d1858b97a";
@@ -379,6 +381,22 @@ mod tests {
         assert_eq!(magnet.peers[1], ("fe80::1".to_owned(), 51413));
         assert_eq!(magnet.select, [(0, 0), (2, 2), (4, 8)]);
         assert_eq!(magnet.to_string(), link);
+    }
+
+    #[test]
+    fn a_torrent_that_is_not_served_has_a_link_too() {
+        let v2 = b"d9:file treede12:meta versioni2e4:name1:ae";
+        let merkle = b"d4:name1:a9:root hash20:aaaaaaaaaaaaaaaaaaaae";
+        let link = |info: &[u8]| {
+            let torrent = [b"d8:announce8:http://t4:info", info, b"8:url-list8:http://we"].concat();
+            Magnet::of_torrent(&torrent).unwrap().to_string()
+        };
+        let rest = "&dn=a&tr=http%3A%2F%2Ft&ws=http%3A%2F%2Fw";
+        let hash = hex(&Sha256::digest(v2));
+        assert_eq!(link(v2), format!("magnet:?xt=urn:btmh:1220{hash}{rest}"));
+        assert_eq!(link(merkle), format!("magnet:?xt=urn:btih:{}{rest}", InfoHash::of(merkle)));
+        let no_name = b"d4:infod9:root hash20:aaaaaaaaaaaaaaaaaaaaee";
+        assert_eq!(Magnet::of_torrent(no_name), Err(super::super::Error::Missing("info.name")));
     }
 
     #[test]
