@@ -1,6 +1,11 @@
 //! A build without the maker: what it refuses, and that it seeds all the same.
 #![cfg(not(feature = "maker"))]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    reason = "real processes, files and sockets; a test may panic"
+)]
 
 mod common;
 
