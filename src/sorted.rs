@@ -3,7 +3,9 @@
 //! A lookup is a binary search; an insertion or removal moves what lies behind, some microseconds in a thousand entries
 //! and nothing for keys that only grow. Holds the entries alone. Omitted: what nobody here needs of the trees.
 
+use crate::list::Keep;
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::ops::{Bound, Index, RangeBounds};
 
 /// Values by their keys, in the keys' order.
@@ -67,8 +69,8 @@ impl<K, V> SortedMap<K, V> {
     }
 
     /// Keeps those of which `keeps` is true.
-    pub fn retain(&mut self, mut keeps: impl FnMut(&K, &mut V) -> bool) {
-        self.0.retain_mut(|(key, value)| keeps(key, value));
+    pub fn retain(&mut self, mut keeps: impl FnMut(&K, &V) -> bool) {
+        self.0.keep(|(key, value)| keeps(key, value));
     }
 
     /// Takes out those of which `goes` is true.
@@ -88,7 +90,17 @@ impl<K: Ord, V> SortedMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.0.binary_search_by(|(own, _)| own.borrow().cmp(key))
+        // The standard library's search compares at two places, and never stops early.
+        let (mut from, mut to) = (0, self.0.len());
+        while from < to {
+            let at = from.midpoint(to);
+            match self.0[at].0.borrow().cmp(key) {
+                Ordering::Less => from = at + 1,
+                Ordering::Equal => return Ok(at),
+                Ordering::Greater => to = at,
+            }
+        }
+        Err(from)
     }
 
     /// The value of a key.

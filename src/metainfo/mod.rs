@@ -14,6 +14,7 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
 use crate::bencode::{self, Entries, Value, printable};
+use crate::list::Gather;
 use crate::piece::Lengths;
 use info::{Info, Wanted};
 
@@ -224,7 +225,7 @@ impl Metainfo {
             multi_file: self.multi_file,
             trackers: self.trackers.clone(),
             web_seeded: !self.web_seeds.is_empty() || !self.http_seeds.is_empty(),
-            nodes: self.nodes.iter().filter(|_| !self.private).take(SUMMARY_NODES).cloned().collect(),
+            nodes: self.nodes.iter().filter(|_| !self.private).take(SUMMARY_NODES).cloned().gather(),
         }
     }
 
@@ -416,7 +417,7 @@ fn trackers(
     for tier in tiers.and_then(Value::items).into_iter().flatten() {
         // Some makers write the URLs without tiers: each is one.
         let urls: Vec<String> = match tier.items() {
-            Some(urls) => urls.filter_map(|value| take("announce-list", value, warnings)).collect(),
+            Some(urls) => urls.filter_map(|value| take("announce-list", value, warnings)).gather(),
             None => take("announce-list", tier, warnings).into_iter().collect(),
         };
         if !urls.is_empty() {

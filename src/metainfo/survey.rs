@@ -6,6 +6,7 @@
 use super::tree::Tree;
 use super::{Error, InfoHash, MAX_LIST, Metainfo, url};
 use crate::bencode::Value;
+use crate::list::Gather;
 
 /// A .torrent of any format.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +48,8 @@ impl<'a> Survey<'a> {
             update_url: either(b"update-url").and_then(Value::as_bytes).and_then(|text| url(text).ok()),
             similar: all(b"similar")
                 .filter_map(|hash| hash.as_bytes()?.first_chunk().map(|hash| InfoHash::from_bytes(*hash)))
-                .collect(),
-            collections: all(b"collections").filter_map(super::text).collect(),
+                .gather(),
+            collections: all(b"collections").filter_map(super::text).gather(),
             root,
             rest: rest.len(),
         })

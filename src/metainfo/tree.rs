@@ -7,6 +7,7 @@ use super::merkle::{self, Tree as Hashes};
 use super::path::{self, MAX_PATH};
 use super::{Error, File, MAX_FILES, MAX_TORRENT, Warnings};
 use crate::bencode::{Entries, Parser, Token, Value, printable};
+use crate::list::{self, Gather};
 use crate::piece::BLOCK;
 
 /// The files as the tree has them.
@@ -255,11 +256,11 @@ fn layer<'a>(
 fn sorted<'a>(layers: Option<Value<'a>>) -> Result<Vec<(&'a [u8], Value<'a>)>, Error> {
     let Some(layers) = layers else { return Ok(Vec::new()) };
     let entries = layers.entries().ok_or(Error::key(LAYERS, "is no dictionary"))?;
-    let mut layers: Vec<_> = entries.take(MAX_FILES + 1).collect();
+    let mut layers: Vec<_> = entries.take(MAX_FILES + 1).gather();
     if layers.len() > MAX_FILES {
         return Err(Error::key(LAYERS, format!("has more than {MAX_FILES} of them")));
     }
-    layers.sort_unstable_by_key(|(key, _)| *key);
+    list::sort_by_key(&mut layers, |(key, _)| *key);
     Ok(layers)
 }
 

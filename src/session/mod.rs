@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use checks::Rest;
 use dht::Dht;
 
+use crate::list::{Gather, Keep};
 use crate::lpd::Lpd;
 use crate::metainfo::InfoHash;
 use crate::net::ours::Ours;
@@ -328,7 +329,7 @@ impl Session {
     }
 
     fn serving(&self) -> Vec<TorrentKey> {
-        self.torrents.iter().filter(|(_, torrent)| torrent.serves()).map(|(&key, _)| key).collect()
+        self.torrents.iter().filter(|(_, torrent)| torrent.serves()).map(|(&key, _)| key).gather()
     }
 
     /// What the session works with.
@@ -538,7 +539,7 @@ impl Session {
             peer.close(Close::Shutdown);
         }
         // Nobody waits for what was only to be looked at.
-        self.jobs.retain(|job| match job {
+        self.jobs.keep(|job| match job {
             Job::Storage(job) => {
                 matches!(job, StorageJob::Record(_) | StorageJob::Forget(_) | StorageJob::Save { .. })
             }

@@ -41,6 +41,7 @@ pub use tree::{hashed, sidecar};
 use super::resume::Record;
 use super::{Layout, Trouble};
 use crate::ident::Ident;
+use crate::list;
 use crate::metainfo::{self, InfoHash};
 use crate::sorted::SortedSet;
 use compare::compare;
@@ -350,7 +351,7 @@ impl Worker {
         let Worker { shared, desk, writer, buffer, .. } = self;
         let Batch { filled, targets } = batch;
         let (bytes, mut writes) = (filled.bytes, filled.writes);
-        writes.sort_unstable_by_key(|write| write.key);
+        list::sort_by_key(&mut writes, |write| write.key);
         let mut outcomes = Vec::with_capacity(targets.len());
         for target in &targets {
             let from = writes.partition_point(|write| write.key < target.key);
