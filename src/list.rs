@@ -5,6 +5,7 @@
 //! what they deal with is short. Holds nothing.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Iterators whose length is not known beforehand.
 pub trait Gather: Iterator + Sized {
@@ -55,6 +56,11 @@ pub fn take<T>(queue: &mut VecDeque<T>, at: usize) -> Option<T> {
         queue.swap(at - 1, at);
     }
     queue.pop_front()
+}
+
+/// The first of some times, as far as there are any.
+pub fn soonest(times: &[Option<Instant>]) -> Option<Instant> {
+    times.iter().flatten().min().copied()
 }
 
 /// Sorts; in what order equals are is left open.

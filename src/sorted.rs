@@ -85,7 +85,8 @@ impl<K, V> SortedMap<K, V> {
 }
 
 impl<K: Ord, V> SortedMap<K, V> {
-    /// Where a key is, or belongs.
+    /// Where a key is, or belongs. By itself, as what is put there and taken out: types of one layout share them.
+    #[inline(never)]
     fn find<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
     where
         K: Borrow<Q>,
@@ -127,12 +128,17 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.find(key).is_ok()
     }
 
+    #[inline(never)]
+    fn put(&mut self, at: usize, key: K, value: V) {
+        self.0.insert(at, (key, value));
+    }
+
     /// Gives a key a value; the one that it had.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         match self.find(&key) {
             Ok(at) => Some(std::mem::replace(&mut self.0[at].1, value)),
             Err(at) => {
-                self.0.insert(at, (key, value));
+                self.put(at, key, value);
                 None
             }
         }
@@ -141,7 +147,7 @@ impl<K: Ord, V> SortedMap<K, V> {
     /// The value of a key, which is made if it has none.
     pub fn get_or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
         let at = self.find(&key).unwrap_or_else(|at| {
-            self.0.insert(at, (key, make()));
+            self.put(at, key, make());
             at
         });
         &mut self.0[at].1

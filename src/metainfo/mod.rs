@@ -5,7 +5,6 @@
 //! format with all it says. Omits creating the symbolic links of BEP 47. Holds names and lengths of the files; the
 //! piece hashes stay in the .torrent, where [`Metainfo::hashes_at`] says.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -154,7 +153,7 @@ pub enum Error {
     /// A key that must be there is not.
     Missing(&'static str),
     /// A key has a value that can not be.
-    Key(String, Cow<'static, str>),
+    Key(String, String),
 }
 
 /// Reads a .torrent that is to be served: v1, or the v1 half of a hybrid.
@@ -173,7 +172,7 @@ fn read(bytes: &[u8], any: bool) -> Result<(Metainfo, Info<'_>), Error> {
     }
     let mut outer = Outer::read(root.entries().ok_or(Error::NoDictionary)?);
     let info = outer.info.ok_or(if outer.magnet { Error::Magnet } else { Error::Missing("info") })?;
-    let entries = info.entries().ok_or(Error::key("info", "is no dictionary"))?;
+    let entries = info.entries().ok_or_else(|| Error::key("info", "is no dictionary"))?;
     let wanted = if any { Wanted::Any(outer.layers) } else { Wanted::Served };
     let mut inner = Info::read(entries, wanted, &mut outer.warnings)?;
     let within = |part: &[u8]| {
@@ -280,7 +279,7 @@ impl FromStr for InfoHash {
 }
 
 impl Error {
-    fn key(key: impl Into<String>, why: impl Into<Cow<'static, str>>) -> Error {
+    fn key(key: &str, why: &str) -> Error {
         Error::Key(key.into(), why.into())
     }
 }
@@ -336,7 +335,6 @@ fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 }
 
 /// The keys outside `info`. Nothing in them refuses a torrent: what can not be used is a warning.
-#[derive(Default)]
 struct Outer<'a> {
     info: Option<Value<'a>>,
     layers: Option<Value<'a>>,
@@ -364,28 +362,47 @@ impl Warnings {
 
 impl<'a> Outer<'a> {
     fn read(entries: Entries<'a>) -> Outer<'a> {
-        let mut outer = Outer::default();
-        let (mut announce, mut tiers, mut plain_comment) = (None, None, None);
-        for (key, value) in entries {
-            match key {
-                b"info" => outer.info = Some(value),
-                b"piece layers" => outer.layers = Some(value),
-                b"magnet-info" => outer.magnet = true,
-                b"announce" => announce = Some(value),
-                b"announce-list" => tiers = Some(value),
-                b"url-list" => outer.web_seeds = seeds("url-list", value, &mut outer.warnings),
-                b"httpseeds" => outer.http_seeds = seeds("httpseeds", value, &mut outer.warnings),
-                b"nodes" => outer.nodes = nodes(value, &mut outer.warnings),
-                b"comment" => plain_comment = text(value),
-                b"comment.utf-8" => outer.comment = value.as_str().and_then(|_| text(value)),
-                b"created by" => outer.created_by = text(value),
-                b"creation date" => outer.creation_date = value.as_int(),
-                _ => {}
-            }
+        let [
+            info,
+            layers,
+            magnet,
+            announce,
+            tiers,
+            web_seeds,
+            http_seeds,
+            nodes,
+            comment,
+            utf8,
+            author,
+            date,
+        ] = entries.pick(&[
+            "info",
+            "piece layers",
+            "magnet-info",
+            "announce",
+            "announce-list",
+            "url-list",
+            "httpseeds",
+            "nodes",
+            "comment",
+            "comment.utf-8",
+            "created by",
+            "creation date",
+        ]);
+        let mut warnings = Warnings::default();
+        Outer {
+            info,
+            layers,
+            magnet: magnet.is_some(),
+            http_seeds: seeds("httpseeds", http_seeds, &mut warnings),
+            nodes: hosts(nodes, &mut warnings),
+            web_seeds: seeds("url-list", web_seeds, &mut warnings),
+            comment: utf8.filter(|text| text.as_str().is_some()).or(comment).and_then(text),
+            created_by: author.and_then(text),
+            creation_date: date.and_then(Value::as_int),
+            trackers: trackers(announce, tiers, &mut warnings),
+            warnings,
         }
-        outer.comment = outer.comment.take().or(plain_comment);
-        outer.trackers = trackers(announce, tiers, &mut outer.warnings);
-        outer
     }
 }
 
@@ -431,9 +448,9 @@ fn trackers(
 }
 
 /// Web seeds: one string or a list of them.
-fn seeds(key: &'static str, value: Value<'_>, warnings: &mut Warnings) -> Vec<String> {
+fn seeds(key: &'static str, value: Option<Value<'_>>, warnings: &mut Warnings) -> Vec<String> {
     let mut out = Vec::new();
-    for value in value.items().into_iter().flatten().chain([value]) {
+    for value in value.and_then(Value::items).into_iter().flatten().chain(value) {
         let Some(bytes) = value.as_bytes().filter(|bytes| !bytes.is_empty()) else { continue };
         match url(bytes) {
             Ok(url) if out.contains(&url) || out.len() >= MAX_LIST => {}
@@ -445,9 +462,9 @@ fn seeds(key: &'static str, value: Value<'_>, warnings: &mut Warnings) -> Vec<St
     out
 }
 
-fn nodes(value: Value<'_>, warnings: &mut Warnings) -> Vec<(String, u16)> {
+fn hosts(value: Option<Value<'_>>, warnings: &mut Warnings) -> Vec<(String, u16)> {
     let mut out = Vec::new();
-    for pair in value.items().into_iter().flatten() {
+    for pair in value.and_then(Value::items).into_iter().flatten() {
         let mut items = pair.items().into_iter().flatten();
         let host = items.next().and_then(Value::as_str).filter(|host| is_host(host));
         let port = items.next().and_then(Value::as_int).and_then(|port| u16::try_from(port).ok());

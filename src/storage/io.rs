@@ -314,7 +314,7 @@ impl Worker {
             }
             let held = self.hashing.is_some() || self.buffer.capacity() > 0;
             let keep = held.then(|| self.used + KEEP);
-            let Some(until) = keep.into_iter().chain(self.writer.deadline()).min() else {
+            let Some(until) = list::soonest(&[keep, self.writer.deadline()]) else {
                 queue.urgent.shrink_to(QUEUE);
                 queue.usual.shrink_to(QUEUE);
                 queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
