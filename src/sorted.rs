@@ -129,8 +129,8 @@ impl<K: Ord, V> SortedMap<K, V> {
     }
 
     #[inline(never)]
-    fn put(&mut self, at: usize, key: K, value: V) {
-        self.0.insert(at, (key, value));
+    fn put(&mut self, at: usize, entry: (K, V)) {
+        self.0.insert(at, entry);
     }
 
     /// Gives a key a value; the one that it had.
@@ -138,7 +138,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         match self.find(&key) {
             Ok(at) => Some(std::mem::replace(&mut self.0[at].1, value)),
             Err(at) => {
-                self.put(at, key, value);
+                self.put(at, (key, value));
                 None
             }
         }
@@ -147,7 +147,7 @@ impl<K: Ord, V> SortedMap<K, V> {
     /// The value of a key, which is made if it has none.
     pub fn get_or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
         let at = self.find(&key).unwrap_or_else(|at| {
-            self.put(at, key, make());
+            self.put(at, (key, make()));
             at
         });
         &mut self.0[at].1
