@@ -307,8 +307,8 @@ impl<'a> Value<'a> {
         (parser.token() == Ok(Token::Dict)).then_some(Entries { parser })
     }
 
-    /// The value of a key, if it is a dictionary that has it. Reads from its start: for many keys go through
-    /// [`Value::entries`] once.
+    /// The value of a key, if it is a dictionary that has it. Reads from its start: for many keys there is
+    /// [`Entries::pick`].
     pub fn find(self, key: &[u8]) -> Option<Value<'a>> {
         self.entries()?.find(|(k, _)| *k == key).map(|(_, value)| value)
     }
@@ -317,6 +317,23 @@ impl<'a> Value<'a> {
 impl fmt::Debug for Value<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Value({})", printable(self.raw))
+    }
+}
+
+impl<'a> Entries<'a> {
+    /// The values of these keys.
+    pub fn pick<const N: usize>(self, keys: &[&str; N]) -> [Option<Value<'a>>; N] {
+        let mut found = [None; N];
+        self.fill(keys, &mut found);
+        found
+    }
+
+    fn fill(self, keys: &[&str], found: &mut [Option<Value<'a>>]) {
+        for (key, value) in self {
+            if let Some(at) = keys.iter().position(|known| known.as_bytes() == key) {
+                found[at] = Some(value);
+            }
+        }
     }
 }
 

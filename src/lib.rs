@@ -11,6 +11,7 @@
 //! | [`piece`] | how a torrent's bytes are cut: the only constructors of pieces and blocks that exist |
 //! | [`have`] | which pieces somebody has |
 //! | [`key`] | the number of a torrent |
+//! | [`list`] | gathering, keeping and sorting, in little code |
 //! | [`sorted`] | maps and sets as one sorted vector |
 //! | [`ident`] | whether a file is the one that was seen before |
 //! | [`bencode`] | the encoding of .torrent files and tracker replies |
@@ -104,6 +105,7 @@ pub mod have;
 
 pub mod key;
 
+pub mod list;
 pub mod sorted;
 
 pub mod ident;

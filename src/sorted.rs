@@ -3,7 +3,9 @@
 //! A lookup is a binary search; an insertion or removal moves what lies behind, some microseconds in a thousand entries
 //! and nothing for keys that only grow. Holds the entries alone. Omitted: what nobody here needs of the trees.
 
+use crate::list::Keep;
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::ops::{Bound, Index, RangeBounds};
 
 /// Values by their keys, in the keys' order.
@@ -67,8 +69,8 @@ impl<K, V> SortedMap<K, V> {
     }
 
     /// Keeps those of which `keeps` is true.
-    pub fn retain(&mut self, mut keeps: impl FnMut(&K, &mut V) -> bool) {
-        self.0.retain_mut(|(key, value)| keeps(key, value));
+    pub fn retain(&mut self, mut keeps: impl FnMut(&K, &V) -> bool) {
+        self.0.keep(|(key, value)| keeps(key, value));
     }
 
     /// Takes out those of which `goes` is true.
@@ -83,12 +85,23 @@ impl<K, V> SortedMap<K, V> {
 }
 
 impl<K: Ord, V> SortedMap<K, V> {
-    /// Where a key is, or belongs.
+    /// Where a key is, or belongs. By itself, as what is put there and taken out: types of one layout share them.
+    #[inline(never)]
     fn find<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
     where
         K: Borrow<Q>,
     {
-        self.0.binary_search_by(|(own, _)| own.borrow().cmp(key))
+        // The standard library's search compares at two places, and never stops early.
+        let (mut from, mut to) = (0, self.0.len());
+        while from < to {
+            let at = from.midpoint(to);
+            match self.0[at].0.borrow().cmp(key) {
+                Ordering::Less => from = at + 1,
+                Ordering::Equal => return Ok(at),
+                Ordering::Greater => to = at,
+            }
+        }
+        Err(from)
     }
 
     /// The value of a key.
@@ -115,12 +128,17 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.find(key).is_ok()
     }
 
+    #[inline(never)]
+    fn put(&mut self, at: usize, entry: (K, V)) {
+        self.0.insert(at, entry);
+    }
+
     /// Gives a key a value; the one that it had.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         match self.find(&key) {
             Ok(at) => Some(std::mem::replace(&mut self.0[at].1, value)),
             Err(at) => {
-                self.0.insert(at, (key, value));
+                self.put(at, (key, value));
                 None
             }
         }
@@ -129,7 +147,7 @@ impl<K: Ord, V> SortedMap<K, V> {
     /// The value of a key, which is made if it has none.
     pub fn get_or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
         let at = self.find(&key).unwrap_or_else(|at| {
-            self.0.insert(at, (key, make()));
+            self.put(at, (key, make()));
             at
         });
         &mut self.0[at].1

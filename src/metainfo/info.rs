@@ -45,27 +45,36 @@ impl<'a> Info<'a> {
         mut other: Option<&mut dyn Other<'a>>,
         warnings: &mut Warnings,
     ) -> Result<Info<'a>, Error> {
-        let (mut name, mut name_utf8, mut length, mut files, mut pieces) = (None, None, None, None, None);
-        let (mut piece_length, mut tree, mut version, mut attributes) = (None, None, None, None);
-        let mut root_hash = None;
-        let (mut private, mut source) = (false, None);
-        for (key, value) in entries {
-            match key {
-                b"name" => name = Some(value),
-                b"name.utf-8" => name_utf8 = Some(value),
-                b"length" => length = Some(value),
-                b"files" => files = Some(value),
-                b"pieces" => pieces = Some(value),
-                b"root hash" => root_hash = Some(value),
-                b"piece length" => piece_length = Some(value),
-                b"file tree" => tree = Some(value),
-                b"meta version" => version = Some(value),
-                b"attr" => attributes = value.as_bytes(),
-                b"private" => private = value.as_int().is_some_and(|n| n != 0),
-                b"source" => source = text(value),
-                _ => {}
-            }
-        }
+        let [
+            name,
+            name_utf8,
+            length,
+            files,
+            attributes,
+            pieces,
+            root_hash,
+            piece_length,
+            tree,
+            version,
+            private,
+            source,
+        ] = entries.pick(&[
+            "name",
+            "name.utf-8",
+            "length",
+            "files",
+            "attr",
+            "pieces",
+            "root hash",
+            "piece length",
+            "file tree",
+            "meta version",
+            "private",
+            "source",
+        ]);
+        let attributes = attributes.and_then(Value::as_bytes);
+        let private = private.and_then(Value::as_int).is_some_and(|n| n != 0);
+        let source = source.and_then(text);
         let is_new = version.is_some_and(|version| version.as_int() != Some(1));
         if is_new && version.and_then(Value::as_int) != Some(2) {
             return Err(Error::key("info.meta version", "is neither 1 nor 2"));
@@ -96,10 +105,8 @@ impl<'a> Info<'a> {
             None => &[],
         };
         if has_pieces && (pieces.is_empty() || pieces.len() % 20 != 0) {
-            return Err(Error::key(
-                "info.pieces",
-                format!("has {} bytes, not 20 for each piece", pieces.len()),
-            ));
+            let why = format!("has {} bytes, not 20 for each piece", pieces.len());
+            return Err(Error::key("info.pieces", &why));
         }
 
         let name = info_name(name, name_utf8, warnings)?;
@@ -136,10 +143,10 @@ impl<'a> Info<'a> {
         let hashes = pieces.len() / 20;
         let lengths = Lengths::new(total, piece_length).filter(|lengths| lengths.piece_count() <= MAX_PIECES);
         let lengths = lengths
-            .ok_or_else(|| Error::key(key, format!("makes more than {MAX_PIECES} pieces of that length")))?;
+            .ok_or_else(|| Error::key(key, &format!("makes more than {MAX_PIECES} pieces of that length")))?;
         if has_pieces && usize::try_from(lengths.piece_count()) != Ok(hashes) {
             let why = format!("has {hashes} hashes for {} pieces", lengths.piece_count());
-            return Err(Error::key("info.pieces", why));
+            return Err(Error::key("info.pieces", &why));
         }
         Ok(Info { name, multi_file, lengths, pieces, files, private, v2, source })
     }
@@ -157,7 +164,7 @@ pub(super) fn info_name(
         (None, _) => return Err(Error::Missing("info.name")),
     };
     let raw = value.as_bytes().ok_or_else(|| Error::key(key, "is no string"))?;
-    let name = path::component(raw).map_err(|problem| Error::key(key, format!("is refused: {problem}")))?;
+    let name = path::component(raw).map_err(|problem| Error::key(key, &format!("is refused: {problem}")))?;
     if let Cow::Owned(_) = name {
         warnings.push(key, raw, "is not UTF-8: `_` stands for the bytes that are not");
     }
@@ -173,23 +180,16 @@ fn read_files(list: Value<'_>, warnings: &mut Warnings) -> Result<Vec<File>, Err
     let items = list.items().ok_or_else(|| Error::key("info.files", "is no list"))?;
     let count = items.clone().take(MAX_FILES + 1).count();
     if count > MAX_FILES {
-        return Err(Error::key("info.files", format!("lists more than {MAX_FILES} files")));
+        return Err(Error::key("info.files", &format!("lists more than {MAX_FILES} files")));
     }
     let mut files: Vec<File> = Vec::with_capacity(count);
     // Positions in `files` and in the list of those whose names were changed: only these may be changed again.
     let mut changed = Vec::new();
     for (index, value) in items.enumerate() {
         let key = |key: &str| format!("info.files[{index}]{key}");
-        let (mut length, mut plain, mut utf8, mut attributes) = (None, None, None, &b""[..]);
-        for (name, value) in value.entries().ok_or_else(|| Error::key(key(""), "is no dictionary"))? {
-            match name {
-                b"length" => length = Some(value),
-                b"path" => plain = Some(value),
-                b"path.utf-8" => utf8 = Some(value),
-                b"attr" => attributes = value.as_bytes().unwrap_or_default(),
-                _ => {}
-            }
-        }
+        let entries = value.entries().ok_or_else(|| Error::key(&key(""), "is no dictionary"))?;
+        let [length, plain, utf8, attributes] = entries.pick(&["length", "path", "path.utf-8", "attr"]);
+        let attributes = attributes.and_then(Value::as_bytes).unwrap_or_default();
         let valid = |path: &Value<'_>| {
             path.items().is_some_and(|mut names| {
                 let some = names.clone().next().is_some();
@@ -199,14 +199,14 @@ fn read_files(list: Value<'_>, warnings: &mut Warnings) -> Result<Vec<File>, Err
         let (names, path_key) = match (utf8.filter(valid), plain) {
             (Some(utf8), _) => (utf8, ".path.utf-8"),
             (None, Some(plain)) => (plain, ".path"),
-            (None, None) => return Err(Error::key(key(".path"), "is missing")),
+            (None, None) => return Err(Error::key(&key(".path"), "is missing")),
         };
-        let (path, is_changed) = join(names).map_err(|why| Error::key(key(path_key), why))?;
+        let (path, is_changed) = join(names).map_err(|why| Error::key(&key(path_key), &why))?;
         if attributes.contains(&b'l') {
             warnings.push(&key(""), path.as_bytes(), "is a symbolic link: passed over");
             continue;
         }
-        let length = length.ok_or_else(|| Error::key(key(".length"), "is missing"))?;
+        let length = length.ok_or_else(|| Error::key(&key(".length"), "is missing"))?;
         let length = byte_count(&key(".length"), length)?;
         if is_changed {
             warnings.push(&key(path_key), path.as_bytes(), "stands for a name that is not UTF-8");
@@ -229,14 +229,10 @@ fn read_files(list: Value<'_>, warnings: &mut Warnings) -> Result<Vec<File>, Err
         found = clash(&files);
     }
     match found {
-        Some((a, b)) => Err(Error::key(
-            "info.files",
-            format!(
-                "has two files that can not both exist: {} and {}",
-                printable(files[a].path.as_bytes()),
-                printable(files[b].path.as_bytes())
-            ),
-        )),
+        Some((a, b)) => {
+            let [a, b] = [a, b].map(|at| printable(files[at].path.as_bytes()));
+            Err(Error::key("info.files", &format!("has two files that can not both exist: {a} and {b}")))
+        }
         None => Ok(files),
     }
 }

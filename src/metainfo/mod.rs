@@ -5,7 +5,6 @@
 //! maker's, every format with all it says. Omits creating the symbolic links of BEP 47. Holds names and lengths of the
 //! files; the piece hashes stay in the .torrent, where [`Metainfo::hashes_at`] says.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -14,6 +13,7 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
 use crate::bencode::{self, Value, printable};
+use crate::list::Gather;
 use crate::piece::Lengths;
 use info::{Info, Other};
 
@@ -153,7 +153,7 @@ pub enum Error {
     /// A key that must be there is not.
     Missing(&'static str),
     /// A key has a value that can not be.
-    Key(String, Cow<'static, str>),
+    Key(String, String),
 }
 
 /// Reads a .torrent that is to be served: v1, or the v1 half of a hybrid.
@@ -164,7 +164,7 @@ pub fn parse(bytes: &[u8]) -> Result<Metainfo, Error> {
 /// Reads a .torrent of a format that is served, or also of one that somebody else reads.
 fn read<'a>(bytes: &'a [u8], other: Option<&mut dyn Other<'a>>) -> Result<Metainfo, Error> {
     let (mut outer, info) = Outer::read(whole(bytes)?)?;
-    let entries = info.entries().ok_or(Error::key("info", "is no dictionary"))?;
+    let entries = info.entries().ok_or_else(|| Error::key("info", "is no dictionary"))?;
     let inner = Info::read(entries, other, &mut outer.warnings)?;
     let within = |part: &[u8]| {
         let range = bencode::range_in(part, bytes)?;
@@ -232,7 +232,7 @@ impl Metainfo {
             multi_file: self.multi_file,
             trackers: self.trackers.clone(),
             web_seeded: !self.web_seeds.is_empty() || !self.http_seeds.is_empty(),
-            nodes: self.nodes.iter().filter(|_| !self.private).take(SUMMARY_NODES).cloned().collect(),
+            nodes: self.nodes.iter().filter(|_| !self.private).take(SUMMARY_NODES).cloned().gather(),
         }
     }
 
@@ -287,7 +287,7 @@ impl FromStr for InfoHash {
 }
 
 impl Error {
-    fn key(key: impl Into<String>, why: impl Into<Cow<'static, str>>) -> Error {
+    fn key(key: &str, why: &str) -> Error {
         Error::Key(key.into(), why.into())
     }
 }
@@ -343,7 +343,6 @@ fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 }
 
 /// The keys outside `info`. Nothing in them refuses a torrent: what can not be used is a warning.
-#[derive(Default)]
 struct Outer {
     trackers: Vec<Vec<String>>,
     web_seeds: Vec<String>,
@@ -369,28 +368,33 @@ impl Warnings {
 impl Outer {
     /// With `info`, which is read apart.
     fn read(root: Value<'_>) -> Result<(Outer, Value<'_>), Error> {
-        let mut outer = Outer::default();
-        let (mut info, mut is_magnet) = (None, false);
-        let (mut announce, mut tiers, mut plain_comment) = (None, None, None);
-        for (key, value) in root.entries().ok_or(Error::NoDictionary)? {
-            match key {
-                b"info" => info = Some(value),
-                b"magnet-info" => is_magnet = true,
-                b"announce" => announce = Some(value),
-                b"announce-list" => tiers = Some(value),
-                b"url-list" => outer.web_seeds = seeds("url-list", value, &mut outer.warnings),
-                b"httpseeds" => outer.http_seeds = seeds("httpseeds", value, &mut outer.warnings),
-                b"nodes" => outer.nodes = nodes(value, &mut outer.warnings),
-                b"comment" => plain_comment = text(value),
-                b"comment.utf-8" => outer.comment = value.as_str().and_then(|_| text(value)),
-                b"created by" => outer.created_by = text(value),
-                b"creation date" => outer.creation_date = value.as_int(),
-                _ => {}
-            }
-        }
-        outer.comment = outer.comment.take().or(plain_comment);
-        outer.trackers = trackers(announce, tiers, &mut outer.warnings);
-        let info = info.ok_or(if is_magnet { Error::Magnet } else { Error::Missing("info") })?;
+        let entries = root.entries().ok_or(Error::NoDictionary)?;
+        let [info, magnet, announce, tiers, web_seeds, http_seeds, nodes, comment, utf8, author, date] =
+            entries.pick(&[
+                "info",
+                "magnet-info",
+                "announce",
+                "announce-list",
+                "url-list",
+                "httpseeds",
+                "nodes",
+                "comment",
+                "comment.utf-8",
+                "created by",
+                "creation date",
+            ]);
+        let info = info.ok_or(if magnet.is_some() { Error::Magnet } else { Error::Missing("info") })?;
+        let mut warnings = Warnings::default();
+        let outer = Outer {
+            http_seeds: seeds("httpseeds", http_seeds, &mut warnings),
+            nodes: hosts(nodes, &mut warnings),
+            web_seeds: seeds("url-list", web_seeds, &mut warnings),
+            comment: utf8.filter(|text| text.as_str().is_some()).or(comment).and_then(text),
+            created_by: author.and_then(text),
+            creation_date: date.and_then(Value::as_int),
+            trackers: trackers(announce, tiers, &mut warnings),
+            warnings,
+        };
         Ok((outer, info))
     }
 }
@@ -423,7 +427,7 @@ fn trackers(
     for tier in tiers.and_then(Value::items).into_iter().flatten() {
         // Some makers write the URLs without tiers: each is one.
         let urls: Vec<String> = match tier.items() {
-            Some(urls) => urls.filter_map(|value| take("announce-list", value, warnings)).collect(),
+            Some(urls) => urls.filter_map(|value| take("announce-list", value, warnings)).gather(),
             None => take("announce-list", tier, warnings).into_iter().collect(),
         };
         if !urls.is_empty() {
@@ -437,9 +441,9 @@ fn trackers(
 }
 
 /// Web seeds: one string or a list of them.
-fn seeds(key: &'static str, value: Value<'_>, warnings: &mut Warnings) -> Vec<String> {
+fn seeds(key: &'static str, value: Option<Value<'_>>, warnings: &mut Warnings) -> Vec<String> {
     let mut out = Vec::new();
-    for value in value.items().into_iter().flatten().chain([value]) {
+    for value in value.and_then(Value::items).into_iter().flatten().chain(value) {
         let Some(bytes) = value.as_bytes().filter(|bytes| !bytes.is_empty()) else { continue };
         match url(bytes) {
             Ok(url) if out.contains(&url) || out.len() >= MAX_LIST => {}
@@ -451,9 +455,9 @@ fn seeds(key: &'static str, value: Value<'_>, warnings: &mut Warnings) -> Vec<St
     out
 }
 
-fn nodes(value: Value<'_>, warnings: &mut Warnings) -> Vec<(String, u16)> {
+fn hosts(value: Option<Value<'_>>, warnings: &mut Warnings) -> Vec<(String, u16)> {
     let mut out = Vec::new();
-    for pair in value.items().into_iter().flatten() {
+    for pair in value.and_then(Value::items).into_iter().flatten() {
         let mut items = pair.items().into_iter().flatten();
         let host = items.next().and_then(Value::as_str).filter(|host| is_host(host));
         let port = items.next().and_then(Value::as_int).and_then(|port| u16::try_from(port).ok());

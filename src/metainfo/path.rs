@@ -5,6 +5,7 @@
 //! backslash stays where it can not mislead, because Linux has files of such names (systemd's units do).
 //! Holds four bytes a file while it looks for conflicts.
 
+use crate::list::{self, Gather};
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
@@ -82,9 +83,9 @@ pub fn component(raw: &[u8]) -> Result<Cow<'_, str>, Problem> {
 /// numbers are positions among `paths`, the smaller one first. An empty path takes no part.
 pub fn conflict<'a>(count: usize, path: impl Fn(usize) -> &'a str) -> Option<(usize, usize)> {
     let mut order: Vec<u32> =
-        (0..count).filter(|i| !path(*i).is_empty()).filter_map(|i| u32::try_from(i).ok()).collect();
+        (0..count).filter(|i| !path(*i).is_empty()).filter_map(|i| u32::try_from(i).ok()).gather();
     let path_of = |i: u32| path(usize::try_from(i).unwrap_or(usize::MAX));
-    order.sort_unstable_by(|a, b| by_component(path_of(*a), path_of(*b)).then(a.cmp(b)));
+    list::sort_by(&mut order, |a, b| by_component(path_of(*a), path_of(*b)).then(a.cmp(b)).is_lt());
     order.windows(2).find_map(|pair| {
         let (a, b) = (path_of(pair[0]), path_of(pair[1]));
         let clash = b.strip_prefix(a).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));

@@ -64,28 +64,21 @@ impl<'a> Handshake<'a> {
     pub fn decode(payload: &'a [u8]) -> Result<Handshake<'a>, bencode::Error> {
         // Bytes after the dictionary do no harm, and some clients send them.
         let (value, _) = Value::parse_prefix(payload)?;
-        let mut handshake = Handshake::default();
-        for (key, value) in value.entries().ok_or(bencode::Error::Unexpected(0))? {
-            match key {
-                b"m" => handshake.ids = Ids::decode(value),
-                b"p" => handshake.port = number(value).filter(|port| *port > 0),
-                b"v" => handshake.client = value.as_bytes().map(name).filter(|name| !name.is_empty()),
-                b"yourip" => handshake.your_ip = value.as_bytes().and_then(address),
-                b"ipv4" => {
-                    handshake.ipv4 =
-                        value.as_bytes().and_then(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from)
-                }
-                b"ipv6" => {
-                    handshake.ipv6 =
-                        value.as_bytes().and_then(|b| <[u8; 16]>::try_from(b).ok()).map(Ipv6Addr::from)
-                }
-                b"metadata_size" => handshake.metadata_size = number(value).filter(|size| *size > 0),
-                b"reqq" => handshake.reqq = number(value).filter(|requests| *requests > 0),
-                b"upload_only" => handshake.upload_only = value.as_int().is_some_and(|n| n != 0),
-                _ => {}
-            }
-        }
-        Ok(handshake)
+        let entries = value.entries().ok_or(bencode::Error::Unexpected(0))?;
+        let [m, p, v, yourip, ipv4, ipv6, metadata_size, reqq, upload_only] =
+            entries.pick(&["m", "p", "v", "yourip", "ipv4", "ipv6", "metadata_size", "reqq", "upload_only"]);
+        let bytes = |value: Option<Value<'a>>| value.and_then(Value::as_bytes);
+        Ok(Handshake {
+            ids: m.map(Ids::decode).unwrap_or_default(),
+            port: p.and_then(number).filter(|port| *port > 0),
+            client: bytes(v).map(name).filter(|name| !name.is_empty()),
+            your_ip: bytes(yourip).and_then(address),
+            ipv4: bytes(ipv4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from),
+            ipv6: bytes(ipv6).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(Ipv6Addr::from),
+            metadata_size: metadata_size.and_then(number).filter(|size| *size > 0),
+            reqq: reqq.and_then(number).filter(|requests| *requests > 0),
+            upload_only: upload_only.and_then(Value::as_int).is_some_and(|n| n != 0),
+        })
     }
 
     /// Appends the payload of message [`HANDSHAKE`].
@@ -133,16 +126,13 @@ impl<'a> Handshake<'a> {
 
 impl Ids {
     fn decode(value: Value<'_>) -> Ids {
-        let mut ids = Ids::default();
-        for (key, value) in value.entries().into_iter().flatten() {
-            match key {
-                b"ut_metadata" => ids.ut_metadata = number(value),
-                b"ut_pex" => ids.ut_pex = number(value),
-                b"lt_donthave" => ids.lt_donthave = number(value),
-                _ => {}
-            }
+        let Some(entries) = value.entries() else { return Ids::default() };
+        let [metadata, pex, donthave] = entries.pick(&["ut_metadata", "ut_pex", "lt_donthave"]);
+        Ids {
+            ut_metadata: metadata.and_then(number),
+            ut_pex: pex.and_then(number),
+            lt_donthave: donthave.and_then(number),
         }
-        ids
     }
 
     /// What holds after a later handshake.

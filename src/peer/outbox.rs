@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::list::{self, Keep};
 use crate::piece::{Block, MAX_BLOCK};
 
 /// Requests a peer may have waiting, told to it as `reqq` (BEP 10). Libtorrent asks for up to 500; 12 bytes each.
@@ -87,8 +88,7 @@ impl Outbox {
         let Some(at) = self.blocks.iter().skip(first).position(|&waiting| waiting == block) else {
             return false;
         };
-        self.blocks.remove(first + at);
-        true
+        list::take(&mut self.blocks, first + at).is_some()
     }
 
     /// The block of which a part is sent.
@@ -99,7 +99,7 @@ impl Outbox {
     /// Drops what is not to be kept, but for a message that is partly sent, handing each block that goes to `dropped`.
     pub fn retain(&mut self, keep: impl Fn(Block) -> bool, mut dropped: impl FnMut(Block)) {
         let mut begun = self.begun();
-        self.blocks.retain(|&block| {
+        self.blocks.keep(|&block| {
             let stays = begun.take().is_some() || keep(block);
             if !stays {
                 dropped(block);

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 use super::Close;
 use crate::bencode::{self, Value, Writer};
+use crate::list::{self, Gather, Keep};
 use crate::net::{Family, Host, compact};
 
 /// Contacts in a message, of both families together, that came, and as many that left. More are not read.
@@ -148,7 +149,7 @@ impl Log {
 
     /// All have been told of what happened up to that number.
     pub fn forget(&mut self, told: u32) {
-        self.left.retain(|left| left.left > told);
+        self.left.keep(|left| left.left > told);
         if self.left.is_empty() {
             self.left = Vec::new();
         }
@@ -157,10 +158,10 @@ impl Log {
     /// What is news to one who was told up to a number and of whom nothing else was said, `present` being those who are
     /// there, each with its number. Of more than a message takes, those who came and left first.
     pub fn news(&self, told: u32, mut present: Vec<(u32, Contact)>) -> News {
-        present.retain(|(came, _)| *came > told);
-        present.sort_unstable_by_key(|(came, _)| *came);
+        present.keep(|(came, _)| *came > told);
+        list::sort_by_key(&mut present, |(came, _)| *came);
         let known = |left: &&Left| left.came <= told && left.left > told;
-        let gone: Vec<Left> = self.left.iter().filter(known).copied().collect();
+        let gone: Vec<Left> = self.left.iter().filter(known).copied().gather();
         let came = present.get(MAX_CONTACTS).map(|(came, _)| came - 1);
         let left = gone.get(MAX_CONTACTS).map(|left| left.left - 1);
         let upto = self.last.min(came.unwrap_or(u32::MAX)).min(left.unwrap_or(u32::MAX));
@@ -170,8 +171,8 @@ impl Log {
         let added = present.iter().filter(|(came, contact)| *came <= upto && !went(contact.addr));
         let dropped = gone.iter().filter(|left| left.left <= upto && !is_back(left.addr));
         News {
-            added: added.map(|(_, contact)| *contact).collect(),
-            dropped: dropped.map(|left| left.addr).collect(),
+            added: added.map(|(_, contact)| *contact).gather(),
+            dropped: dropped.map(|left| left.addr).gather(),
             upto,
         }
     }

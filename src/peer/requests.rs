@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::list::{self, Gather, Keep};
 use crate::piece::{BLOCK, Block, PieceIndex};
 
 /// Requests at a time, whatever a peer takes: 8 MiB, all that a gigabit carries in a sixteenth of a second.
@@ -199,7 +200,7 @@ impl Requests {
         };
         let Asked { block, at: since } = queue[at];
         if rest == 0 {
-            queue.remove(at);
+            list::take(queue, at);
         }
         self.now = now_ms;
         self.is_silent = false;
@@ -284,13 +285,13 @@ impl Requests {
     pub fn rejected(&mut self, piece: u32, begin: u32, len: u32) -> Option<Block> {
         let is_it = |asked: &Asked| asked.block.begin == begin && asked.is_of(piece, begin, len, 0);
         if let Some(at) = self.asked.iter().position(is_it) {
-            let asked = self.asked.remove(at)?;
+            let asked = list::take(&mut self.asked, at)?;
             self.refused = Some(asked.at);
             self.lost(asked.block);
             return Some(asked.block);
         }
         let at = self.stale.iter().position(is_it)?;
-        self.stale.remove(at).map(|stale| stale.block)
+        list::take(&mut self.stale, at).map(|stale| stale.block)
     }
 
     /// A block is not wanted of it any more. `true`: it was asked for it, so it is to be told.
@@ -308,7 +309,7 @@ impl Requests {
     /// It has lost a piece: the blocks of it that it was asked for. They may be on their way all the same.
     pub fn lose(&mut self, piece: PieceIndex) -> Vec<Block> {
         let blocks = self.asked.iter().map(|asked| asked.block).filter(|block| block.piece == piece);
-        let blocks: Vec<Block> = blocks.collect();
+        let blocks: Vec<Block> = blocks.gather();
         for &block in &blocks {
             self.cancel(block);
         }
@@ -328,7 +329,7 @@ impl Requests {
     /// The blocks that it is too slow with: others may be asked, but should they come all the same they are known.
     pub fn overdue(&mut self, now_ms: u32) -> Vec<Block> {
         self.now = now_ms;
-        self.stale.retain(|stale| elapsed(stale.at, now_ms) < STALE);
+        self.stale.keep(|stale| elapsed(stale.at, now_ms) < STALE);
         let mut late = self.late();
         if self.waiting.is_some_and(|at| elapsed(at, now_ms) >= late.min(SILENT)) {
             // The first time it loses all of it, and then what it is tried with.
@@ -378,7 +379,7 @@ impl Requests {
 
     /// A request is taken back.
     fn give_up(&mut self, at: usize) {
-        let Some(Asked { block, .. }) = self.asked.remove(at) else { return };
+        let Some(Asked { block, .. }) = list::take(&mut self.asked, at) else { return };
         if self.stale.len() >= MAX_REQQ as usize {
             self.stale.pop_front();
         }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{Job, Session, Timer, Totals};
+use crate::list::{Gather, Keep};
 use crate::lpd::Link;
 use crate::metainfo::InfoHash;
 use crate::net::ours::News;
@@ -121,7 +122,7 @@ impl Session {
             peers.any(|peer| peer.interesting || torrent.state == State::FetchingMetadata)
         };
         let starved = fetched.filter(|torrent| !gives(torrent));
-        let starved: Vec<InfoHash> = starved.map(|torrent| torrent.info_hash).collect();
+        let starved: Vec<InfoHash> = starved.map(|torrent| torrent.info_hash).gather();
         self.set(Timer::Seek, now + SEEK);
         let from = self.random.below(starved.len().max(1));
         starved.iter().cycle().skip(from).take(starved.len().min(MAX_SOUGHT)).for_each(|&info_hash| {
@@ -176,7 +177,7 @@ impl Session {
     /// One copy of equal tiers: a thousand torrents name a handful of trackers.
     pub(super) fn tiers(&mut self, tiers: Vec<Vec<String>>) -> Rc<Tiers> {
         let tiers = Tiers(tiers);
-        self.tiers.retain(|known| Rc::strong_count(known) > 1 || **known == tiers);
+        self.tiers.keep(|known| Rc::strong_count(known) > 1 || **known == tiers);
         if let Some(known) = self.tiers.iter().find(|known| ***known == tiers) {
             return known.clone();
         }

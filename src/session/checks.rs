@@ -11,6 +11,7 @@ use super::{
     Timer, event,
 };
 use crate::have::Have;
+use crate::list::Gather;
 use crate::peer::{Close, PeerKey, Waiting};
 use crate::storage::Trouble;
 use crate::storage::io::{Away, Checked, Done, Job as StorageJob, Place};
@@ -255,7 +256,7 @@ impl Session {
                 (torrent.state.may_recover() && often) || torrent.awaits_data()
             })
             .map(|(&key, _)| key)
-            .collect();
+            .gather();
         for key in parked {
             // What keeps it from being fetched may have passed; its data needs no look for that.
             let held = |torrent: &Torrent| torrent.state == State::Incomplete && torrent.is_wanted();
@@ -269,8 +270,7 @@ impl Session {
             State::Downloading => !torrent.have.is_none(),
             _ => false,
         });
-        let places: Vec<(u32, Place)> =
-            served.map(|(&key, torrent)| (key.0, torrent.place.clone())).collect();
+        let places: Vec<(u32, Place)> = served.map(|(&key, torrent)| (key.0, torrent.place.clone())).gather();
         if !places.is_empty() {
             self.jobs.push_back(Job::Storage(StorageJob::Probe(places)));
         }
@@ -308,7 +308,7 @@ impl Session {
             }
             key
         });
-        let unknown: Vec<TorrentKey> = unknown.collect();
+        let unknown: Vec<TorrentKey> = unknown.gather();
         unknown.into_iter().for_each(|key| self.queue_check(key));
     }
 
@@ -318,7 +318,7 @@ impl Session {
             .torrents
             .iter()
             .filter(|(_, torrent)| torrent.awaits_data() && torrent.seen != torrent.settled);
-        let growing: Vec<TorrentKey> = growing.map(|(&key, _)| key).collect();
+        let growing: Vec<TorrentKey> = growing.map(|(&key, _)| key).gather();
         growing.into_iter().for_each(|key| self.queue_check(key));
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::checks::Rest;
 use super::{CHOKE_ROUND, Event, GROWING, Happened, Job, RECORD_PROGRESS, Session, Timer, event};
 use crate::have::Have;
+use crate::list::{Gather, Keep};
 use crate::net::Host;
 use crate::peer::{Close, PeerKey};
 use crate::piece::{BLOCK, Block, PieceIndex};
@@ -360,7 +361,7 @@ impl Session {
         self.piece_arrived = false;
         let torrents = &mut self.torrents;
         // What came before a pause may be of a piece that was found right since: nothing is written over that.
-        filled.writes.retain(|write| {
+        filled.writes.keep(|write| {
             let torrent = torrents.get(&TorrentKey(write.key));
             torrent.is_some_and(|torrent| torrent.fetch.is_some() && !torrent.have.contains(write.piece))
         });
@@ -405,7 +406,7 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
         let Some(fetch) = &mut torrent.fetch else { return };
         let blame = fetch.picker.verified(hashed.piece, hashed.good, &hashed.digests);
-        let peers: Vec<IpAddr> = blame.liars.iter().filter_map(|&liar| fetch.sender(liar)).collect();
+        let peers: Vec<IpAddr> = blame.liars.iter().filter_map(|&liar| fetch.sender(liar)).gather();
         peers.into_iter().for_each(|ip| self.ban(ip, now));
         blame.liars.iter().for_each(|&liar| self.blame_web(key, liar));
         let Some(torrent) = self.torrents.get_mut(&key) else { return };
@@ -469,7 +470,7 @@ impl Session {
     pub(super) fn look_at_fetches(&mut self, now: Instant) {
         let (at, ms) = (self.seconds(now), self.millis(now));
         let fetched = self.torrents.iter().filter(|(_, torrent)| torrent.fetch.is_some());
-        let keys: Vec<TorrentKey> = fetched.map(|(&key, _)| key).collect();
+        let keys: Vec<TorrentKey> = fetched.map(|(&key, _)| key).gather();
         let mut again = false;
         for key in keys {
             let Some(torrent) = self.torrents.get_mut(&key) else { continue };

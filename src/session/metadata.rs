@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Happened, Job, Session, Timer, event};
+use crate::list::{Gather, Keep};
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{InfoHash, Summary};
 use crate::net::Host;
@@ -167,9 +168,9 @@ impl Session {
         let held = missing.gathering.memory() as u64;
         let room = self.settings.memory.saturating_sub(memory - held.min(memory));
         let offer = |&peer: &PeerKey| Some(Offer { peer, size: peers.get(&peer)?.offers_metadata()? });
-        let offers: Vec<Offer> = own.iter().filter_map(offer).collect();
+        let offers: Vec<Offer> = own.iter().filter_map(offer).gather();
         let fit = |offer: &&Offer| offer.size <= MAX_METADATA && u64::from(offer.size) <= room;
-        let fitting: Vec<Offer> = offers.iter().filter(fit).copied().collect();
+        let fitting: Vec<Offer> = offers.iter().filter(fit).copied().gather();
         while let Some((peer, piece)) = missing.gathering.next(&fitting, at) {
             let Some(peer) = peers.get_mut(&peer) else { continue };
             if let Err(why) = peer.tell_metadata(&Message::Request(piece)) {
@@ -262,7 +263,7 @@ impl Session {
 
     /// A peer is gone: others may be asked for what it was, and it waits for nothing more.
     pub(super) fn left_metadata(&mut self, torrent: TorrentKey, key: PeerKey, now: Instant) {
-        self.metadata_wanted.retain(|(peer, _)| *peer != key);
+        self.metadata_wanted.keep(|(peer, _)| *peer != key);
         let missing = self.torrents.get_mut(&torrent).and_then(|torrent| torrent.metadata.as_mut());
         if let Some(missing) = missing {
             missing.gathering.left(key);
@@ -280,7 +281,7 @@ impl Session {
                 missing.gathering.look(at);
                 key
             })
-            .collect();
+            .gather();
         keys.into_iter().for_each(|key| self.ask_for_metadata(key, now));
         self.give_metadata(now);
     }

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use checks::Rest;
 use dht::Dht;
 
+use crate::list::{self, Gather, Keep};
 use crate::lpd::Lpd;
 use crate::metainfo::InfoHash;
 use crate::net::ours::Ours;
@@ -328,7 +329,7 @@ impl Session {
     }
 
     fn serving(&self) -> Vec<TorrentKey> {
-        self.torrents.iter().filter(|(_, torrent)| torrent.serves()).map(|(&key, _)| key).collect()
+        self.torrents.iter().filter(|(_, torrent)| torrent.serves()).map(|(&key, _)| key).gather()
     }
 
     /// What the session works with.
@@ -512,15 +513,17 @@ impl Session {
 
     /// When [`Session::poll`] wants to be called again, if nothing comes in.
     pub fn deadline(&self) -> Option<Instant> {
-        let waits = |at: usize| at == Timer::Flush as usize && !self.may_flush();
-        let timers = self.timers.iter().enumerate().filter(|(at, _)| !waits(*at));
-        timers
-            .filter_map(|(_, timer)| *timer)
-            .chain(self.trackers.deadline())
-            .chain(self.lpd.deadline())
-            .chain(self.ours.deadline())
-            .chain(self.dht.deadline())
-            .min()
+        let mut timers = self.timers;
+        if !self.may_flush() {
+            timers[Timer::Flush as usize] = None;
+        }
+        list::soonest(&[
+            list::soonest(&timers),
+            self.trackers.deadline(),
+            self.lpd.deadline(),
+            self.ours.deadline(),
+            self.dht.deadline(),
+        ])
     }
 
     /// Whether the storage thread would take a flush; if not, its next answer is what to wait for.
@@ -538,7 +541,7 @@ impl Session {
             peer.close(Close::Shutdown);
         }
         // Nobody waits for what was only to be looked at.
-        self.jobs.retain(|job| match job {
+        self.jobs.keep(|job| match job {
             Job::Storage(job) => {
                 matches!(job, StorageJob::Record(_) | StorageJob::Forget(_) | StorageJob::Save { .. })
             }

@@ -10,6 +10,7 @@ use super::{
     PEER_COST, SILENCE, SWEEP, SWEEP_HANDSHAKES, Session, Settings, TORRENT_COST, Timer, Upload,
     WRITES_PER_SECOND, is_local,
 };
+use crate::list::{Gather, Keep};
 use crate::metainfo::InfoHash;
 use crate::net::Host;
 use crate::peer::extension::{self, MAX_PAYLOAD};
@@ -281,7 +282,7 @@ impl Session {
         torrent.downloaded += peer.downloaded;
         torrent.unsaved |= peer.uploaded + peer.downloaded > 0;
         if let Some(swarm) = &mut torrent.swarm {
-            swarm.peers.retain(|&other| other != key);
+            swarm.peers.keep(|&other| other != key);
             swarm.empty_since = at;
         }
         if !peer.choked {
@@ -345,10 +346,10 @@ impl Session {
         let room = self.settings.peers_per_torrent.div_ceil(2);
         let torrents = &self.torrents;
         // Some clients (Transmission 3) turn away who calls twice at a time, though it be for another torrent.
-        let called: Vec<SocketAddr> = dialling().map(|peer| peer.addr).collect();
+        let called: Vec<SocketAddr> = dialling().map(|peer| peer.addr).gather();
         // Who came to us is not called in return.
         let came = self.peers.values().filter(|peer| !peer.outgoing);
-        let came: Vec<_> = came.filter_map(|peer| Some((peer.torrent?, peer.listens()?))).collect();
+        let came: Vec<_> = came.filter_map(|peer| Some((peer.torrent?, peer.listens()?))).gather();
         let next = self.candidates.next(now, |torrent, address| {
             let key = TorrentKey(torrent);
             let torrent = torrents.get(&key);
@@ -434,7 +435,7 @@ impl Session {
                     unchoked: !peer.choked,
                 })
             })
-            .collect()
+            .gather()
     }
 
     fn apply_slots(&mut self, contenders: &[Contender], at: u32) {

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Session, Timer};
+use crate::list::{Gather, Keep};
 use crate::net::{self, Class, Host};
 use crate::peer::pex::{self, Contact};
 use crate::peer::{Close, Peer, PeerKey};
@@ -47,7 +48,7 @@ impl Session {
     pub(super) fn exchange_peers(&mut self, now: Instant) {
         self.pex_after = now + PERIOD;
         let with_peers = self.torrents.iter().filter(|(_, torrent)| !torrent.peers().is_empty());
-        let keys: Vec<TorrentKey> = with_peers.map(|(&key, _)| key).collect();
+        let keys: Vec<TorrentKey> = with_peers.map(|(&key, _)| key).gather();
         for key in keys {
             let peers = self.torrents.get(&key).map_or(Vec::new(), |torrent| torrent.peers().to_vec());
             for &peer in &peers {
@@ -86,8 +87,8 @@ impl Session {
             let contact = Contact { addr: other.listens()?, flags: seed | reachable };
             may_name(peer, contact.addr).then_some((other.exchange.came, contact))
         });
-        let mut news = swarm.log.news(peer.exchange.told, present.collect());
-        news.dropped.retain(|addr| may_name(peer, *addr));
+        let mut news = swarm.log.news(peer.exchange.told, present.gather());
+        news.dropped.keep(|addr| may_name(peer, *addr));
         if !news.added.is_empty() && (!peer.exchange.may_be_told(at) || peer.is_behind()) {
             return false;
         }
@@ -139,8 +140,7 @@ impl Session {
         // A list that can not be read costs its sender that list, not the connection.
         let mut contacts = pex::decode(payload).unwrap_or_default();
         let is_seed = |contact: &Contact| contact.flags & pex::SEED != 0;
-        contacts
-            .retain(|contact| may_name(peer, contact.addr) && !(torrent.is_complete() && is_seed(contact)));
+        contacts.keep(|contact| may_name(peer, contact.addr) && !(torrent.is_complete() && is_seed(contact)));
         self.candidates.insert(torrent_key.0, contacts.iter().map(|contact| contact.addr), Source::Peer, now);
         self.set_dial(now);
         Ok(())

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::{Session, Timer};
 use crate::have::Have;
+use crate::list::Gather;
 use crate::peer::wire::Message;
 use crate::peer::{Action, Close, PeerKey, View};
 use crate::torrent::superseed::Superseed;
@@ -104,7 +105,7 @@ impl Session {
     pub(super) fn look_at_superseeds(&mut self, now: Instant) -> bool {
         let at = self.seconds(now);
         let superseeded = self.torrents().filter(|(_, torrent)| torrent.superseed().is_some());
-        let keys: Vec<TorrentKey> = superseeded.map(|(key, _)| key).collect();
+        let keys: Vec<TorrentKey> = superseeded.map(|(key, _)| key).gather();
         let mut soon = false;
         for key in keys {
             let Some(torrent) = self.torrent(key) else { continue };

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::{CHOKE_ROUND, Job, SWEEP, Session, Timer};
 use crate::have::Have;
 use crate::http::Url;
+use crate::list::Gather;
 use crate::peer::{Peer, PeerKey};
 use crate::piece::BLOCK;
 use crate::storage::Layout;
@@ -97,7 +98,7 @@ impl Session {
             return None;
         }
         self.web_grace.retain(|_, until| *until > now);
-        let keys: Vec<TorrentKey> = self.web_seeded().collect();
+        let keys: Vec<TorrentKey> = self.web_seeded().gather();
         let mut room = MAX_FETCHES - self.web.len();
         for &key in &keys {
             let Some(torrent) = self.torrents.get(&key) else { continue };

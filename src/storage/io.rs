@@ -41,6 +41,7 @@ pub use tree::{hashed, sidecar};
 use super::resume::Record;
 use super::{Layout, Trouble};
 use crate::ident::Ident;
+use crate::list;
 use crate::metainfo::{self, InfoHash};
 use crate::sorted::SortedSet;
 use compare::compare;
@@ -313,7 +314,7 @@ impl Worker {
             }
             let held = self.hashing.is_some() || self.buffer.capacity() > 0;
             let keep = held.then(|| self.used + KEEP);
-            let Some(until) = keep.into_iter().chain(self.writer.deadline()).min() else {
+            let Some(until) = list::soonest(&[keep, self.writer.deadline()]) else {
                 queue.urgent.shrink_to(QUEUE);
                 queue.usual.shrink_to(QUEUE);
                 queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -350,7 +351,7 @@ impl Worker {
         let Worker { shared, desk, writer, buffer, .. } = self;
         let Batch { filled, targets } = batch;
         let (bytes, mut writes) = (filled.bytes, filled.writes);
-        writes.sort_unstable_by_key(|write| write.key);
+        list::sort_by_key(&mut writes, |write| write.key);
         let mut outcomes = Vec::with_capacity(targets.len());
         for target in &targets {
             let from = writes.partition_point(|write| write.key < target.key);

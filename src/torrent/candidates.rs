@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
+use crate::list::{Gather, Keep};
 use crate::net::{self, Canonical, Host, Prefix, crc32c, plain};
 use crate::random::Random;
 
@@ -174,7 +175,7 @@ impl Candidates {
     pub fn set_here(&mut self, own: Vec<SocketAddr>, local: Vec<Prefix>) {
         (self.own, self.local) = (own, local);
         let mut entries = std::mem::take(&mut self.entries);
-        entries.retain(|entry| entry.marks.has(BUSY) || !self.is_own(entry.address()));
+        entries.keep(|entry| entry.marks.has(BUSY) || !self.is_own(entry.address()));
         for entry in &mut entries {
             let address = entry.address();
             entry.priority = self.priority(address);
@@ -191,13 +192,13 @@ impl Candidates {
     /// Deals with nobody at an address any more: it is not dialled, and not taken where it is named.
     pub fn ban(&mut self, ip: IpAddr, now: Instant) {
         let (ip, now) = (ip.canonical(), self.seconds(now));
-        self.banned.retain(|(banned, until)| *banned != ip && *until > now);
+        self.banned.keep(|(banned, until)| *banned != ip && *until > now);
         if self.banned.len() >= MAX_BANNED {
             self.banned.pop_front();
         }
         self.banned.push_back((ip, now.saturating_add(BAN_TIME)));
         // What is busy goes when it ends.
-        self.entries.retain(|entry| entry.marks.has(BUSY) || entry.address().host() != ip);
+        self.entries.keep(|entry| entry.marks.has(BUSY) || entry.address().host() != ip);
     }
 
     /// Whether nobody at that address is to be dealt with.
@@ -237,7 +238,7 @@ impl Candidates {
             Source::Peer => entry.marks.has(HEARSAY),
             _ => !static_stay || !entry.marks.has(STATIC),
         };
-        let mut known: Vec<usize> = self.of(torrent).collect();
+        let mut known: Vec<usize> = self.of(torrent).gather();
         for address in addresses {
             let address = canonical(address);
             let (ip, port) = pack(address);
@@ -387,7 +388,7 @@ impl Candidates {
 
     /// Forgets a torrent's addresses.
     pub fn remove(&mut self, torrent: u32) {
-        self.entries.retain(|entry| entry.torrent != torrent);
+        self.entries.keep(|entry| entry.torrent != torrent);
         if self.entries.is_empty() {
             self.entries = Vec::new();
             self.due = None;

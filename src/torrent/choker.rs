@@ -13,6 +13,8 @@
 //! begun is cut short for it. Omits rates of its own: the caller knows what each peer took and gave. Holds no memory
 //! between calls.
 
+use crate::list::{self, Gather, Keep};
+
 /// Seconds between two calls of [`Choker::tick`].
 pub const PERIOD: u32 = 10;
 
@@ -127,7 +129,7 @@ impl Choker {
 
     /// `takes`: from some for others.
     fn assign(&self, peers: &mut [Contender], slots: Slots, takes: bool, now: u32) {
-        peers.sort_unstable_by_key(|peer| (!peer.fetching, peer.torrent));
+        list::sort_by_key(peers, |peer| (!peer.fetching, peer.torrent));
         let (fetched, seeded) = peers.split_at_mut(peers.partition_point(|peer| peer.fetching));
         let total = self.for_fetched(fetched, seeded, slots, |peer| !takes || peer.is_safe(now));
         self.reciprocate(fetched, Slots { total, ..slots }, takes, now);
@@ -179,8 +181,8 @@ impl Choker {
 
         let mut line =
             in_line(peers, |peer| (peer.worth() > 0).then_some((Claim::Paid, u32::MAX - peer.worth())));
-        line.sort_unstable_by_key(|place| (place.rank, place.order));
-        line.retain(|place| place.rank < slots.each.saturating_sub(turns_each));
+        list::sort_by_key(&mut line, |place| (place.rank, place.order));
+        line.keep(|place| place.rank < slots.each.saturating_sub(turns_each));
         line.truncate(usize::try_from(slots.total - turns).unwrap_or(usize::MAX));
         for place in line.iter_mut().filter(|place| !peers[place.at].unchoked) {
             place.claim = Claim::Paying;
@@ -204,7 +206,7 @@ impl Choker {
             place.rank += u32::from(paying.iter().any(|(torrent, _)| *torrent == peers[place.at].torrent));
         }
         line.append(&mut others);
-        line.sort_unstable_by_key(|place| (place.claim, place.rank, place.order));
+        list::sort_by_key(&mut line, |place| (place.claim, place.rank, place.order));
 
         peers.iter_mut().for_each(|peer| peer.unchoked = false);
         let (mut left, mut shares) = (slots.total, Vec::new());
@@ -267,8 +269,8 @@ fn in_line(peers: &[Contender], claim: impl Fn(&Contender) -> Option<(Claim, u32
     let eligible = peers.iter().enumerate().filter(|(_, peer)| peer.is_eligible());
     let mut line: Vec<Place> = eligible
         .filter_map(|(at, peer)| claim(peer).map(|(claim, order)| Place { at, claim, rank: 0, order }))
-        .collect();
-    line.sort_unstable_by_key(|place| (place.claim, place.order));
+        .gather();
+    list::sort_by_key(&mut line, |place| (place.claim, place.order));
     let mut shares = Vec::new();
     for place in &mut line {
         let share = share(&mut shares, peers[place.at].torrent);
@@ -280,7 +282,7 @@ fn in_line(peers: &[Contender], claim: impl Fn(&Contender) -> Option<(Claim, u32
 
 /// The choker of a seed. `fresh` tells how many of so many slots are to be given anew.
 fn serve(peers: &mut [Contender], slots: Slots, fresh: impl Fn(u32) -> u32, now: u32) {
-    peers.sort_unstable_by_key(|peer| peer.order(now));
+    list::sort_by_key(peers, |peer| peer.order(now));
     let held = peers.partition_point(|peer| peer.is_eligible() && peer.unchoked);
     let eligible = peers.partition_point(Contender::is_eligible);
     let (holding, rest) = peers.split_at_mut(held);

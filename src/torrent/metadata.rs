@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 
+use crate::list::{Gather, Keep};
 use crate::metainfo::MAX_TORRENT;
 use crate::metainfo::magnet::{MAX_LINK, Magnet};
 use crate::peer::PeerKey;
@@ -100,11 +101,11 @@ impl Gathering {
         if self.is_away {
             return None;
         }
-        self.resting.retain(|(_, until)| *until > now);
+        self.resting.keep(|(_, until)| *until > now);
         let resting = &self.resting;
-        self.asked.retain(|asked| !asked.late || resting.iter().any(|(peer, _)| *peer == asked.peer));
+        self.asked.keep(|asked| !asked.late || resting.iter().any(|(peer, _)| *peer == asked.peer));
         let is_free = |offer: &&Offer| !self.resting.iter().any(|(peer, _)| *peer == offer.peer);
-        let free: Vec<Offer> = offers.iter().filter(is_free).copied().collect();
+        let free: Vec<Offer> = offers.iter().filter(is_free).copied().gather();
         if self.size == 0 || (self.awaited().next().is_none() && !free.iter().any(|offer| self.suits(offer)))
         {
             self.begin(&free)?;
@@ -164,7 +165,7 @@ impl Gathering {
             .iter_mut()
             .filter(|asked| asked.peer == peer)
             .for_each(|asked| (asked.at, asked.late) = (now, false));
-        self.resting.retain(|(resting, _)| *resting != peer);
+        self.resting.keep(|(resting, _)| *resting != peer);
         match self.pieces.get_mut(piece as usize) {
             Some(place @ None) => *place = Some(data.into()),
             // Another was faster.
@@ -179,7 +180,7 @@ impl Gathering {
     /// A peer does not send a piece that it was asked for: it hardly sends others.
     pub fn rejected(&mut self, peer: PeerKey, piece: u32, now: u32) {
         if self.asked.iter().any(|asked| asked.peer == peer && asked.piece == piece) {
-            self.asked.retain(|asked| asked.peer != peer);
+            self.asked.keep(|asked| asked.peer != peer);
             self.rest(peer, now);
         }
     }
@@ -187,7 +188,7 @@ impl Gathering {
     /// Looks for those that are slow; `true` where some were.
     pub fn look(&mut self, now: u32) -> bool {
         let is_slow = |asked: &&Asked| now.saturating_sub(asked.at) >= PATIENCE;
-        let slow: Vec<PeerKey> = self.awaited().filter(is_slow).map(|asked| asked.peer).collect();
+        let slow: Vec<PeerKey> = self.awaited().filter(is_slow).map(|asked| asked.peer).gather();
         for &peer in &slow {
             self.asked.iter_mut().filter(|asked| asked.peer == peer).for_each(|asked| asked.late = true);
             self.rest(peer, now);
@@ -212,15 +213,15 @@ impl Gathering {
 
     /// A peer is gone.
     pub fn left(&mut self, peer: PeerKey) {
-        self.asked.retain(|asked| asked.peer != peer);
-        self.resting.retain(|(resting, _)| *resting != peer);
+        self.asked.keep(|asked| asked.peer != peer);
+        self.resting.keep(|(resting, _)| *resting != peer);
     }
 
     /// All of it, to be verified; nothing is asked for until [`Gathering::wrong`] or [`Gathering::again`].
     pub fn take(&mut self) -> Vec<Box<[u8]>> {
         self.is_away = true;
         self.asked.clear();
-        std::mem::take(&mut self.pieces).into_iter().flatten().collect()
+        std::mem::take(&mut self.pieces).into_iter().flatten().gather()
     }
 
     /// What was taken is not what the link names. Returns who lied, where that is known.

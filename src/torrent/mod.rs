@@ -383,7 +383,8 @@ impl Torrent {
         )
     }
 
-    /// Those connected.
+    /// Those connected. By itself: it is asked in twenty places.
+    #[inline(never)]
     pub fn peers(&self) -> &[PeerKey] {
         self.swarm.as_ref().map_or(&[], |swarm| &swarm.peers)
     }

@@ -13,6 +13,7 @@
 use std::ops::Range;
 
 use crate::have::Have;
+use crate::list::Keep;
 use crate::peer::PeerKey;
 use crate::piece::Lengths;
 use crate::random::Random;
@@ -186,7 +187,7 @@ impl Superseed {
         let at = self.at(key)?;
         let is_alone = !self.peers.iter().any(|peer| peer.wants && peer.key != key);
         let peer = &mut self.peers[at];
-        peer.offers.retain(|offer| !(offer.taken && (offer.passed || is_alone)));
+        peer.offers.keep(|offer| !(offer.taken && (offer.passed || is_alone)));
         if self.is_over || !peer.known || peer.offers.len() >= self.at_once {
             return None;
         }

@@ -23,6 +23,7 @@ use smol::future::FutureExt;
 
 use super::{Listing, MAX_DEPTH, MAX_DIRECTORIES, MAX_FILES, bytes};
 use crate::ident::Ident;
+use crate::list;
 use crate::sorted::SortedSet;
 
 /// A burst of events (a copy of many files) makes one scan, so long after its last event …
@@ -46,7 +47,7 @@ pub fn scan(roots: &[PathBuf]) -> Listing {
         }
     });
     listing.fingerprint = fingerprint.max(1);
-    listing.files.sort_unstable_by(|(one, _), (other, _)| bytes(one).cmp(bytes(other)));
+    list::sort_by(&mut listing.files, |(one, _), (other, _)| bytes(one) < bytes(other));
     listing.files.dedup_by(|(one, _), (other, _)| one == other);
     listing
 }
@@ -168,7 +169,7 @@ impl Walk<'_> {
 
     fn descend(&mut self, mut below: Vec<(bool, PathBuf)>, depth: usize) {
         // Directories before links to them, so that a file is known by its own path; backwards, as `todo` is a stack.
-        below.sort_unstable();
+        list::sort(&mut below);
         let mut directories = Vec::new();
         for (_, path) in below {
             match fs::metadata(&path) {
@@ -241,7 +242,7 @@ impl Hints {
                 Err(_) => {}
             }
         }
-        watches.sort_unstable();
+        list::sort(&mut watches);
         watches.dedup();
         for watch in &*self.watches.borrow() {
             if watches.binary_search(watch).is_err() {

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ident::Ident;
+use crate::list;
 use crate::metainfo::InfoHash;
 
 pub mod io;
@@ -294,7 +295,7 @@ impl Watch {
                 changes.push(Change::Removed { info_hash: orphan.info_hash, path: orphan.path });
             }
         }
-        again.sort_unstable_by(|one, other| bytes(one).cmp(bytes(other)));
+        list::sort_by(&mut again, |one, other| bytes(one) < bytes(other));
         if again.is_empty() {
             changes.extend(self.spent());
         }
@@ -414,7 +415,7 @@ impl Watch {
             }
         }
         let mut unlisted: Vec<PathBuf> = unlisted.into_iter().map(|(path, _)| path).collect();
-        unlisted.sort_unstable();
+        list::sort(&mut unlisted);
         for path in &self.unlisted {
             if unlisted.binary_search(path).is_err() {
                 self.notices.push(Change::Listed { path: path.clone() });
@@ -522,7 +523,7 @@ impl Watch {
         self.by_hash.clear();
         self.by_hash
             .extend((0..).zip(files).filter(|(_, file)| file.info_hash().is_some()).map(|(index, _)| index));
-        self.by_hash.sort_unstable_by_key(|index: &u32| (files[*index as usize].info_hash(), *index));
+        list::sort_by_key(&mut self.by_hash, |index: &u32| (files[*index as usize].info_hash(), *index));
     }
 }
 

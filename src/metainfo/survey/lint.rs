@@ -7,6 +7,7 @@ use std::fmt::Display;
 
 use super::Survey;
 use crate::bencode::{Parser, Token, Value, printable};
+use crate::list::{self, Gather};
 use crate::metainfo::maker::problem;
 use crate::metainfo::{Metainfo, web};
 use crate::piece::BLOCK;
@@ -137,8 +138,8 @@ fn names(torrent: &Metainfo, found: &mut Vec<String>) {
     let paths = || torrent.files.iter().filter(|file| !file.pad).map(|file| file.path.as_str());
     let parts = || std::iter::once(torrent.name.as_str()).chain(paths().flat_map(|path| path.split('/')));
     // Each kind once, with the first name of it.
-    let mut kinds: Vec<&str> = parts().filter_map(problem).collect();
-    kinds.sort_unstable();
+    let mut kinds: Vec<&str> = parts().filter_map(problem).gather();
+    list::sort(&mut kinds);
     kinds.dedup();
     for kind in kinds {
         some(found, parts().filter(|name| problem(name) == Some(kind)), kind);
@@ -156,7 +157,7 @@ fn names(torrent: &Metainfo, found: &mut Vec<String>) {
         "padding of BitComet: other clients store it as files of zeros",
     );
     let mut lower: Vec<(String, &str)> = paths().map(|path| (path.to_lowercase(), path)).collect();
-    lower.sort_unstable();
+    list::sort(&mut lower);
     let twins = lower.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| pair[1].1);
     some(
         found,

@@ -6,6 +6,7 @@
 use super::info::Other;
 use super::{Error, File, InfoHash, MAX_LIST, Metainfo, Warnings, url, whole};
 use crate::bencode::Value;
+use crate::list::Gather;
 use tree::Tree;
 
 pub mod lint;
@@ -60,8 +61,8 @@ impl<'a> Survey<'a> {
             update_url: either(b"update-url").and_then(Value::as_bytes).and_then(|text| url(text).ok()),
             similar: all(b"similar")
                 .filter_map(|hash| hash.as_bytes()?.first_chunk().map(|hash| InfoHash::from_bytes(*hash)))
-                .collect(),
-            collections: all(b"collections").filter_map(super::text).collect(),
+                .gather(),
+            collections: all(b"collections").filter_map(super::text).gather(),
             root,
             rest: bytes.len() - root.raw().len(),
         })

@@ -4,6 +4,7 @@
 //! files; roots and layers are borrowed from the .torrent.
 
 use crate::bencode::{Entries, Parser, Token, Value, printable};
+use crate::list::{self, Gather};
 use crate::metainfo::merkle::{self, Tree as Hashes};
 use crate::metainfo::path::{self, MAX_PATH};
 use crate::metainfo::{Error, File, MAX_FILES, MAX_TORRENT, Warnings};
@@ -75,7 +76,7 @@ impl<'a> Tree<'a> {
             }
             let refuse = |why: &str| {
                 let name = printable(name_of_last);
-                Err(Error::key(TREE, format!("has a file that is refused: {name}: {why}")))
+                Err(Error::key(TREE, &format!("has a file that is refused: {name}: {why}")))
             };
             if is_file {
                 let begin = parser.offset();
@@ -103,7 +104,7 @@ impl<'a> Tree<'a> {
                 if files.len() > MAX_FILES || names > MAX_TORRENT {
                     return Err(Error::key(
                         TREE,
-                        format!("lists more than {MAX_FILES} files, or names too long"),
+                        &format!("lists more than {MAX_FILES} files, or names too long"),
                     ));
                 }
                 continue;
@@ -204,20 +205,14 @@ impl<'a> Leaf<'a> {
         layers: &[(&[u8], Value<'a>)],
         piece_length: u32,
     ) -> Result<Option<Leaf<'a>>, &'static str> {
-        let (mut length, mut root, mut attributes) = (None, None, &b""[..]);
-        for (key, value) in properties {
-            match key {
-                b"length" => length = value.as_int().and_then(|n| u64::try_from(n).ok()),
-                b"pieces root" => root = value.as_bytes(),
-                b"attr" => attributes = value.as_bytes().unwrap_or_default(),
-                _ => {}
-            }
-        }
+        let [length, root, attributes] = properties.pick(&["length", "pieces root", "attr"]);
+        let attributes = attributes.and_then(Value::as_bytes).unwrap_or_default();
         if attributes.contains(&b'l') {
             return Ok(None);
         }
+        let length = length.and_then(Value::as_int).and_then(|n| u64::try_from(n).ok());
         let length = length.ok_or("its `length` is no number of bytes")?;
-        let pieces = match root.map(<[u8]>::as_chunks::<32>) {
+        let pieces = match root.and_then(Value::as_bytes).map(<[u8]>::as_chunks::<32>) {
             _ if length == 0 => &[][..],
             Some((root @ [only], [])) => {
                 let count = length.div_ceil(u64::from(piece_length));
@@ -254,12 +249,12 @@ fn layer<'a>(
 /// What `piece layers` holds, to be searched.
 fn sorted<'a>(layers: Option<Value<'a>>) -> Result<Vec<(&'a [u8], Value<'a>)>, Error> {
     let Some(layers) = layers else { return Ok(Vec::new()) };
-    let entries = layers.entries().ok_or(Error::key(LAYERS, "is no dictionary"))?;
-    let mut layers: Vec<_> = entries.take(MAX_FILES + 1).collect();
+    let entries = layers.entries().ok_or_else(|| Error::key(LAYERS, "is no dictionary"))?;
+    let mut layers: Vec<_> = entries.take(MAX_FILES + 1).gather();
     if layers.len() > MAX_FILES {
-        return Err(Error::key(LAYERS, format!("has more than {MAX_FILES} of them")));
+        return Err(Error::key(LAYERS, &format!("has more than {MAX_FILES} of them")));
     }
-    layers.sort_unstable_by_key(|(key, _)| *key);
+    list::sort_by_key(&mut layers, |(key, _)| *key);
     Ok(layers)
 }
 

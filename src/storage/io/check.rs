@@ -15,6 +15,7 @@ use sha2::Sha256;
 use super::Place;
 use super::hashing::{stored, zeros};
 use super::tree::{Tree, ident_of, open_torrent};
+use crate::list::Gather;
 use crate::metainfo::merkle;
 use crate::metainfo::survey::Survey;
 use crate::metainfo::survey::tree::Leaf;
@@ -184,7 +185,7 @@ fn leaves<'a>(survey: &'a Survey<'a>) -> (Vec<(u32, &'a Leaf<'a>)>, Option<Strin
         *next = next.saturating_add(first(leaf));
         Some((at, leaf))
     });
-    (leaves.collect(), None)
+    (leaves.gather(), None)
 }
 
 /// Looks at all pieces; this thread tells the progress.

@@ -12,6 +12,7 @@ use rustix::io::{Errno, ReadWriteFlags, pread, preadv, preadv2};
 
 use super::prepare::is_in_memory;
 use super::tree::{number, stamp_of};
+use crate::list::Keep;
 use crate::storage::resume::Stamp;
 
 /// A file that nobody has read for this long is closed, so that its disk can be unmounted.
@@ -208,7 +209,7 @@ impl Files {
 
     /// Takes a file in; the one that was not used for longest makes room.
     pub fn insert(&mut self, key: u32, file: u32, open: OpenFile, now: Instant) -> Arc<OpenFile> {
-        self.open.retain(|entry| entry.key != key || entry.file != file);
+        self.open.keep(|entry| entry.key != key || entry.file != file);
         while self.open.len() >= self.limit {
             self.remove_oldest();
         }
@@ -219,12 +220,12 @@ impl Files {
 
     /// Closes the files of a torrent: it has gone, or its data has changed.
     pub fn remove(&mut self, key: u32) {
-        self.open.retain(|entry| entry.key != key);
+        self.open.keep(|entry| entry.key != key);
     }
 
     /// Closes what nobody has read lately.
     pub fn poll(&mut self, now: Instant) {
-        self.open.retain(|entry| now.saturating_duration_since(entry.used) < IDLE);
+        self.open.keep(|entry| now.saturating_duration_since(entry.used) < IDLE);
         if self.open.is_empty() {
             self.open = Vec::new();
         }

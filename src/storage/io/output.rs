@@ -15,6 +15,7 @@ use super::prepare::{allocated, free};
 use super::tree::number;
 use super::write::Unsaved;
 use crate::config::Disk;
+use crate::list::Keep;
 use crate::metainfo::InfoHash;
 use crate::storage::{Layout, Room, Span, Trouble};
 
@@ -136,7 +137,7 @@ impl Outputs {
 
     /// Closes the files of a torrent, and asks anew how much room there is.
     pub(super) fn close(&mut self, info_hash: &InfoHash) {
-        self.open.retain(|output| output.info_hash != *info_hash);
+        self.open.keep(|output| output.info_hash != *info_hash);
         self.rooms = Rooms::default();
         if self.open.is_empty() {
             self.open = Vec::new();
@@ -240,7 +241,7 @@ impl Rooms {
         }
         let Some(free) = free() else { return Ok(()) };
         let spare = free.saturating_sub(floor).checked_sub(len).ok_or(free)?;
-        self.0.retain(|(known, _)| *known != device);
+        self.0.keep(|(known, _)| *known != device);
         self.0.truncate(ROOMS - 1);
         // Near the floor it is asked ever more often, in the end each time.
         self.0.push((device, (spare / 2).min(ASK)));

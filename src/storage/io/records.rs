@@ -9,7 +9,7 @@
 //! Holds 24 bytes a torrent and, until the next flush, the records that have changed, at most [`PENDING`] bytes.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat, stat};
@@ -153,7 +153,8 @@ impl Records {
         let directory = self.directory.as_deref().ok_or("there is no state directory")?;
         if let (Some(parent), _) = self.ground(directory).map_err(|trouble| trouble.to_string())? {
             let name = directory.file_name().unwrap_or_default();
-            let made = attempt().and_then(|()| mkdirat(&parent, name, Mode::from_raw_mode(0o755)));
+            let made =
+                attempt().and_then(|()| mkdirat(parent.as_fd(), Path::new(name), Mode::from_raw_mode(0o755)));
             made.map_err(|error| format!("{}: {}", directory.display(), io::Error::from(error)))?;
         }
         Ok(directory)

@@ -109,8 +109,8 @@ impl Tree {
     pub(super) fn stat(&self, layout: &Layout, file: u32) -> Result<Option<Stat>, Trouble> {
         let (below, path) = self.paths(layout, file);
         let found = match &self.base {
-            None => statat(CWD, &below, AtFlags::empty()),
-            Some((_, fd)) => match statat(fd, &below, AtFlags::SYMLINK_NOFOLLOW) {
+            None => statat(CWD, below.as_path(), AtFlags::empty()),
+            Some((_, fd)) => match statat(fd.as_fd(), below.as_path(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_symlink() => {
                     self.open_beneath(&below, LOOK).and_then(fstat)
                 }
@@ -182,7 +182,9 @@ impl Tree {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let opened = match &self.base {
                 None => openat(CWD, directory, flags, Mode::empty()),
-                Some((_, fd)) if directory == Path::new("") => openat(fd, ".", flags, Mode::empty()),
+                Some((_, fd)) if directory == Path::new("") => {
+                    openat(fd.as_fd(), Path::new("."), flags, Mode::empty())
+                }
                 Some(_) => self.open_beneath(directory, flags),
             };
             match opened.and_then(|fd| attempt().and_then(|()| fsync(fd))) {
@@ -251,7 +253,12 @@ impl Tree {
             Some((_, fd)) => self.directory(fd, parent)?,
         };
         attempt()?;
-        openat(directory, name, WRITE | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, mode)
+        openat(
+            directory.as_fd(),
+            Path::new(name),
+            WRITE | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW,
+            mode,
+        )
     }
 
     /// Opens a directory below the base; what is not there of the way to it is made.
@@ -263,14 +270,14 @@ impl Tree {
                 found => return found,
             }
         }
-        let mut at = openat(base, ".", look, Mode::empty())?;
+        let mut at = openat(base.as_fd(), Path::new("."), look, Mode::empty())?;
         let mut reached = PathBuf::new();
         for name in below.components() {
             reached.push(name);
             at = match self.open_beneath(&reached, look) {
                 Err(Errno::NOENT) => {
                     attempt()?;
-                    match mkdirat(&at, name.as_os_str(), Mode::from_raw_mode(0o777)) {
+                    match mkdirat(at.as_fd(), Path::new(&name), Mode::from_raw_mode(0o777)) {
                         Ok(()) | Err(Errno::EXIST) => self.open_beneath(&reached, look)?,
                         Err(error) => return Err(error),
                     }
@@ -439,7 +446,7 @@ fn walk(base: &Path, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let Component::Normal(name) = component else { return Err(Errno::XDEV) };
         names.push(name);
     }
-    let mut at = openat(CWD, &base, LOOK | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
+    let mut at = openat(CWD, base.as_path(), LOOK | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
     let Some(last) = names.pop() else { return Err(Errno::ISDIR) };
     for name in names {
         at = step(at.as_fd(), name, LOOK | OFlags::DIRECTORY)?;
@@ -448,7 +455,7 @@ fn walk(base: &Path, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
 }
 
 fn step(at: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
-    openat(at, name, flags | OFlags::NOFOLLOW, Mode::empty())
+    openat(at, Path::new(name), flags | OFlags::NOFOLLOW, Mode::empty())
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use super::prepare::survey;
 use super::tree::{Tree, exists, missing, number, root_of};
 use crate::config::Disk;
 use crate::have::Have;
+use crate::list::{self, Keep};
 use crate::metainfo::InfoHash;
 use crate::piece::Lengths;
 use crate::sorted::SortedSet;
@@ -238,7 +239,7 @@ impl Writer {
     /// Lets go of a torrent whose record goes.
     pub(super) fn forget(&mut self, info_hash: &InfoHash) {
         self.close(info_hash);
-        self.unsaved.retain(|unsaved| unsaved.info_hash != *info_hash);
+        self.unsaved.keep(|unsaved| unsaved.info_hash != *info_hash);
         self.unsaved.shrink_to(TORRENTS);
     }
 
@@ -270,7 +271,7 @@ impl Writer {
     }
 
     fn close(&mut self, info_hash: &InfoHash) {
-        self.ready.retain(|ready| ready.info_hash != *info_hash);
+        self.ready.keep(|ready| ready.info_hash != *info_hash);
         if self.ready.is_empty() {
             self.ready = Vec::new();
         }
@@ -382,13 +383,13 @@ fn put<'a>(
     bytes: &[u8],
 ) -> Result<&'a [Write], Trouble> {
     let (hashing, layout) = (&ready.hashing, ready.hashing.layout());
-    writes.sort_unstable_by_key(|write| (write.piece, write.begin));
+    list::sort_by_key(writes, |write| (write.piece, write.begin));
     let overlap = writes
         .windows(2)
         .any(|two| two[0].piece == two[1].piece && two[0].begin.saturating_add(two[0].len) > two[1].begin);
     if overlap {
         // Two peers sent the same: what came last stays, as it does when it comes in another batch.
-        writes.sort_unstable_by_key(|write| write.at);
+        list::sort_by_key(writes, |write| write.at);
     }
     let mut pending: Option<Run<'_>> = None;
     for write in &*writes {

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use super::begun::NOBODY;
+use crate::list::{self, Gather, Keep};
 use crate::peer::PeerKey;
 
 /// Attempts remembered: liars are few, and each spoils a few pieces before the first of them is fetched again.
@@ -52,7 +53,7 @@ impl Failures {
                 }
             }
         }
-        self.0.retain(|failure| failure.piece != piece);
+        self.0.keep(|failure| failure.piece != piece);
         if self.0.is_empty() {
             self.0 = VecDeque::new();
         }
@@ -67,8 +68,8 @@ impl Failures {
     /// Those that sent some of that piece when it was wrong, each once.
     pub(super) fn suspects(&self, piece: u32) -> Vec<PeerKey> {
         let mut suspects: Vec<_> =
-            self.of(piece).flat_map(|failure| failure.senders.iter().copied()).collect();
-        suspects.sort_unstable();
+            self.of(piece).flat_map(|failure| failure.senders.iter().copied()).gather();
+        list::sort(&mut suspects);
         suspects.dedup();
         suspects
     }

@@ -11,6 +11,7 @@ use super::begun::{Access, Begun};
 use super::taken::round;
 use super::{Claim, Picker};
 use crate::have::Have;
+use crate::list::{self, Gather};
 use crate::peer::PeerKey;
 use crate::piece::{BLOCK, Block};
 use crate::sorted::SortedMap;
@@ -93,8 +94,8 @@ impl Picker {
             .filter(|&(piece, begun)| self.may_ask(peer, piece, begun))
             .map(|(piece, begun)| (!begun.knows(peer), u32::MAX - begun.received(), piece))
             .take(LOOKS)
-            .collect();
-        pieces.sort_unstable();
+            .gather();
+        list::sort(&mut pieces);
         for (.., piece) in pieces {
             if out.len() >= end {
                 break;
@@ -326,7 +327,7 @@ impl Picker {
             }
         }
         for (other, mut blocks) in others {
-            blocks.sort_unstable();
+            list::sort(&mut blocks);
             let oldest = blocks.first().map_or(0, |&(age, ..)| u16::MAX - age);
             while out.len() < end && self.is_worth(self.time(peer, 1), other, blocks.len(), oldest) {
                 let Some((_, piece, block)) = blocks.pop() else { break };

@@ -14,6 +14,7 @@ mod taken;
 use std::ops::Range;
 
 use crate::have::Have;
+use crate::list::{self, Gather};
 use crate::peer::PeerKey;
 use crate::piece::{BLOCK, Block, Lengths};
 use crate::random::Random;
@@ -223,7 +224,7 @@ impl Picker {
     /// A peer sends nothing of what it was asked for.
     pub fn release_all(&mut self, peer: PeerKey) {
         let pieces: Vec<u32> =
-            self.begun.iter().filter(|(_, begun)| begun.knows(peer)).map(|(&piece, _)| piece).collect();
+            self.begun.iter().filter(|(_, begun)| begun.knows(peer)).map(|(&piece, _)| piece).gather();
         for piece in pieces {
             let Some(begun) = self.begun.get_mut(&piece) else { continue };
             let lost = begun.leave(peer);
@@ -458,7 +459,7 @@ impl Picker {
         senders.iter().for_each(|&sender| *sent.get_or_insert_with(sender, || 0) += 1);
         let good = |peer| self.sources.get(&peer).map_or(0, |source| source.good);
         let mut best: Vec<_> = sent.into_iter().map(|(peer, blocks)| (good(peer), blocks, peer)).collect();
-        best.sort_unstable_by(|one, other| other.cmp(one));
+        list::sort_by(&mut best, |one, other| one > other);
         best.truncate(best.len() / 2);
         best.into_iter().map(|(.., peer)| peer).filter(|&peer| peer != NOBODY).collect()
     }
