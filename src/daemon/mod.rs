@@ -133,10 +133,10 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     drop_privileges(config.user.as_deref())?;
     let now = Instant::now();
     let port = addresses.first().map_or(0, SocketAddr::port);
-    let seed = random();
+    let seed = random()?;
     let mut session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
     // Our id tells most of the seed.
-    session.set_secret(random());
+    session.set_secret(random()?);
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
@@ -148,10 +148,10 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let daemon = Rc::new(Daemon {
         house: house.clone(),
         watch: RefCell::new(Watch::new()),
-        announcer: Announcer::new(resolver.clone(), udp.clone(), random()),
+        announcer: Announcer::new(resolver.clone(), udp.clone(), random()?),
         resolver,
         bursts: RefCell::default(),
-        key: low_bits(random()),
+        key: low_bits(random()?),
         reload,
         started: now,
         listeners: Listeners::default(),
