@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::toml::Value;
+use crate::log::escaped;
 
 /// Entries of one list: more is a mistake, and each watched tree, peer or tracker costs work all the time.
 const MAX_LIST: usize = 64;
@@ -37,6 +38,10 @@ impl Entry {
         Error { line: self.line, key: self.key.clone(), reason: reason.to_owned() }
     }
 
+    fn not_right(&self, text: &str, right: &str) -> Error {
+        self.refuse(&format!("\"{}\" is not {right}", escaped(text)))
+    }
+
     fn wrong_type(&self, right: &str) -> Error {
         self.refuse(&format!("expected {right}, not {}", kind(&self.value)))
     }
@@ -57,11 +62,11 @@ impl Entry {
 
     /// True, false, or `None` for this one word.
     pub fn flag_or(&self, word: &str) -> Result<Option<bool>, Error> {
-        let right = format!("{word:?}, or true or false without quotes");
+        let right = format!("\"{word}\", or true or false without quotes");
         match &self.value {
             Value::Flag(flag) => Ok(Some(*flag)),
             Value::Text(text) if text == word => Ok(None),
-            Value::Text(text) => Err(self.refuse(&format!("{text:?} is not {right}"))),
+            Value::Text(text) => Err(self.not_right(text, &right)),
             _ => Err(self.wrong_type(&right)),
         }
     }
@@ -87,20 +92,20 @@ impl Entry {
     pub fn rate(&self) -> Result<u64, Error> {
         let right = "bytes a second such as \"0\" (no limit), \"50k\" or \"1.5M\"";
         let text = self.amount(right)?;
-        scaled(&text, 1000).ok_or_else(|| self.refuse(&format!("{text:?} is not {right}")))
+        scaled(&text, 1000).ok_or_else(|| self.not_right(&text, right))
     }
 
     /// Bytes, not fewer than `least`; `right` says so.
     pub fn size(&self, least: u64, right: &str) -> Result<u64, Error> {
         let text = self.amount(right)?;
         let size = scaled(&text, 1024).filter(|size| *size >= least);
-        size.ok_or_else(|| self.refuse(&format!("{text:?} is not {right}")))
+        size.ok_or_else(|| self.not_right(&text, right))
     }
 
     pub fn ports(&self) -> Result<RangeInclusive<u16>, Error> {
         let right = "a port such as \"6881\", a range such as \"6881-6889\", or \"0\" for any";
         let text = self.amount(right)?;
-        ports(&text).ok_or_else(|| self.refuse(&format!("{text:?} is not {right}")))
+        ports(&text).ok_or_else(|| self.not_right(&text, right))
     }
 
     /// An absolute path, or `None` for "".
@@ -109,15 +114,15 @@ impl Entry {
         match (text.is_empty(), absolute(text)) {
             (true, _) => Ok(None),
             (false, None) => Ok(Some(PathBuf::from(text))),
-            (false, Some(right)) => Err(self.refuse(&format!("{text:?} is not {right}"))),
+            (false, Some(right)) => Err(self.not_right(text, right)),
         }
     }
 
     pub fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Error> {
         let text = self.text()?;
         choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice).ok_or_else(|| {
-            let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
-            self.refuse(&format!("{text:?} is not one of {}", names.join(", ")))
+            let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            self.not_right(text, &format!("one of {}", names.join(", ")))
         })
     }
 
@@ -133,7 +138,7 @@ impl Entry {
                 let Value::Text(text) = item else { return Err(wrong()) };
                 match check(text) {
                     None => Ok(text.to_owned()),
-                    Some(right) => Err(self.refuse(&format!("{text:?} is not {right}"))),
+                    Some(right) => Err(self.not_right(text, right)),
                 }
             })
             .collect()

@@ -598,7 +598,7 @@ impl FromStr for Listen {
 
     /// `ADDR:PORT`, where the port may be a range and the address may be left out.
     fn from_str(text: &str) -> Result<Listen, String> {
-        let wrong = || format!("{text:?} is not ADDR:PORT, such as 10.0.0.7:6881, [::]:6881-6889 or :0");
+        let wrong = || format!("\"{text}\" is not ADDR:PORT, such as 10.0.0.7:6881, [::]:6881-6889 or :0");
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = ports(port).ok_or_else(wrong)?;
         if host.is_empty() {

@@ -351,7 +351,7 @@ impl Method {
     pub fn new(name: &str, arguments: &Value) -> Result<Method, Error> {
         let (name, takes) = *METHODS.iter().find(|(known, _)| *known == name).ok_or_else(|| {
             let known: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
-            Error::Method(format!("unknown method {:?}; known are {}", cut(name), known.join(", ")))
+            Error::Method(format!("unknown method \"{}\"; known are {}", cut(name), known.join(", ")))
         })?;
         let given = match arguments {
             Value::Table(given) => &given[..],
@@ -406,7 +406,7 @@ impl Method {
         let request = json::decode(line).map_err(|error| wrong(&error))?;
         let Value::Table(fields) = &request else { return Err(wrong(&"expected an object")) };
         if let Some((other, _)) = fields.iter().find(|(name, _)| !matches!(&**name, "method" | "params")) {
-            return Err(wrong(&format_args!("unknown field {:?}", cut(other))));
+            return Err(wrong(&format_args!("unknown field \"{}\"", cut(other))));
         }
         match request.field("method") {
             Value::Text(name) => Method::new(name, request.field("params")),
