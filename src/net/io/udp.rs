@@ -24,9 +24,9 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
 use rustix::net::sockopt::ipv6_v6only;
-use smol::Task;
 
 use crate::daemon::House;
+use crate::daemon::executor::Task;
 use crate::net::datagram::{Datagram, tell_apart};
 use crate::net::{Canonical, Family, Host, plain};
 use crate::rate::Bucket;
@@ -51,7 +51,7 @@ pub struct Udp {
     /// Who asked lately, and at which address of ours.
     asked: RefCell<VecDeque<(SocketAddr, IpAddr)>>,
     resets: RefCell<Bucket>,
-    task: RefCell<Option<Task<()>>>,
+    task: RefCell<Option<Task>>,
 }
 
 struct Socket {
