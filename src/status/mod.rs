@@ -382,19 +382,20 @@ impl Method {
                 limit: limit.unwrap_or(MAX_LIST).min(MAX_LIST),
             }),
         };
-        Ok(match name {
-            "list" => Method::List(part()?),
-            "torrent" => Method::Torrent(info_hash()?),
-            "peers" => Method::Peers(info_hash()?),
-            "refused" => Method::Refused(part()?),
-            "nodes" => Method::Nodes,
-            "rescan" => Method::Rescan,
-            "reload" => Method::Reload,
-            "verify" => Method::Verify(info_hash()?),
-            "pause" => Method::Pause(info_hash()?),
-            "resume" => Method::Resume(info_hash()?),
-            _ => Method::Status,
-        })
+        let of_torrent = match name {
+            "torrent" => Method::Torrent,
+            "peers" => Method::Peers,
+            "verify" => Method::Verify,
+            "pause" => Method::Pause,
+            "resume" => Method::Resume,
+            "list" => return part().map(Method::List),
+            "refused" => return part().map(Method::Refused),
+            "nodes" => return Ok(Method::Nodes),
+            "rescan" => return Ok(Method::Rescan),
+            "reload" => return Ok(Method::Reload),
+            _ => return Ok(Method::Status),
+        };
+        info_hash().map(of_torrent)
     }
 
     /// From a line of the control socket.

@@ -78,7 +78,12 @@ impl Exchange {
                 Err(Failure::Transport(_)) if tries + 1 < TRIES => tries += 1,
                 // Others say what is wrong with it, in words of their own.
                 Err(Failure::Refused(reason, _))
-                    if known.is_some() && !renewed && reason.to_ascii_lowercase().contains("connection") =>
+                    if known.is_some()
+                        && !renewed
+                        && reason
+                            .as_bytes()
+                            .windows(10)
+                            .any(|word| word.eq_ignore_ascii_case(b"connection")) =>
                 {
                     renewed = true;
                 }
