@@ -14,7 +14,7 @@
 //! | [`sorted`] | maps and sets as one sorted vector |
 //! | [`ident`] | whether a file is the one that was seen before |
 //! | [`bencode`] | the encoding of .torrent files and tracker replies |
-//! | [`metainfo`] | .torrent files, magnet links, and the maker of torrents |
+//! | [`metainfo`] | .torrent files, magnet links, and the maker of torrents (feature `maker`) |
 //! | [`config`] | the configuration: every key, default and unit |
 //! | [`rate`] | token buckets and meters |
 //! | [`random`] | numbers that need not be secret |

@@ -18,7 +18,7 @@ use common::daemon::{Daemon, Home};
 use common::peer::RawPeer;
 use common::torrent::{Torrent, string};
 use common::world::{Namespace, World};
-use common::{Folder, PATIENCE, Running, able, meshseed, python, run, wait, wait_value};
+use common::{Folder, PATIENCE, Running, able, python, run, wait, wait_value};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -114,17 +114,13 @@ fn peers_and_neighbours_tell_of_their_nodes() {
     wait_value("it knows its neighbour's node", PATIENCE, || nodes(&listener), |nodes| *nodes >= 1);
     drop(listener);
     // What is private has no part in it.
-    let secret = Torrent::single("secret", 300_000, 32 * 1024);
+    let secret = Torrent::single("secret", 300_000, 32 * 1024).private();
     let giver = home(neighbour, &[]);
-    secret.write_data(&giver.data);
-    let file = giver.torrents.join("secret.torrent");
-    run(Command::new(meshseed())
-        .args(["create", "--private", "-o"])
-        .args([&file, &giver.data.join("secret")]));
+    secret.add_to(&giver);
     let daemon = giver.start();
     wait_value("it is seeded", PATIENCE, || seeding(&daemon), |count| *count == 1);
-    let (address, hash) = (daemon.address(), secret_hash(&daemon));
-    let stranger = private.enter(|| RawPeer::connect(address, &hash)).expect("it shakes hands");
+    let address = daemon.address();
+    let stranger = private.enter(|| RawPeer::connect(address, &secret.info_hash)).expect("it shakes hands");
     assert_eq!(stranger.reserved[7] & 1, 0, "a private torrent's peers are not asked for nodes");
 }
 
@@ -216,15 +212,11 @@ fn private_and_paused_torrents_are_never_told_and_metered_nodes_say_what_they_ar
     let home = home(seed, &[other]);
     home.set("dht", "read-only", true);
     let [told, paused] = ["told", "paused"].map(|name| Torrent::single(name, 50_000, 16 * 1024));
-    let secret = Torrent::single("secret", 50_000, 16 * 1024);
-    secret.write_data(&home.data);
-    let (file, data) = (home.torrents.join("secret.torrent"), home.data.join("secret"));
-    run(Command::new(meshseed()).args(["create", "--private", "-o"]).args([&file, &data]));
-    paused.add_to(&home);
+    let secret = Torrent::single("secret", 50_000, 16 * 1024).private();
+    [&secret, &paused].into_iter().for_each(|torrent| torrent.add_to(&home));
     home.set("dht", "enabled", false);
     let daemon = home.start();
-    let hash = secret_hash(&daemon);
-    daemon.wait_seeding(&paused);
+    [&secret, &paused].into_iter().for_each(|torrent| drop(daemon.wait_seeding(torrent)));
     daemon.ask("pause", json!({"info_hash": paused.hex()}));
     assert_eq!(dht(&daemon), Value::Null);
     home.set("dht", "enabled", true);
@@ -237,7 +229,7 @@ fn private_and_paused_torrents_are_never_told_and_metered_nodes_say_what_they_ar
     std::thread::sleep(Duration::from_secs(3));
     assert!(ear.heard("get_peers", &told.info_hash));
     assert!(!ear.heard("", &paused.info_hash), "it is paused");
-    assert!(!ear.heard("", &hash), "it is private");
+    assert!(!ear.heard("", &secret.info_hash), "it is private");
     assert!(ear.all().iter().all(|datagram| has(datagram, b"2:roi1e")), "it is read-only");
     assert_eq!(ear.ask(daemon.address(), "ping", b""), None, "who is read-only answers nobody");
 }
@@ -519,18 +511,6 @@ fn is_found(said: &Value) -> bool {
 fn fetched(daemon: &Daemon, torrent: &Torrent, bound: Duration) {
     let measure = || daemon.torrent(torrent);
     wait_value(&format!("{} is fetched", torrent.name), bound, measure, |said| said["state"] == "seeding");
-}
-
-/// The info-hash of the torrent called "secret".
-fn secret_hash(daemon: &Daemon) -> [u8; 20] {
-    let hex = wait("it is known", PATIENCE, || {
-        let list = daemon.ask("list", json!({}))["torrents"].clone();
-        let secret = list.as_array()?.iter().find(|torrent| torrent["name"] == "secret")?.clone();
-        secret["info_hash"].as_str().map(str::to_owned)
-    });
-    let digits: Vec<u8> =
-        (0..40).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
-    digits.try_into().expect("20 bytes")
 }
 
 /// A node that answers every question with nothing, and remembers what it was told.

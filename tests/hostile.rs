@@ -20,8 +20,8 @@ use meshseed::dht::{self, Node, Output, Saved};
 use meshseed::have::Have;
 use meshseed::http::{Receiver, Url, decode_request_head};
 use meshseed::lpd::{self, Search};
-use meshseed::metainfo::lint::lint;
 use meshseed::metainfo::survey::Survey;
+use meshseed::metainfo::survey::lint::lint;
 use meshseed::metainfo::{self, InfoHash, magnet::Magnet, merkle};
 use meshseed::net::datagram::{Datagram, UTP_HEADER, tell_apart};
 use meshseed::net::{Family, Prefix};
@@ -666,6 +666,7 @@ fn torrents_of_every_format() {
             assert!(path.split('/').all(|part| !matches!(part, "" | "." | "..")), "{path:?}");
         }
         assert!(lint(&survey, None).len() < 100);
+        assert_eq!(Magnet::of_torrent(bytes), Ok(Magnet::from(torrent)));
         let link = Magnet::from(torrent).to_string();
         assert_eq!(Magnet::any(&link).map(|magnet| magnet.info_hash), Ok(torrent.info_hash), "{link}");
         true

@@ -17,7 +17,7 @@ use common::Need::{Program, Python, Root};
 use common::daemon::{Daemon, Home};
 use common::torrent::Torrent;
 use common::world::{Namespace, World};
-use common::{Folder, PATIENCE, Running, able, meshseed, python, run, wait, wait_value};
+use common::{Folder, PATIENCE, Running, able, python, run, wait, wait_value};
 use serde_json::{Value, json};
 
 #[test]
@@ -46,11 +46,8 @@ fn a_private_torrent_and_a_paused_one_are_not_told() {
     world.cable(other, "down");
     let home = home(seed);
     let [told, paused] = ["told", "paused"].map(|name| Torrent::single(name, 50_000, 16 * 1024));
-    let secret = Torrent::single("secret", 50_000, 16 * 1024);
-    [&told, &paused].into_iter().for_each(|torrent| torrent.add_to(&home));
-    secret.write_data(&home.data);
-    let (file, data) = (home.torrents.join("secret.torrent"), home.data.join("secret"));
-    run(Command::new(meshseed()).args(["create", "--private", "-o"]).args([&file, &data]));
+    let secret = Torrent::single("secret", 50_000, 16 * 1024).private();
+    [&told, &secret, &paused].into_iter().for_each(|torrent| torrent.add_to(&home));
     let daemon = home.start();
     [&told, &paused].into_iter().for_each(|torrent| drop(daemon.wait_seeding(torrent)));
     let seeding = || daemon.ask("status", Value::Null)["torrents"]["seeding"].clone();

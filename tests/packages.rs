@@ -242,7 +242,7 @@ fn a_key_signs_an_apk_and_its_public_half_verifies_it() {
 }
 
 #[test]
-fn the_variant_without_tls_stands_for_the_other_and_excludes_it() {
+fn the_small_variant_stands_for_the_other_and_excludes_it() {
     if !able(&TOOLS) {
         return;
     }
@@ -259,7 +259,7 @@ fn the_variant_without_tls_stands_for_the_other_and_excludes_it() {
         "Package: meshseed-nossl\nVersion: {version}\nDepends: libc\nConflicts: meshseed\nProvides: meshseed\nSource: "
     );
     assert!(control.starts_with(&head), "{control}");
-    assert!(control.ends_with("\n files into a directory, and their data is served. Without TLS: HTTPS\n trackers and web seeds are left out.\n"));
+    assert!(control.ends_with("\n files into a directory, and their data is served. For little flash:\n without TLS (HTTPS trackers and web seeds) and without the commands\n that make torrents (create, share, show, check).\n"));
 
     let archive = Archive::read(&made.apk);
     let root = archive.root();

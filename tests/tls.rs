@@ -194,7 +194,7 @@ mod without {
 
     #[test]
     fn a_build_without_tls_says_so() {
-        assert!(run(Command::new(meshseed()).arg("--version")).ends_with(" (no TLS)\n"));
+        assert!(run(Command::new(meshseed()).arg("--version")).contains(" (no TLS"));
         let why = "https:// needs TLS, which this build of meshseed is without";
         let url = "https://h.example/";
         let torrent = Torrent::single("image", 600_000, 65_536).announce(url).web_seeds(&[url.to_owned()]);

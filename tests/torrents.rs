@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
 
-use meshseed::metainfo::lint::lint;
 use meshseed::metainfo::survey::Survey;
+use meshseed::metainfo::survey::lint::lint;
 use meshseed::metainfo::{self, Error, magnet::Magnet};
 
 fn fixtures() -> Option<PathBuf> {

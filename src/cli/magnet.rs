@@ -10,7 +10,6 @@ use lexopt::{Arg, Parser};
 use super::output;
 use crate::metainfo::io;
 use crate::metainfo::magnet::Magnet;
-use crate::metainfo::survey::Survey;
 use crate::watch::is_magnet;
 
 /// The help of `meshseed magnet`.
@@ -60,10 +59,7 @@ fn link(path: &Path) -> Result<Magnet, String> {
     match Magnet::any_of_file(&bytes) {
         Ok(magnet) => Ok(magnet),
         Err(error) if is_magnet(path) => Err(named(error.to_string())),
-        Err(_) => match Survey::read(&bytes) {
-            Ok(survey) => Ok(Magnet::from(&survey.metainfo)),
-            Err(error) => Err(named(error.to_string())),
-        },
+        Err(_) => Magnet::of_torrent(&bytes).map_err(|error| named(error.to_string())),
     }
 }
 

@@ -1,13 +1,11 @@
 //! The info dictionary: the part of a .torrent that its info-hash covers, and all that can refuse it.
 //!
-//! Read first: BEP 3 ("info dictionary"), 47 (padding, attributes), 52 (what a hybrid adds), 30 (`root hash`). The file
-//! tree of a hybrid is read for those who ask for any format, not for the daemon. Holds the list of files; `pieces`
-//! is borrowed.
+//! Read first: BEP 3 ("info dictionary"), 47 (padding, attributes), 52 (what a hybrid adds), 30 (`root hash`). Omits the
+//! keys of formats that the daemon does not serve: an [`Other`] reads them. Holds the list of files; `pieces` is borrowed.
 
 use std::borrow::Cow;
 use std::num::NonZeroU32;
 
-use super::tree::Tree;
 use super::{Error, File, MAX_FILES, MAX_PIECES, Warnings, path, text};
 use crate::bencode::{Entries, Value, printable};
 use crate::piece::Lengths;
@@ -15,13 +13,16 @@ use crate::piece::Lengths;
 /// Bytes of a piece, libtorrent's bound.
 const MAX_PIECE_LENGTH: i64 = 512 << 20;
 
-/// Which formats are wanted.
-#[derive(Clone, Copy)]
-pub(super) enum Wanted<'a> {
-    /// What the daemon serves: v1, and of a hybrid its v1 half.
-    Served,
-    /// v2 and Merkle, too, with `piece layers`, which lies outside of `info`.
-    Any(Option<Value<'a>>),
+/// Who reads what the daemon does not serve: it serves v1, and of a hybrid its v1 half.
+pub(super) trait Other<'a> {
+    /// `root hash` of a Merkle torrent (BEP 30), which stands for `pieces`.
+    fn root_hash(&mut self, root: &'a [u8; 20]);
+
+    /// `file tree` of a torrent of that name with a v2 half (BEP 52).
+    fn tree(&mut self, tree: Value<'a>, name: &str, piece_length: u32, warnings: &mut Warnings);
+
+    /// The files of that half alone, and whether they are a folder.
+    fn files(&self, piece_length: u32) -> Result<(Vec<File>, bool), Error>;
 }
 
 /// The keys of `info`.
@@ -31,10 +32,6 @@ pub(super) struct Info<'a> {
     pub(super) lengths: Lengths,
     /// 20 bytes a piece; none of v2 and Merkle torrents.
     pub(super) pieces: &'a [u8],
-    /// BEP 30: stands for `pieces`.
-    pub(super) root_hash: Option<&'a [u8; 20]>,
-    /// The v2 half, where any format is asked for.
-    pub(super) tree: Option<Result<Tree<'a>, Error>>,
     pub(super) files: Vec<File>,
     pub(super) private: bool,
     pub(super) v2: bool,
@@ -45,7 +42,7 @@ impl<'a> Info<'a> {
     /// Every key once; the first that can not be refuses the torrent.
     pub(super) fn read(
         entries: Entries<'a>,
-        wanted: Wanted<'a>,
+        mut other: Option<&mut dyn Other<'a>>,
         warnings: &mut Warnings,
     ) -> Result<Info<'a>, Error> {
         let (mut name, mut name_utf8, mut length, mut files, mut pieces) = (None, None, None, None, None);
@@ -76,9 +73,9 @@ impl<'a> Info<'a> {
         let v2 = is_new && tree.is_some_and(|tree: Value<'_>| tree.entries().is_some());
         let v2_only = v2 && pieces.is_none();
         let root_hash = root_hash.filter(|_| pieces.is_none() && !v2_only);
-        match wanted {
-            Wanted::Served if v2_only => return Err(Error::V2Only),
-            Wanted::Served if root_hash.is_some() => return Err(Error::Merkle),
+        match other {
+            None if v2_only => return Err(Error::V2Only),
+            None if root_hash.is_some() => return Err(Error::Merkle),
             _ => {}
         }
 
@@ -88,11 +85,11 @@ impl<'a> Info<'a> {
             .filter(|n| (1..=MAX_PIECE_LENGTH).contains(n))
             .and_then(|n| NonZeroU32::new(u32::try_from(n).ok()?))
             .ok_or_else(|| Error::key("info.piece length", "is not between 1 byte and 512 MiB"))?;
-        let root_hash = root_hash
-            .map(|root| root.as_bytes().and_then(|root| root.try_into().ok()))
-            .map(|root| root.ok_or_else(|| Error::key("info.root hash", "has not 20 bytes")))
-            .transpose()?;
         let has_pieces = !v2_only && root_hash.is_none();
+        if let (Some(other), Some(root)) = (&mut other, root_hash) {
+            let root = root.as_bytes().and_then(|root| root.try_into().ok());
+            other.root_hash(root.ok_or_else(|| Error::key("info.root hash", "has not 20 bytes"))?);
+        }
         let pieces = match pieces {
             Some(pieces) => pieces.as_bytes().ok_or_else(|| Error::key("info.pieces", "is no string"))?,
             None if has_pieces => return Err(Error::Missing("info.pieces")),
@@ -106,24 +103,17 @@ impl<'a> Info<'a> {
         }
 
         let name = info_name(name, name_utf8, warnings)?;
-        let tree = match (wanted, tree) {
-            (Wanted::Any(layers), Some(tree)) if v2 => {
-                Some(Tree::read(tree, layers, &name, piece_length.get(), warnings))
-            }
-            _ => None,
-        };
+        if let (Some(other), Some(tree), true) = (&mut other, tree, v2) {
+            other.tree(tree, &name, piece_length.get(), warnings);
+        }
         let mut multi_file = files.is_some();
-        let files = match (length, files) {
-            _ if v2_only => {
-                let tree = match &tree {
-                    Some(Ok(tree)) => tree,
-                    Some(Err(error)) => return Err(error.clone()),
-                    None => return Err(Error::V2Only),
-                };
-                multi_file = tree.multi_file;
-                tree.row(piece_length.get())
+        let files = match (length, files, other) {
+            (_, _, Some(other)) if v2_only => {
+                let (files, is_folder) = other.files(piece_length.get())?;
+                multi_file = is_folder;
+                files
             }
-            (Some(length), None) => {
+            (Some(length), None, _) => {
                 let executable = attributes.is_some_and(|a| a.contains(&b'x'));
                 vec![File {
                     path: String::new(),
@@ -132,9 +122,9 @@ impl<'a> Info<'a> {
                     executable,
                 }]
             }
-            (None, Some(files)) => read_files(files, warnings)?,
-            (Some(_), Some(_)) => return Err(Error::key("info.length", "stands beside `info.files`")),
-            (None, None) => return Err(Error::Missing("info.length")),
+            (None, Some(files), _) => read_files(files, warnings)?,
+            (Some(_), Some(_), _) => return Err(Error::key("info.length", "stands beside `info.files`")),
+            (None, None, _) => return Err(Error::Missing("info.length")),
         };
         let total = files.iter().try_fold(0i64, |sum, file| sum.checked_add_unsigned(file.length));
         let total = total.and_then(|total| u64::try_from(total).ok());
@@ -151,12 +141,12 @@ impl<'a> Info<'a> {
             let why = format!("has {hashes} hashes for {} pieces", lengths.piece_count());
             return Err(Error::key("info.pieces", why));
         }
-        Ok(Info { name, multi_file, lengths, pieces, root_hash, tree, files, private, v2, source })
+        Ok(Info { name, multi_file, lengths, pieces, files, private, v2, source })
     }
 }
 
 /// `name.utf-8` where it is UTF-8, else `name`.
-fn info_name(
+pub(super) fn info_name(
     plain: Option<Value<'_>>,
     utf8: Option<Value<'_>>,
     warnings: &mut Warnings,

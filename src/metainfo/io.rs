@@ -12,29 +12,19 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha1::{Digest, Sha1};
 
-use super::{MAX_TORRENT, maker};
+use super::MAX_TORRENT;
 
-/// Why a file could not be read, or no torrent made or written.
+/// Why a file could not be read or written.
 #[derive(Debug)]
 pub enum Error {
     /// The system says no.
     Io(PathBuf, io::Error),
-    /// The content can not be a torrent.
-    Maker(PathBuf, maker::Error),
-    /// A name that is not UTF-8, which BEP 3 asks for.
-    Name(PathBuf),
-    /// The path has no last name to call the torrent by.
+    /// The path has no last name.
     NoName(PathBuf),
-    /// Written to, or replaced, while it was hashed.
-    Changed(PathBuf),
     /// Neither file nor folder.
     Special(PathBuf),
     /// It would be overwritten.
     Exists(PathBuf),
-    /// It would be written over what it is made of.
-    Content(PathBuf),
-    /// No DHT nodes to name.
-    Nodes(String),
     /// No .torrent is so large.
     Large(PathBuf),
 }
@@ -120,17 +110,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io(path, error) => write!(f, "{}: {error}", path.display()),
-            Error::Maker(path, error) => write!(f, "{}: {error}", path.display()),
-            Error::Name(path) => {
-                let path = path.as_os_str().as_encoded_bytes().escape_ascii();
-                write!(f, "{path}: the name is not UTF-8, which a torrent's names must be")
-            }
             Error::NoName(path) => write!(f, "{}: it has no name", path.display()),
-            Error::Changed(path) => write!(f, "{}: it changed while it was hashed", path.display()),
             Error::Special(path) => write!(f, "{}: neither a file nor a folder", path.display()),
             Error::Exists(path) => write!(f, "{}: it exists already (--force replaces it)", path.display()),
-            Error::Content(path) => write!(f, "{}: it is part of the content", path.display()),
-            Error::Nodes(why) => write!(f, "DHT nodes that the daemon saved: {why}"),
             Error::Large(path) => write!(f, "{}: larger than {} MiB", path.display(), MAX_TORRENT >> 20),
         }
     }

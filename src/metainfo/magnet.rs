@@ -6,7 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{InfoHash, Metainfo, hex, is_host, unhex, url};
+use super::info::info_name;
+use super::{InfoHash, Metainfo, Outer, hashes, hex, is_host, unhex, url, whole};
 use crate::bencode::{Value, Writer};
 
 /// Bytes of a link: far more than a browser hands on.
@@ -63,6 +64,28 @@ impl Magnet {
         let text = std::str::from_utf8(bytes).map_err(|_| Error::NotOne)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
         if text.contains(['\n', '\r']) { Err(Error::NotOne) } else { Magnet::any(text) }
+    }
+
+    /// Of a .torrent of any format. Of one that is not served nothing is looked at but what the link says.
+    pub fn of_torrent(bytes: &[u8]) -> Result<Magnet, super::Error> {
+        let v2_only = match super::parse(bytes) {
+            Ok(torrent) => return Ok(Magnet::from(&torrent)),
+            Err(super::Error::V2Only) => true,
+            Err(super::Error::Merkle) => false,
+            Err(error) => return Err(error),
+        };
+        let (mut outer, info) = Outer::read(whole(bytes)?)?;
+        let name = info_name(info.find(b"name"), info.find(b"name.utf-8"), &mut outer.warnings)?;
+        let (info_hash, info_hash_v2) = hashes(info, v2_only, v2_only);
+        Ok(Magnet {
+            info_hash,
+            info_hash_v2,
+            name: Some(name),
+            trackers: outer.trackers.concat(),
+            web_seeds: outer.web_seeds,
+            peers: Vec::new(),
+            select: Vec::new(),
+        })
     }
 
     /// Whether it names a v2 hash alone.
@@ -331,6 +354,8 @@ fn peer(text: &[u8]) -> Option<(String, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
 
     const HEX: &str = "2e34989b1c60df821b2d046c884d8f4d1858b97a";
@@ -356,6 +381,22 @@ mod tests {
         assert_eq!(magnet.peers[1], ("fe80::1".to_owned(), 51413));
         assert_eq!(magnet.select, [(0, 0), (2, 2), (4, 8)]);
         assert_eq!(magnet.to_string(), link);
+    }
+
+    #[test]
+    fn a_torrent_that_is_not_served_has_a_link_too() {
+        let v2 = b"d9:file treede12:meta versioni2e4:name1:ae";
+        let merkle = b"d4:name1:a9:root hash20:aaaaaaaaaaaaaaaaaaaae";
+        let link = |info: &[u8]| {
+            let torrent = [b"d8:announce8:http://t4:info", info, b"8:url-list8:http://we"].concat();
+            Magnet::of_torrent(&torrent).unwrap().to_string()
+        };
+        let rest = "&dn=a&tr=http%3A%2F%2Ft&ws=http%3A%2F%2Fw";
+        let hash = hex(&Sha256::digest(v2));
+        assert_eq!(link(v2), format!("magnet:?xt=urn:btmh:1220{hash}{rest}"));
+        assert_eq!(link(merkle), format!("magnet:?xt=urn:btih:{}{rest}", InfoHash::of(merkle)));
+        let no_name = b"d4:infod9:root hash20:aaaaaaaaaaaaaaaaaaaaee";
+        assert_eq!(Magnet::of_torrent(no_name), Err(super::super::Error::Missing("info.name")));
     }
 
     #[test]

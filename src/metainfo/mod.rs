@@ -1,9 +1,9 @@
 //! What a .torrent says, checked once: whoever holds a [`Metainfo`] holds safe paths and lengths that agree.
 //!
 //! Read first: BEP 3 ("metainfo files"), then 12 (announce-list), 19 and 17 (web seeds), 5 (`nodes`), 27
-//! (private), 47 (padding, attributes), 52 (hybrids). [`parse`] reads what the daemon serves, [`survey::Survey`] every
-//! format with all it says. Omits creating the symbolic links of BEP 47. Holds names and lengths of the files; the
-//! piece hashes stay in the .torrent, where [`Metainfo::hashes_at`] says.
+//! (private), 47 (padding, attributes), 52 (hybrids). [`parse`] reads what the daemon serves; `survey`, which is the
+//! maker's, every format with all it says. Omits creating the symbolic links of BEP 47. Holds names and lengths of the
+//! files; the piece hashes stay in the .torrent, where [`Metainfo::hashes_at`] says.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,20 +13,20 @@ use std::str::FromStr;
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-use crate::bencode::{self, Entries, Value, printable};
+use crate::bencode::{self, Value, printable};
 use crate::piece::Lengths;
-use info::{Info, Wanted};
+use info::{Info, Other};
 
 mod info;
 pub mod io;
-pub mod lint;
 pub mod magnet;
+#[cfg(feature = "maker")]
 pub mod maker;
-mod md5;
+#[cfg(feature = "maker")]
 pub mod merkle;
 pub mod path;
+#[cfg(feature = "maker")]
 pub mod survey;
-pub mod tree;
 
 /// Bytes of a .torrent: three times the largest seen, and what a router can hold for a moment.
 pub const MAX_TORRENT: usize = 16 << 20;
@@ -158,23 +158,14 @@ pub enum Error {
 
 /// Reads a .torrent that is to be served: v1, or the v1 half of a hybrid.
 pub fn parse(bytes: &[u8]) -> Result<Metainfo, Error> {
-    Ok(read(bytes, false)?.0)
+    read(bytes, None)
 }
 
-/// Reads a .torrent of any format, or only of those that are served; with what borrows from it.
-fn read(bytes: &[u8], any: bool) -> Result<(Metainfo, Info<'_>), Error> {
-    if bytes.len() > MAX_TORRENT {
-        return Err(Error::Large);
-    }
-    let (root, rest) = Value::parse_prefix(bytes)?;
-    if !rest.iter().all(u8::is_ascii_whitespace) {
-        return Err(bencode::Error::Trailing(root.raw().len()).into());
-    }
-    let mut outer = Outer::read(root.entries().ok_or(Error::NoDictionary)?);
-    let info = outer.info.ok_or(if outer.magnet { Error::Magnet } else { Error::Missing("info") })?;
+/// Reads a .torrent of a format that is served, or also of one that somebody else reads.
+fn read<'a>(bytes: &'a [u8], other: Option<&mut dyn Other<'a>>) -> Result<Metainfo, Error> {
+    let (mut outer, info) = Outer::read(whole(bytes)?)?;
     let entries = info.entries().ok_or(Error::key("info", "is no dictionary"))?;
-    let wanted = if any { Wanted::Any(outer.layers) } else { Wanted::Served };
-    let mut inner = Info::read(entries, wanted, &mut outer.warnings)?;
+    let inner = Info::read(entries, other, &mut outer.warnings)?;
     let within = |part: &[u8]| {
         let range = bencode::range_in(part, bytes)?;
         Some(u32::try_from(range.start).ok()?..u32::try_from(range.end).ok()?)
@@ -182,21 +173,16 @@ fn read(bytes: &[u8], any: bool) -> Result<(Metainfo, Info<'_>), Error> {
     let info_at = within(info.raw()).ok_or(Error::Large)?;
     // Without them nothing of the torrent is served.
     let hashes_at = within(inner.pieces).map_or(0, |range| range.start);
-    let info_hash_v2: Option<[u8; 32]> = inner.v2.then(|| Sha256::digest(info.raw()).into());
-    let info_hash = match info_hash_v2.as_ref().and_then(|hash| hash.first_chunk()) {
-        // What peers of a v2 torrent shake hands with.
-        Some(short) if inner.pieces.is_empty() => InfoHash(*short),
-        _ => InfoHash::of(info.raw()),
-    };
-    let metainfo = Metainfo {
+    let (info_hash, info_hash_v2) = hashes(info, inner.v2, inner.pieces.is_empty());
+    Ok(Metainfo {
         info_hash,
         info_hash_v2,
-        name: std::mem::take(&mut inner.name),
+        name: inner.name,
         multi_file: inner.multi_file,
         lengths: inner.lengths,
         hashes_at,
         info_at,
-        files: std::mem::take(&mut inner.files),
+        files: inner.files,
         private: inner.private,
         trackers: outer.trackers,
         web_seeds: outer.web_seeds,
@@ -204,11 +190,33 @@ fn read(bytes: &[u8], any: bool) -> Result<(Metainfo, Info<'_>), Error> {
         nodes: outer.nodes,
         comment: outer.comment,
         created_by: outer.created_by,
-        source: inner.source.take(),
+        source: inner.source,
         creation_date: outer.creation_date,
         warnings: outer.warnings.0,
+    })
+}
+
+/// All of a .torrent, which nothing but blanks may follow.
+fn whole(bytes: &[u8]) -> Result<Value<'_>, Error> {
+    if bytes.len() > MAX_TORRENT {
+        return Err(Error::Large);
+    }
+    let (root, rest) = Value::parse_prefix(bytes)?;
+    if !rest.iter().all(u8::is_ascii_whitespace) {
+        return Err(bencode::Error::Trailing(root.raw().len()).into());
+    }
+    Ok(root)
+}
+
+/// The info-hashes of v1, which stands for v2 too, and of v2, where it has that half.
+fn hashes(info: Value<'_>, v2: bool, v2_only: bool) -> (InfoHash, Option<[u8; 32]>) {
+    let long: Option<[u8; 32]> = v2.then(|| Sha256::digest(info.raw()).into());
+    let info_hash = match long.as_ref().and_then(|hash| hash.first_chunk()) {
+        // What peers of a v2 torrent shake hands with.
+        Some(short) if v2_only => InfoHash(*short),
+        _ => InfoHash::of(info.raw()),
     };
-    Ok((metainfo, inner))
+    (info_hash, long)
 }
 
 impl Metainfo {
@@ -336,10 +344,7 @@ fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 
 /// The keys outside `info`. Nothing in them refuses a torrent: what can not be used is a warning.
 #[derive(Default)]
-struct Outer<'a> {
-    info: Option<Value<'a>>,
-    layers: Option<Value<'a>>,
-    magnet: bool,
+struct Outer {
     trackers: Vec<Vec<String>>,
     web_seeds: Vec<String>,
     http_seeds: Vec<String>,
@@ -361,15 +366,16 @@ impl Warnings {
     }
 }
 
-impl<'a> Outer<'a> {
-    fn read(entries: Entries<'a>) -> Outer<'a> {
+impl Outer {
+    /// With `info`, which is read apart.
+    fn read(root: Value<'_>) -> Result<(Outer, Value<'_>), Error> {
         let mut outer = Outer::default();
+        let (mut info, mut is_magnet) = (None, false);
         let (mut announce, mut tiers, mut plain_comment) = (None, None, None);
-        for (key, value) in entries {
+        for (key, value) in root.entries().ok_or(Error::NoDictionary)? {
             match key {
-                b"info" => outer.info = Some(value),
-                b"piece layers" => outer.layers = Some(value),
-                b"magnet-info" => outer.magnet = true,
+                b"info" => info = Some(value),
+                b"magnet-info" => is_magnet = true,
                 b"announce" => announce = Some(value),
                 b"announce-list" => tiers = Some(value),
                 b"url-list" => outer.web_seeds = seeds("url-list", value, &mut outer.warnings),
@@ -384,7 +390,8 @@ impl<'a> Outer<'a> {
         }
         outer.comment = outer.comment.take().or(plain_comment);
         outer.trackers = trackers(announce, tiers, &mut outer.warnings);
-        outer
+        let info = info.ok_or(if is_magnet { Error::Magnet } else { Error::Missing("info") })?;
+        Ok((outer, info))
     }
 }
 

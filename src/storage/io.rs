@@ -7,7 +7,8 @@
 //! but the index and what is written is gone, a minute after the last write that, too.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
-mod check;
+#[cfg(feature = "maker")]
+pub mod check;
 mod compare;
 mod fault;
 mod files;
@@ -30,7 +31,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-pub use check::{Flaw, Verdict, check};
 pub use files::{Files, OpenFile, ReadMode};
 pub use jobs::{
     Away, Batch, Checked, Done, Hashed, Job, Kept, LaidOut, Linked, Loaded, Outcome, Place, Prepared,

@@ -96,7 +96,7 @@ fn removal_disables_and_stops_the_daemon_and_touches_nothing_else() {
 }
 
 #[test]
-fn the_variant_without_tls_is_installed_under_its_own_name() {
+fn the_small_variant_is_installed_under_its_own_name() {
     let Some(router) = Router::new(&["--nossl"]) else { return };
     router.log(
         "postinst configure",

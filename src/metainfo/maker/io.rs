@@ -5,6 +5,7 @@
 //! of files and the hashes.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -13,8 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Entry, Format, Options, Plan, names};
 use crate::bencode::Value;
-use crate::metainfo::io::Error;
-use crate::metainfo::{InfoHash, MAX_FILES};
+use crate::metainfo::{self, InfoHash, MAX_FILES};
 
 mod hash;
 
@@ -26,6 +26,23 @@ const MAX_LINES: usize = 1000;
 
 /// Below a data root it holds what the daemon remembers.
 const STATE: &str = ".meshseed";
+
+/// Why no torrent was made.
+#[derive(Debug)]
+pub enum Error {
+    /// A file could not be read or written.
+    File(metainfo::io::Error),
+    /// The content can not be a torrent.
+    Maker(PathBuf, super::Error),
+    /// A name that is not UTF-8, which BEP 3 asks for.
+    Name(PathBuf),
+    /// Written to, or replaced, while it was hashed.
+    Changed(PathBuf),
+    /// It would be written over what it is made of.
+    Content(PathBuf),
+    /// No DHT nodes to name.
+    Nodes(String),
+}
 
 /// What is to be made of what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +83,13 @@ struct Walk<'a> {
 /// Makes a torrent. `progress` is told bytes hashed and bytes in all.
 pub fn create(options: &CreateOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Created, Error> {
     let maker = &options.maker;
-    let root = fs::canonicalize(&options.path).map_err(|error| Error::Io(options.path.clone(), error))?;
+    let root = fs::canonicalize(&options.path).map_err(|error| Error::io(&options.path, error))?;
     // A link that the user names is followed, and lends its own name.
-    let named = options.path.file_name().or(root.file_name()).ok_or_else(|| Error::NoName(root.clone()))?;
+    let named = options
+        .path
+        .file_name()
+        .or(root.file_name())
+        .ok_or_else(|| metainfo::io::Error::NoName(root.clone()))?;
     let name = named.to_str().ok_or_else(|| Error::Name(options.path.clone()))?;
     let mut walk = Walk { root: &root, options: maker, entries: Vec::new(), lines: Vec::new() };
     walk.all()?;
@@ -111,21 +132,52 @@ pub fn create(options: &CreateOptions, progress: &mut dyn FnMut(u64, u64)) -> Re
     Ok(Created { files: plan.listed(), warnings: lines, info_hash, info_hash_v2, plan, bytes })
 }
 
+impl Error {
+    /// The system says no.
+    fn io(path: &Path, error: std::io::Error) -> Error {
+        Error::File(metainfo::io::Error::Io(path.to_owned(), error))
+    }
+}
+
+impl From<metainfo::io::Error> for Error {
+    fn from(error: metainfo::io::Error) -> Error {
+        Error::File(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::File(error) => error.fmt(f),
+            Error::Maker(path, error) => write!(f, "{}: {error}", path.display()),
+            Error::Name(path) => {
+                let path = path.as_os_str().as_encoded_bytes().escape_ascii();
+                write!(f, "{path}: the name is not UTF-8, which a torrent's names must be")
+            }
+            Error::Changed(path) => write!(f, "{}: it changed while it was hashed", path.display()),
+            Error::Content(path) => write!(f, "{}: it is part of the content", path.display()),
+            Error::Nodes(why) => write!(f, "DHT nodes that the daemon saved: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
 impl Walk<'_> {
     /// Finds the files of a folder, or the one file.
     fn all(&mut self) -> Result<(), Error> {
-        let metadata = fs::metadata(self.root).map_err(|error| Error::Io(self.root.to_owned(), error))?;
+        let metadata = fs::metadata(self.root).map_err(|error| Error::io(self.root, error))?;
         if metadata.is_file() {
             self.entries.push(found(String::new(), &metadata));
             return Ok(());
         }
         if !metadata.is_dir() {
-            return Err(Error::Special(self.root.to_owned()));
+            return Err(metainfo::io::Error::Special(self.root.to_owned()).into());
         }
         let mut folders = vec![String::new()];
         while let Some(folder) = folders.pop() {
             let path = below(self.root, &folder);
-            let io = |error| Error::Io(path.clone(), error);
+            let io = |error| Error::io(&path, error);
             for item in fs::read_dir(&path).map_err(io)? {
                 if let Some(inner) = self.take(&folder, &item.map_err(io)?)? {
                     folders.push(inner);
@@ -137,7 +189,7 @@ impl Walk<'_> {
 
     /// Takes one item of a folder; the path of a folder comes back.
     fn take(&mut self, folder: &str, item: &fs::DirEntry) -> Result<Option<String>, Error> {
-        let io = |error| Error::Io(item.path(), error);
+        let io = |error| Error::io(&item.path(), error);
         let name = item.file_name();
         let kind = item.file_type().map_err(io)?;
         let usual = names::ignored(name.as_encoded_bytes()) && !self.options.include_hidden;
@@ -348,8 +400,8 @@ mod tests {
                     (one.info_hash.is_some(), one.info_hash_v2.is_some()),
                     (format.is_v1(), format.is_v2())
                 );
-                let md5 = crate::metainfo::md5::Md5::new().finish();
-                let text = [b"6:md5sum32:", crate::metainfo::hex(&md5).as_bytes()].concat();
+                let md5 = super::super::md5::Md5::new().finish();
+                let text = [b"6:md5sum32:", metainfo::hex(&md5).as_bytes()].concat();
                 let empty = one.bytes.windows(text.len()).filter(|window| *window == text).count();
                 assert_eq!(empty, if format.is_v1() { 2 } else { 0 }, "{format:?}");
             }
@@ -410,8 +462,8 @@ mod tests {
         let folder = Folder::new("empty");
         folder.file("d/.x", b"a");
         assert!(folder.create("d", 1).unwrap_err().to_string().contains("nothing in it"));
-        assert!(matches!(folder.create("absent", 1), Err(Error::Io(..))));
+        assert!(matches!(folder.create("absent", 1), Err(Error::File(metainfo::io::Error::Io(..)))));
         let root = CreateOptions { path: "/dev/null".into(), maker: Options::default(), jobs: 1 };
-        assert!(matches!(create(&root, &mut |_, _| {}), Err(Error::Special(_))));
+        assert!(matches!(create(&root, &mut |_, _| {}), Err(Error::File(metainfo::io::Error::Special(_)))));
     }
 }

@@ -13,6 +13,7 @@ use crate::piece::Lengths;
 
 mod encode;
 pub mod io;
+mod md5;
 mod names;
 
 pub use encode::{Hashes, encode};

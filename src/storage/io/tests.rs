@@ -57,7 +57,6 @@ impl Drop for Temp {
 }
 
 use crate::have::Have;
-use crate::metainfo::survey::Survey;
 use crate::storage::resume::{Stamp, Verified};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use sha1::{Digest, Sha1};
@@ -652,43 +651,4 @@ fn what_was_hashed_is_closed_soon_also_where_there_is_always_something_to_do() {
         world.ask(Job::Probe(Vec::new()));
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-#[test]
-fn the_command_line_hears_what_is_wrong_with_each_file() {
-    let world = World::new();
-    let files: [(&str, &[u8]); 5] =
-        [("a", &[1; 30]), ("b", &[2; 10]), (".pad/10", &[0; 10]), ("c", &[3; 30]), ("d", &[4; 10])];
-    let torrent = world.torrent("t", 10, &files);
-    let bytes = fs::read(&torrent.place.torrent).unwrap();
-    let survey = Survey::read(&bytes).unwrap();
-    let verdict = |jobs| {
-        let (mut last, Place { torrent, data, .. }) = ((0, 0), &torrent.place);
-        let told = check(&survey, torrent, data, jobs, &mut |done, total| last = (done, total));
-        assert!(told.is_err() || last == (90, 90));
-        told
-    };
-    let whole = verdict(1).unwrap();
-    assert!(whole.is_whole());
-    assert_eq!((whole.right, whole.pieces), (9, 9));
-    world.temp.file("root/t/a", &[&[1; 5][..], &[9; 20], &[1; 5]].concat());
-    fs::remove_file(world.temp.path("root/t/b")).unwrap();
-    world.temp.file("root/t/c", &[3; 25]);
-    world.temp.file("root/t/d", &[4; 11]);
-    let path = |name: &str| world.temp.path("root/t").join(name).to_string_lossy().into_owned();
-    for jobs in [1, 3] {
-        let verdict = verdict(jobs).unwrap();
-        assert_eq!(verdict.right, 4);
-        assert_eq!(
-            verdict.files,
-            [
-                (path("a"), Flaw::Wrong(3, 3)),
-                (path("b"), Flaw::Absent),
-                (path("c"), Flaw::Short(25)),
-                (path("d"), Flaw::Long(1))
-            ]
-        );
-    }
-    fs::remove_dir_all(world.temp.path("root/t")).unwrap();
-    assert!(verdict(1).is_err());
 }

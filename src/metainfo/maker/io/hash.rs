@@ -17,10 +17,9 @@ use rustix::fs::{Advice, OFlags, fadvise};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
+use super::super::md5::Md5;
 use super::super::{Hashes, Plan};
-use super::{MAX_JOBS, below, unchanged};
-use crate::metainfo::io::Error;
-use crate::metainfo::md5::Md5;
+use super::{Error, MAX_JOBS, below, unchanged};
 use crate::metainfo::merkle::{self, Tree};
 use crate::piece::BLOCK;
 
@@ -208,7 +207,7 @@ impl Job<'_, '_> {
         let Some((_, open)) = &self.open else { return Ok(()) };
         open.read_exact_at(&mut self.buffer[..bytes], offset).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => Error::Changed(self.path(file)),
-            _ => Error::Io(self.path(file), error),
+            _ => Error::io(&self.path(file), error),
         })
     }
 
@@ -217,7 +216,7 @@ impl Job<'_, '_> {
         // A name that became a link or a pipe since the walk neither leads away nor blocks.
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let opened = OpenOptions::new().read(true).custom_flags(flags).open(&path);
-        let io = |error| Error::Io(path.clone(), error);
+        let io = |error| Error::io(&path, error);
         let open = opened.map_err(io)?;
         let metadata = open.metadata().map_err(io)?;
         let entry = self.plan.files.get(file).filter(|entry| unchanged(&metadata, entry));

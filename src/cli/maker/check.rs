@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use lexopt::{Arg, Parser};
 
-use super::daemon::configured;
-use super::output::{self, bytes, clean, count};
 use super::progress::Progress;
+use crate::cli::daemon::configured;
+use crate::cli::output::{self, bytes, clean, count};
 use crate::config::SaveAs;
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::survey::Survey;
@@ -19,7 +19,8 @@ use crate::metainfo::{self, Metainfo};
 use crate::status::value::table;
 use crate::status::{Value, json};
 use crate::storage::Trouble;
-use crate::storage::io::{self, Flaw, Verdict};
+use crate::storage::io;
+use crate::storage::io::check::{Flaw, Verdict};
 
 /// The help of `meshseed check`.
 pub const HELP: &str = "\
@@ -119,8 +120,9 @@ fn check(asked: &Asked) -> Result<ExitCode, String> {
     })?;
     let data = std::path::absolute(asked.data_of(&survey.metainfo)?).map_err(|error| error.to_string())?;
     let mut progress = Progress::new("checking", asked.quiet);
-    let verdict =
-        io::check(&survey, torrent, &data, asked.jobs, &mut |done, total| progress.update(done, total));
+    let verdict = io::check::check(&survey, torrent, &data, asked.jobs, &mut |done, total| {
+        progress.update(done, total)
+    });
     progress.finish();
     let verdict = verdict.map_err(|trouble| match trouble {
         // What looks like a missing disk to the daemon is a mistyped path to somebody who typed one.

@@ -17,10 +17,10 @@ use lexopt::{Arg, Parser, ValueExt};
 use log::LevelFilter;
 use rustix::fs::{Access, access};
 
-use super::maker::{MAKER_HELP, MakerArgs, Named};
-use super::output;
-use super::progress::View;
-use super::status::socket;
+use super::options::{MAKER_HELP, MakerArgs, Named};
+use crate::cli::output;
+use crate::cli::progress::View;
+use crate::cli::status::socket;
 use crate::config::{Config, Listen, LogTo};
 use crate::daemon::Report;
 use crate::have::Have;

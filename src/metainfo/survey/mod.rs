@@ -1,11 +1,15 @@
 //! All that a .torrent of any format says, for the commands: what the daemon would not serve as well.
 //!
-//! Read first: `mod.rs`; BEP 52 (v2), 30 (Merkle), 38 (`similar`, `collections`), 39 (`update-url`). Holds what
+//! Read first: `metainfo/mod.rs`; BEP 52 (v2), 30 (Merkle), 38 (`similar`, `collections`), 39 (`update-url`). Holds what
 //! [`Metainfo`] holds; hashes are borrowed.
 
-use super::tree::Tree;
-use super::{Error, InfoHash, MAX_LIST, Metainfo, url};
+use super::info::Other;
+use super::{Error, File, InfoHash, MAX_LIST, Metainfo, Warnings, url, whole};
 use crate::bencode::Value;
+use tree::Tree;
+
+pub mod lint;
+pub mod tree;
 
 /// A .torrent of any format.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,31 +30,40 @@ pub struct Survey<'a> {
     /// Collections whose torrents may share files (BEP 38).
     pub collections: Vec<String>,
     /// The whole file.
-    pub(super) root: Value<'a>,
+    root: Value<'a>,
     /// What follows it: blanks.
-    pub(super) rest: usize,
+    rest: usize,
+}
+
+/// What is not served.
+struct More<'a> {
+    layers: Option<Value<'a>>,
+    root_hash: Option<&'a [u8; 20]>,
+    tree: Option<Result<Tree<'a>, Error>>,
 }
 
 impl<'a> Survey<'a> {
     /// Reads a .torrent.
     pub fn read(bytes: &'a [u8]) -> Result<Survey<'a>, Error> {
-        let (metainfo, inner) = super::read(bytes, true)?;
-        let (root, rest) = Value::parse_prefix(bytes)?;
+        let root = whole(bytes)?;
+        let mut more = More { layers: root.find(b"piece layers"), root_hash: None, tree: None };
+        let metainfo = super::read(bytes, Some(&mut more))?;
         let info = root.find(b"info");
+        let pieces = info.and_then(|info| info.find(b"pieces")).and_then(Value::as_bytes);
         let either = |key: &[u8]| [info, Some(root)].into_iter().flatten().find_map(|dict| dict.find(key));
         let all = |key: &[u8]| either(key).and_then(Value::items).into_iter().flatten().take(MAX_LIST);
         Ok(Survey {
             metainfo,
-            pieces: inner.pieces.as_chunks().0,
-            root_hash: inner.root_hash,
-            tree: inner.tree,
+            pieces: pieces.unwrap_or_default().as_chunks().0,
+            root_hash: more.root_hash,
+            tree: more.tree,
             update_url: either(b"update-url").and_then(Value::as_bytes).and_then(|text| url(text).ok()),
             similar: all(b"similar")
                 .filter_map(|hash| hash.as_bytes()?.first_chunk().map(|hash| InfoHash::from_bytes(*hash)))
                 .collect(),
             collections: all(b"collections").filter_map(super::text).collect(),
             root,
-            rest: rest.len(),
+            rest: bytes.len() - root.raw().len(),
         })
     }
 
@@ -67,5 +80,23 @@ impl<'a> Survey<'a> {
     /// The v1 info-hash, where there is one.
     pub fn info_hash(&self) -> Option<InfoHash> {
         Some(self.metainfo.info_hash).filter(|_| self.format() != "v2")
+    }
+}
+
+impl<'a> Other<'a> for More<'a> {
+    fn root_hash(&mut self, root: &'a [u8; 20]) {
+        self.root_hash = Some(root);
+    }
+
+    fn tree(&mut self, tree: Value<'a>, name: &str, piece_length: u32, warnings: &mut Warnings) {
+        self.tree = Some(Tree::read(tree, self.layers, name, piece_length, warnings));
+    }
+
+    fn files(&self, piece_length: u32) -> Result<(Vec<File>, bool), Error> {
+        match &self.tree {
+            Some(Ok(tree)) => Ok((tree.row(piece_length), tree.multi_file)),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(Error::V2Only),
+        }
     }
 }

@@ -11,11 +11,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::maker::MakerArgs;
-use super::output::{self, bytes, count};
-use crate::metainfo::io::{self, Error};
+use super::options::MakerArgs;
+use crate::cli::output::{self, bytes, count};
+use crate::metainfo::maker::io::Error;
 use crate::metainfo::survey::Survey;
-use crate::metainfo::{hex, maker};
+use crate::metainfo::{hex, io, maker};
 
 /// What the user says beside what a torrent holds.
 pub struct All<'a> {
@@ -56,7 +56,7 @@ impl All<'_> {
     pub fn run(&self, maker: &MakerArgs) -> ExitCode {
         let mut names = match self.entries(maker) {
             Ok(names) => names,
-            Err(error) => return output::failed("create", &Error::Io(self.folder.to_owned(), error)),
+            Err(error) => return output::failed("create", &io::Error::Io(self.folder.to_owned(), error)),
         };
         names.sort_unstable();
         let mut tally = Tally::default();

@@ -156,8 +156,8 @@ fn compress(state: &mut [u32; 4], block: &[u8; 64]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hex;
     use super::*;
+    use crate::metainfo::hex;
 
     fn md5(bytes: &[u8], cut: usize) -> String {
         let mut md5 = Md5::new();

@@ -3,10 +3,10 @@
 //! Read first: BEP 52 ("file tree", "piece layers"). Omits making symbolic links. Holds the names and lengths of the
 //! files; roots and layers are borrowed from the .torrent.
 
-use super::merkle::{self, Tree as Hashes};
-use super::path::{self, MAX_PATH};
-use super::{Error, File, MAX_FILES, MAX_TORRENT, Warnings};
 use crate::bencode::{Entries, Parser, Token, Value, printable};
+use crate::metainfo::merkle::{self, Tree as Hashes};
+use crate::metainfo::path::{self, MAX_PATH};
+use crate::metainfo::{Error, File, MAX_FILES, MAX_TORRENT, Warnings};
 use crate::piece::BLOCK;
 
 /// The files as the tree has them.
@@ -265,7 +265,7 @@ fn sorted<'a>(layers: Option<Value<'a>>) -> Result<Vec<(&'a [u8], Value<'a>)>, E
 
 #[cfg(test)]
 mod tests {
-    use super::super::survey::Survey;
+    use super::super::Survey;
     use super::*;
     use crate::bencode::Writer;
 

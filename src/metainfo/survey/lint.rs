@@ -1,14 +1,14 @@
 //! What is unusual about a torrent, and what that means for those who are to read it: one sentence each.
 //!
 //! Read first: BEP 3, 12 (announce-list), 19 (web seeds), 27 (private), 52. Omits what the reader itself warns of
-//! ([`super::Metainfo::warnings`]). Holds the paths once more, in lower case.
+//! ([`Metainfo::warnings`]). Holds the paths once more, in lower case.
 
 use std::fmt::Display;
 
-use super::maker::problem;
-use super::survey::Survey;
-use super::{Metainfo, web};
+use super::Survey;
 use crate::bencode::{Parser, Token, Value, printable};
+use crate::metainfo::maker::problem;
+use crate::metainfo::{Metainfo, web};
 use crate::piece::BLOCK;
 
 /// Bytes of a piece above which clients refuse or choke.

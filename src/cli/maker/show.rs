@@ -1,6 +1,6 @@
 //! `meshseed show`: what a torrent or magnet link says, and what is unusual about it.
 //!
-//! Read first: `metainfo/survey.rs`, `metainfo/lint.rs`. Omits checking the content, which is `check`.
+//! Read first: `metainfo/survey/mod.rs` and `lint.rs` beside it. Omits checking the content, which is `check`.
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::ffi::OsString;
@@ -11,11 +11,11 @@ use std::time::SystemTime;
 
 use lexopt::{Arg, Parser};
 
-use super::output::{self, bytes, clean};
+use crate::cli::output::{self, bytes, clean};
 use crate::clock::{time_of_day, utc};
-use crate::metainfo::lint::lint;
 use crate::metainfo::magnet::{self, Magnet, ranges};
 use crate::metainfo::survey::Survey;
+use crate::metainfo::survey::lint::lint;
 use crate::metainfo::{File, hex, io};
 use crate::status::value::table;
 use crate::status::{Value, json};

@@ -1,6 +1,6 @@
 //! `meshseed create`: makes a torrent of a file or folder.
 //!
-//! Read first: `metainfo/maker/mod.rs`. Its options are in `cli/maker.rs`, for other commands take them too.
+//! Read first: `metainfo/maker/mod.rs`. Its options are in `options.rs`, for other commands take them too.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use lexopt::{Arg, Parser};
 
 use super::create_all::All;
-use super::maker::{MAKER_HELP, MakerArgs, Named};
-use super::output;
+use super::options::{MAKER_HELP, MakerArgs, Named};
+use crate::cli::output;
 use crate::metainfo;
-use crate::metainfo::io::{self, Error};
+use crate::metainfo::io;
 use crate::metainfo::magnet::Magnet;
+use crate::metainfo::maker::io::Error;
 use crate::metainfo::survey::Survey;
 
 const HELP: &str = "\
@@ -92,7 +93,7 @@ impl Args {
         let to_stdout = self.output.as_ref().is_some_and(|output| output.as_os_str() == "-");
         let output = match (self.output, default_output(&self.path)) {
             (Some(output), _) | (None, Some(output)) => output,
-            (None, None) => return output::failed("create", &Error::NoName(self.path)),
+            (None, None) => return output::failed("create", &io::Error::NoName(self.path)),
         };
         // Said before an hour of hashing, not after it.
         if !to_stdout && output.symlink_metadata().is_ok() {
@@ -100,7 +101,7 @@ impl Args {
                 self.path.canonicalize().is_ok_and(|content| output.starts_with(content))
             });
             if within || !self.force {
-                let error = if within { Error::Content(output) } else { Error::Exists(output) };
+                let error = if within { Error::Content(output) } else { io::Error::Exists(output).into() };
                 return output::failed("create", &error);
             }
         }

@@ -9,12 +9,12 @@ use std::time::SystemTime;
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::daemon::configured;
 use super::progress::Progress;
+use crate::cli::daemon::configured;
 use crate::clock::time_of_day;
 use crate::dht::Saved;
-use crate::metainfo::io::{self, Error};
-use crate::metainfo::maker::io::{CreateOptions, Created, create};
+use crate::metainfo::io;
+use crate::metainfo::maker::io::{CreateOptions, Created, Error, create};
 use crate::metainfo::maker::{Format, Glob, MAX_ASKED_PIECE, MIN_PIECE, Options, ignored};
 use crate::metainfo::{self, InfoHash, is_host, url};
 use crate::status::io::ask;
@@ -187,14 +187,14 @@ fn known_nodes(
     let configured = || configured(None).map_err(Error::Nodes);
     let mut nodes = Vec::new();
     if state.is_none() {
-        let control = control.map_or_else(|| Ok(configured()?.control), Ok)?;
+        let control = control.map_or_else(|| configured().map(|config| config.control), Ok)?;
         let known = ask(&control, &Method::Nodes).unwrap_or(Value::Null);
         nodes.extend(
             known.field("nodes").list().iter().filter_map(|node| node.text().parse::<SocketAddr>().ok()),
         );
     }
     if nodes.is_empty() {
-        let state = state.map_or_else(|| Ok(configured()?.state), |state| Ok(Some(state)))?;
+        let state = state.map_or_else(|| configured().map(|config| config.state), |state| Ok(Some(state)))?;
         // No file is as good as an empty one: a daemon that has just begun has saved none.
         let saved = state.and_then(|state| io::read(&state.join("dht")).ok());
         nodes = saved.and_then(|bytes| Saved::decode(&bytes)).map_or(Vec::new(), |saved| saved.nodes);
