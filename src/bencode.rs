@@ -483,7 +483,14 @@ fn integer(digits: &[u8]) -> Option<i64> {
     if !canonical {
         return None;
     }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    signed(std::str::from_utf8(digits).ok()?, 10)
+}
+
+/// `i64::from_str_radix`, which is a kilobyte where registers have 32 bits.
+pub(crate) fn signed(text: &str, radix: u32) -> Option<i64> {
+    let magnitude = text.strip_prefix('-');
+    let number = u64::from_str_radix(magnitude.unwrap_or(text), radix).ok()?;
+    if magnitude.is_some() { 0_i64.checked_sub_unsigned(number) } else { number.try_into().ok() }
 }
 
 /// Sorts the keys of one dictionary to find equal ones.

@@ -5,8 +5,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use lexopt::{Arg, Parser, ValueExt};
-
+use super::arguments::{Arg, Parser, text};
 use super::output;
 use super::status::socket;
 use crate::status::io::ask;
@@ -59,7 +58,7 @@ pub fn run(command: &str, parser: Parser) -> ExitCode {
 }
 
 /// `None` where help is asked for.
-fn take(command: &str, mut parser: Parser) -> Result<Option<Asked>, lexopt::Error> {
+fn take(command: &str, mut parser: Parser) -> Result<Option<Asked>, String> {
     let (mut control, mut config, mut arguments) = (None, None, Vec::new());
     while let Some(arg) = parser.next()? {
         match arg {
@@ -67,7 +66,7 @@ fn take(command: &str, mut parser: Parser) -> Result<Option<Asked>, lexopt::Erro
             Arg::Long("config") | Arg::Short('c') => config = Some(parser.value()?.into()),
             Arg::Long("control") => control = Some(parser.value()?.into()),
             Arg::Value(value) if arguments.is_empty() => {
-                arguments.push(("info_hash".into(), value.string()?.into()));
+                arguments.push(("info_hash".into(), text(value)?.into()));
             }
             other => return Err(other.unexpected()),
         }

@@ -6,8 +6,8 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lexopt::prelude::*;
-
+use super::arguments::Arg::{Long, Short};
+use super::arguments::Parser;
 use super::output;
 use super::progress::View;
 use crate::config::{Config, Listen, LogTo};
@@ -46,7 +46,7 @@ Example: meshseed daemon --torrents /etc/torrents --data /mnt/usb/torrents --log
 ";
 
 /// Runs the command.
-pub fn run(mut parser: lexopt::Parser) -> ExitCode {
+pub fn run(mut parser: Parser) -> ExitCode {
     let mut args = Args::default();
     loop {
         match args.take(&mut parser) {
@@ -95,7 +95,7 @@ struct Args {
 }
 
 impl Args {
-    fn take(&mut self, parser: &mut lexopt::Parser) -> Result<bool, lexopt::Error> {
+    fn take(&mut self, parser: &mut Parser) -> Result<bool, String> {
         let Some(arg) = parser.next()? else { return Ok(false) };
         match arg {
             Short('h') | Long("help") => self.help = true,
@@ -104,12 +104,12 @@ impl Args {
             Long("torrents") => self.torrents.push(parser.value()?.into()),
             Long("data") => self.data = Some(parser.value()?.into()),
             Long("state") => self.state = Some(parser.value()?.into()),
-            Long("listen") => self.listen = Some(parser.value()?.string()?.parse()?),
+            Long("listen") => self.listen = Some(parser.text()?.parse()?),
             Long("log") => {
-                self.log = Some(match parser.value()?.string()?.as_str() {
+                self.log = Some(match parser.text()?.as_str() {
                     "stderr" => LogTo::Stderr,
                     "syslog" => LogTo::Syslog,
-                    other => return Err(format!("--log takes stderr or syslog, not '{other}'").into()),
+                    other => return Err(format!("--log takes stderr or syslog, not '{other}'")),
                 });
             }
             other => return Err(other.unexpected()),

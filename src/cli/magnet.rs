@@ -5,8 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lexopt::{Arg, Parser};
-
+use super::arguments::{Arg, Parser};
 use super::output;
 use crate::metainfo::io;
 use crate::metainfo::magnet::Magnet;
@@ -41,7 +40,7 @@ pub fn run(mut parser: Parser) -> ExitCode {
 }
 
 /// `None` where help is asked for.
-fn take(parser: &mut Parser) -> Result<Option<PathBuf>, lexopt::Error> {
+fn take(parser: &mut Parser) -> Result<Option<PathBuf>, String> {
     let mut path = None;
     while let Some(arg) = parser.next()? {
         match arg {

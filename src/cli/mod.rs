@@ -1,5 +1,6 @@
 //! The commands, one file each; what is told the daemon in one word shares one. Exit status: 0 done, 1 failed, 2 wrong usage.
 
+pub mod arguments;
 pub mod control;
 pub mod daemon;
 pub mod magnet;
@@ -14,7 +15,8 @@ pub mod status;
 
 use std::process::ExitCode;
 
-use lexopt::prelude::*;
+use arguments::Arg::{Long, Short, Value};
+use arguments::Parser;
 
 const USAGE: &str = "\
 meshseed - keeps what directories of .torrent files name available, on mesh routers
@@ -52,7 +54,7 @@ fn version() -> String {
 
 /// Runs the command of the program's arguments.
 pub fn main() -> ExitCode {
-    let mut parser = lexopt::Parser::from_env();
+    let mut parser = Parser::from_env();
     let command = match parser.next() {
         Ok(Some(Value(command))) => command.to_string_lossy().into_owned(),
         Ok(Some(Long("version") | Short('V'))) => {

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lexopt::{Arg, Parser};
 use rustix::termios::tcgetwinsize;
 
+use super::arguments::{Arg, Parser};
 use super::daemon::configured;
 use super::output::{self, bytes, clock, count, rate};
 use crate::log::escaped;
@@ -81,7 +81,7 @@ pub fn run(parser: Parser) -> ExitCode {
     }
 }
 
-fn parse(mut parser: Parser) -> Result<Options, lexopt::Error> {
+fn parse(mut parser: Parser) -> Result<Options, String> {
     let mut options = Options::default();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -414,7 +414,7 @@ mod tests {
     use super::*;
     use crate::status::{DhtStatus, PeerStatus, Status, TorrentStatus, TrackerStatus, WebSeedStatus};
 
-    fn options(arguments: &[&str]) -> Result<Options, lexopt::Error> {
+    fn options(arguments: &[&str]) -> Result<Options, String> {
         parse(Parser::from_args(arguments))
     }
 

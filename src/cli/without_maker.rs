@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use lexopt::Parser;
-
+use super::arguments::Parser;
 use super::output;
 
 /// The help of the program lists what there is.

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::toml::Value;
+use crate::log::escaped;
 
 /// Entries of one list: more is a mistake, and each watched tree, peer or tracker costs work all the time.
 const MAX_LIST: usize = 64;
@@ -37,6 +38,10 @@ impl Entry {
         Error { line: self.line, key: self.key.clone(), reason: reason.to_owned() }
     }
 
+    fn not_right(&self, text: &str, right: &str) -> Error {
+        self.refuse(&format!("\"{}\" is not {right}", escaped(text)))
+    }
+
     fn wrong_type(&self, right: &str) -> Error {
         self.refuse(&format!("expected {right}, not {}", kind(&self.value)))
     }
@@ -48,25 +53,29 @@ impl Entry {
         }
     }
 
-    pub fn flag(&self) -> Result<bool, Error> {
-        match self.value {
-            Value::Flag(flag) => Ok(flag),
-            _ => Err(self.wrong_type("true or false")),
-        }
+    pub fn flag(&self, into: &mut bool) -> Result<(), Error> {
+        let Value::Flag(flag) = self.value else { return Err(self.wrong_type("true or false")) };
+        *into = flag;
+        Ok(())
     }
 
     /// True, false, or `None` for this one word.
     pub fn flag_or(&self, word: &str) -> Result<Option<bool>, Error> {
-        let right = format!("{word:?}, or true or false without quotes");
+        let right = format!("\"{word}\", or true or false without quotes");
         match &self.value {
             Value::Flag(flag) => Ok(Some(*flag)),
             Value::Text(text) if text == word => Ok(None),
-            Value::Text(text) => Err(self.refuse(&format!("{text:?} is not {right}"))),
+            Value::Text(text) => Err(self.not_right(text, &right)),
             _ => Err(self.wrong_type(&right)),
         }
     }
 
-    pub fn count(&self, range: RangeInclusive<u32>) -> Result<u32, Error> {
+    pub fn count(&self, into: &mut u32, range: RangeInclusive<u32>) -> Result<(), Error> {
+        *into = self.number(range)?;
+        Ok(())
+    }
+
+    pub fn number(&self, range: RangeInclusive<u32>) -> Result<u32, Error> {
         let right = format!("a whole number from {} to {}", range.start(), range.end());
         let Value::Whole(number) = self.value else { return Err(self.wrong_type(&right)) };
         u32::try_from(number)
@@ -84,45 +93,59 @@ impl Entry {
         }
     }
 
-    pub fn rate(&self) -> Result<u64, Error> {
-        let right = "bytes a second such as \"0\" (no limit), \"50k\" or \"1.5M\"";
-        let text = self.amount(right)?;
-        scaled(&text, 1000).ok_or_else(|| self.refuse(&format!("{text:?} is not {right}")))
+    pub fn rate(&self, into: &mut u64) -> Result<(), Error> {
+        self.scaled(into, 1000, 0, "bytes a second such as \"0\" (no limit), \"50k\" or \"1.5M\"")
     }
 
     /// Bytes, not fewer than `least`; `right` says so.
-    pub fn size(&self, least: u64, right: &str) -> Result<u64, Error> {
-        let text = self.amount(right)?;
-        let size = scaled(&text, 1024).filter(|size| *size >= least);
-        size.ok_or_else(|| self.refuse(&format!("{text:?} is not {right}")))
+    pub fn size(&self, into: &mut u64, least: u64, right: &str) -> Result<(), Error> {
+        self.scaled(into, 1024, least, right)
     }
 
-    pub fn ports(&self) -> Result<RangeInclusive<u16>, Error> {
+    fn scaled(&self, into: &mut u64, thousand: u64, least: u64, right: &str) -> Result<(), Error> {
+        let text = self.amount(right)?;
+        let amount = scaled(&text, thousand).filter(|amount| *amount >= least);
+        *into = amount.ok_or_else(|| self.not_right(&text, right))?;
+        Ok(())
+    }
+
+    pub fn ports(&self, into: &mut RangeInclusive<u16>) -> Result<(), Error> {
         let right = "a port such as \"6881\", a range such as \"6881-6889\", or \"0\" for any";
         let text = self.amount(right)?;
-        ports(&text).ok_or_else(|| self.refuse(&format!("{text:?} is not {right}")))
+        *into = ports(&text).ok_or_else(|| self.not_right(&text, right))?;
+        Ok(())
     }
 
     /// An absolute path, or `None` for "".
-    pub fn path(&self) -> Result<Option<PathBuf>, Error> {
+    pub fn path(&self, into: &mut Option<PathBuf>) -> Result<(), Error> {
         let text = self.text()?;
-        match (text.is_empty(), absolute(text)) {
-            (true, _) => Ok(None),
-            (false, None) => Ok(Some(PathBuf::from(text))),
-            (false, Some(right)) => Err(self.refuse(&format!("{text:?} is not {right}"))),
-        }
+        *into = match (text.is_empty(), absolute(text)) {
+            (true, _) => None,
+            (false, None) => Some(PathBuf::from(text)),
+            (false, Some(right)) => return Err(self.not_right(text, right)),
+        };
+        Ok(())
     }
 
-    pub fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Error> {
+    pub fn choice<T: Copy>(&self, into: &mut T, choices: &[(&str, T)]) -> Result<(), Error> {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        *into = choices[self.one_of(&names)?].1;
+        Ok(())
+    }
+
+    fn one_of(&self, names: &[&str]) -> Result<usize, Error> {
         let text = self.text()?;
-        choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice).ok_or_else(|| {
-            let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
-            self.refuse(&format!("{text:?} is not one of {}", names.join(", ")))
-        })
+        let right = || format!("one of \"{}\"", names.join("\", \""));
+        names.iter().position(|name| *name == text).ok_or_else(|| self.not_right(text, &right()))
+    }
+
+    pub fn list(&self, into: &mut Vec<String>, check: fn(&str) -> Option<&'static str>) -> Result<(), Error> {
+        *into = self.texts(check)?;
+        Ok(())
     }
 
     /// A list of texts, each accepted by `check`, which otherwise says what would be right.
-    pub fn list(&self, check: fn(&str) -> Option<&'static str>) -> Result<Vec<String>, Error> {
+    pub fn texts(&self, check: fn(&str) -> Option<&'static str>) -> Result<Vec<String>, Error> {
         let wrong = || self.wrong_type("a list of texts such as [\"…\", \"…\"]");
         let Value::List(list) = &self.value else { return Err(wrong()) };
         if list.len() > MAX_LIST {
@@ -133,7 +156,7 @@ impl Entry {
                 let Value::Text(text) = item else { return Err(wrong()) };
                 match check(text) {
                     None => Ok(text.to_owned()),
-                    Some(right) => Err(self.refuse(&format!("{text:?} is not {right}"))),
+                    Some(right) => Err(self.not_right(text, right)),
                 }
             })
             .collect()

@@ -454,24 +454,32 @@ impl Config {
     fn set(&mut self, entry: &Entry) -> Result<(), Error> {
         match entry.key.as_str() {
             "torrents" => {
-                self.torrents = entry.list(absolute)?.into_iter().map(PathBuf::from).collect();
+                self.torrents = entry.texts(absolute)?.into_iter().map(PathBuf::from).collect();
                 if self.torrents.is_empty() {
-                    return Err(entry.refuse("name at least one directory"));
+                    Err(entry.refuse("name at least one directory"))
+                } else {
+                    Ok(())
                 }
             }
-            "data" => self.data = entry.path()?,
+            "data" => entry.path(&mut self.data),
             "layout" => {
-                self.layout = entry.choice(&[
+                let choices = [
                     ("torrent", SaveAs::Torrent),
                     ("name", SaveAs::Name),
                     ("both", SaveAs::Both),
                     ("auto", SaveAs::Auto),
-                ])?;
+                ];
+                entry.choice(&mut self.layout, &choices)
             }
-            "state" => self.state = entry.path()?,
-            "rescan" => self.rescan = Duration::from_secs(u64::from(entry.count(1..=86_400)?)),
+            "state" => entry.path(&mut self.state),
+            "rescan" => {
+                let seconds = entry.number(1..=86_400)?;
+                self.rescan = Duration::from_secs(seconds.into());
+                Ok(())
+            }
             "control" => {
                 self.control = socket(entry)?.ok_or_else(|| entry.refuse("the socket needs a path"))?;
+                Ok(())
             }
             "user" => {
                 let name = entry.text()?;
@@ -479,71 +487,81 @@ impl Config {
                     return Err(entry.refuse("this is no user's name; \"\" stays the user as started"));
                 }
                 self.user = (!name.is_empty()).then(|| name.to_owned());
+                Ok(())
             }
-            "peers" => self.peers = entry.list(host_and_port)?,
-            "listen.port" => self.listen.port = entry.ports()?,
+            "peers" => entry.list(&mut self.peers, host_and_port),
+            "listen.port" => entry.ports(&mut self.listen.port),
             "listen.addresses" => {
-                let texts = entry.list(|text| {
+                let texts = entry.texts(|text| {
                     text.parse::<IpAddr>()
                         .is_err()
                         .then_some("an address such as \"192.168.1.1\" or \"fd00::1\"")
                 })?;
                 self.listen.addresses = texts.iter().filter_map(|text| text.parse().ok()).collect();
+                Ok(())
             }
-            "listen.interfaces" => self.listen.interfaces = entry.list(interface)?,
-            "limits.upload" => self.limits.upload = entry.rate()?,
-            "limits.download" => self.limits.download = entry.rate()?,
-            "limits.local-upload" => self.limits.local_upload = entry.rate()?,
-            "limits.local-download" => self.limits.local_download = entry.rate()?,
-            "limits.local" => self.limits.local = entry.list(local)?,
-            "limits.peers" => self.limits.peers = entry.count(1..=65_535)?,
-            "limits.peers-per-torrent" => self.limits.peers_per_torrent = entry.count(1..=65_535)?,
-            "limits.uploads" => self.limits.uploads = entry.count(1..=65_535)?,
-            "limits.uploads-per-torrent" => self.limits.uploads_per_torrent = entry.count(1..=65_535)?,
-            "limits.open-files" => self.limits.open_files = entry.count(1..=65_535)?,
-            "limits.dials-per-second" => self.limits.dials_per_second = entry.count(1..=1000)?,
+            "listen.interfaces" => entry.list(&mut self.listen.interfaces, interface),
+            "limits.upload" => entry.rate(&mut self.limits.upload),
+            "limits.download" => entry.rate(&mut self.limits.download),
+            "limits.local-upload" => entry.rate(&mut self.limits.local_upload),
+            "limits.local-download" => entry.rate(&mut self.limits.local_download),
+            "limits.local" => entry.list(&mut self.limits.local, local),
+            "limits.peers" => entry.count(&mut self.limits.peers, 1..=65_535),
+            "limits.peers-per-torrent" => entry.count(&mut self.limits.peers_per_torrent, 1..=65_535),
+            "limits.uploads" => entry.count(&mut self.limits.uploads, 1..=65_535),
+            "limits.uploads-per-torrent" => entry.count(&mut self.limits.uploads_per_torrent, 1..=65_535),
+            "limits.open-files" => entry.count(&mut self.limits.open_files, 1..=65_535),
+            "limits.dials-per-second" => entry.count(&mut self.limits.dials_per_second, 1..=1000),
             "limits.memory" => {
-                self.limits.memory = entry.size(1 << 20, "a size of at least \"1M\", such as \"16M\"")?;
+                entry.size(&mut self.limits.memory, 1 << 20, "a size of at least \"1M\", such as \"16M\"")
             }
             "disk.free-floor" => {
-                self.disk.free_floor = entry.size(0, "a size such as \"64M\", \"1.5G\" or \"0\" (none)")?;
+                let right = "a size such as \"64M\", \"1.5G\" or \"0\" (none)";
+                entry.size(&mut self.disk.free_floor, 0, right)
             }
-            "disk.preallocate" => self.disk.preallocate = entry.flag()?,
+            "disk.preallocate" => entry.flag(&mut self.disk.preallocate),
             "disk.require-mount" => {
                 self.disk.require_mount = match entry.flag_or("auto")? {
                     None => RequireMount::Auto,
                     Some(true) => RequireMount::Always,
                     Some(false) => RequireMount::Never,
-                }
+                };
+                Ok(())
             }
-            "trackers.enabled" => self.trackers.enabled = entry.flag()?,
-            "trackers.also" => self.trackers.also = entry.list(tracker_url)?,
-            "dht.enabled" => self.dht.enabled = entry.flag()?,
-            "dht.bootstrap" => self.dht.bootstrap = entry.list(host_and_port)?,
-            "dht.read-only" => self.dht.read_only = entry.flag()?,
-            "dht.router" => self.dht.router = entry.flag()?,
-            "lpd.enabled" => self.lpd.enabled = entry.flag()?,
-            "lpd.interfaces" => self.lpd.interfaces = entry.list(interface)?,
-            "lpd.hops" => self.lpd.hops = u8::try_from(entry.count(1..=255)?).unwrap_or(u8::MAX),
-            "seed.superseed" => self.seed.superseed = entry.flag()?,
-            "pex.enabled" => self.pex.enabled = entry.flag()?,
-            "webseeds.enabled" => self.webseeds.enabled = entry.flag()?,
+            "trackers.enabled" => entry.flag(&mut self.trackers.enabled),
+            "trackers.also" => entry.list(&mut self.trackers.also, tracker_url),
+            "dht.enabled" => entry.flag(&mut self.dht.enabled),
+            "dht.bootstrap" => entry.list(&mut self.dht.bootstrap, host_and_port),
+            "dht.read-only" => entry.flag(&mut self.dht.read_only),
+            "dht.router" => entry.flag(&mut self.dht.router),
+            "lpd.enabled" => entry.flag(&mut self.lpd.enabled),
+            "lpd.interfaces" => entry.list(&mut self.lpd.interfaces, interface),
+            "lpd.hops" => {
+                self.lpd.hops = u8::try_from(entry.number(1..=255)?).unwrap_or(u8::MAX);
+                Ok(())
+            }
+            "seed.superseed" => entry.flag(&mut self.seed.superseed),
+            "pex.enabled" => entry.flag(&mut self.pex.enabled),
+            "webseeds.enabled" => entry.flag(&mut self.webseeds.enabled),
             "log.to" => {
-                self.log.to = entry.choice(&[("syslog", LogTo::Syslog), ("stderr", LogTo::Stderr)])?
+                entry.choice(&mut self.log.to, &[("syslog", LogTo::Syslog), ("stderr", LogTo::Stderr)])
             }
             "log.level" => {
-                self.log.level = entry.choice(&[
+                let choices = [
                     ("error", LevelFilter::Error),
                     ("warn", LevelFilter::Warn),
                     ("info", LevelFilter::Info),
                     ("debug", LevelFilter::Debug),
-                ])?;
+                ];
+                entry.choice(&mut self.log.level, &choices)
             }
-            "ubus.enabled" => self.ubus.enabled = entry.flag()?,
-            "ubus.socket" => self.ubus.socket = socket(entry)?,
-            _ => return Err(unknown(entry)),
+            "ubus.enabled" => entry.flag(&mut self.ubus.enabled),
+            "ubus.socket" => {
+                self.ubus.socket = socket(entry)?;
+                Ok(())
+            }
+            _ => Err(unknown(entry)),
         }
-        Ok(())
     }
 }
 
@@ -598,7 +616,7 @@ impl FromStr for Listen {
 
     /// `ADDR:PORT`, where the port may be a range and the address may be left out.
     fn from_str(text: &str) -> Result<Listen, String> {
-        let wrong = || format!("{text:?} is not ADDR:PORT, such as 10.0.0.7:6881, [::]:6881-6889 or :0");
+        let wrong = || format!("\"{text}\" is not ADDR:PORT, such as 10.0.0.7:6881, [::]:6881-6889 or :0");
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = ports(port).ok_or_else(wrong)?;
         if host.is_empty() {
@@ -611,7 +629,8 @@ impl FromStr for Listen {
 
 /// The path of a socket, or `None` for "".
 fn socket(entry: &Entry) -> Result<Option<PathBuf>, Error> {
-    let path = entry.path()?;
+    let mut path = None;
+    entry.path(&mut path)?;
     if path.as_ref().is_some_and(|path| path.as_os_str().len() > MAX_SOCKET_PATH) {
         return Err(entry.refuse(&format!("a socket's path has at most {MAX_SOCKET_PATH} bytes")));
     }

@@ -5,6 +5,7 @@
 //! one within it. Holds the keys that were read, to refuse the second of a kind.
 
 use super::Error;
+use crate::bencode::signed;
 
 /// Lists in one another.
 const MAX_DEPTH: usize = 4;
@@ -270,7 +271,7 @@ fn plain(word: &str) -> Option<Value> {
         let zero_first = radix == 10 && digits.len() > 1 && digits.starts_with('0');
         let signed_otherwise = radix != 10 && word != unsigned;
         let number = if radix == 10 { word } else { digits };
-        let number = i64::from_str_radix(&number.replace('_', ""), radix).ok()?;
+        let number = signed(&number.replace('_', ""), radix)?;
         return (!zero_first && !signed_otherwise).then_some(Value::Whole(number));
     }
     let all = |of: &[u8]| radix == 10 && word.bytes().all(|byte| byte.is_ascii_digit() || of.contains(&byte));

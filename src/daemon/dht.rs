@@ -5,7 +5,6 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ const TRACKED: [&str; 2] =
 #[derive(Default)]
 pub(super) struct Begin {
     /// Nodes that torrents named.
-    nodes: RefCell<VecDeque<(String, u16)>>,
+    nodes: RefCell<Vec<(String, u16)>>,
     /// Names are being resolved.
     resolving: Cell<bool>,
     /// When the table of connections was last looked at.
@@ -46,7 +45,7 @@ impl Daemon {
                 session.dht_contact(SocketAddr::new(ip, node.1), now);
             }
             known.truncate(MAX_NODES - 1);
-            known.push_front(node);
+            known.insert(0, node);
         }
     }
 

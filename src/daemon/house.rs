@@ -4,13 +4,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
-use smol::{LocalExecutor, Task};
-
+use super::executor::{Executor, Task};
 use crate::net::io::udp::Udp;
 use crate::peer::outbox::Part;
 use crate::session::{BATCH, Session};
@@ -63,7 +61,8 @@ pub struct House {
     pub udp: Rc<Udp>,
     /// Those that wait for room in the intake.
     intake_waiters: RefCell<Vec<Waker>>,
-    executor: RefCell<Rc<LocalExecutor<'static>>>,
+    /// Runs all there is beside the main loop.
+    pub executor: Rc<Executor>,
     /// Until when the main loop sleeps, and what wakes it.
     asleep: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
@@ -80,7 +79,7 @@ impl House {
             storage,
             udp,
             intake_waiters: RefCell::default(),
-            executor: RefCell::default(),
+            executor: Rc::default(),
             asleep: Cell::new(None),
             waker: RefCell::new(None),
         }
@@ -88,27 +87,12 @@ impl House {
 
     /// Runs a task beside the others until it ends.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.task(task).detach();
+        self.executor.spawn(Box::pin(task));
     }
 
     /// The same for one that can be ended.
-    pub fn task(&self, task: impl Future<Output = ()> + 'static) -> Task<()> {
-        self.run(Box::pin(task))
-    }
-
-    /// Boxed, for the executor's code for a kind of task is several kilobytes.
-    fn run(&self, task: Pin<Box<dyn Future<Output = ()>>>) -> Task<()> {
-        self.executor.borrow().spawn(task)
-    }
-
-    /// The executor, to run everything until `future` ends.
-    pub fn executor(&self) -> Rc<LocalExecutor<'static>> {
-        self.executor.borrow().clone()
-    }
-
-    /// Drops all tasks: they hold this, so that nothing would end otherwise.
-    pub fn end_tasks(&self) {
-        self.executor.take();
+    pub fn task(&self, task: impl Future<Output = ()> + 'static) -> Task {
+        self.executor.task(Box::pin(task))
     }
 
     /// Gives the storage thread what has come, if it is worth it.

@@ -71,9 +71,9 @@ impl Daemon {
     }
 
     /// Listens where the configuration says now; where that cannot be, as before.
-    pub(super) async fn listen_elsewhere(self: Rc<Daemon>, old: Config) {
+    pub(super) fn listen_elsewhere(self: &Rc<Daemon>, old: Config) {
         // Old and new may share a port, so the old sockets are closed first.
-        self.listeners.close().await;
+        self.listeners.close();
         let listen = self.config.borrow().listen.clone();
         let interfaces = interfaces().unwrap_or_default();
         let bound = bind(&listen, &interfaces).map(|bound| (bound, listen)).or_else(|error| {

@@ -5,15 +5,15 @@
 //! to look (`links`). Holds a socket and a task an address.
 #![expect(clippy::disallowed_types, reason = "I/O shell")]
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket};
 use std::rc::Rc;
 
 use async_io::Async;
-use smol::Task;
 
 use super::House;
+use super::executor::Task;
 use super::start::StartError;
 use crate::config::Listen;
 use crate::net::io::Interface;
@@ -28,8 +28,6 @@ pub struct Listeners {
     open: RefCell<Vec<Listener>>,
     /// What of the configuration they were made by.
     by: RefCell<Option<Listen>>,
-    /// All are being closed: there will be others.
-    closing: Cell<bool>,
     /// Addresses of which it was said that they cannot be listened on.
     told: RefCell<Vec<SocketAddr>>,
 }
@@ -37,7 +35,7 @@ pub struct Listeners {
 struct Listener {
     address: SocketAddr,
     /// Closes the socket when it ends.
-    task: Task<()>,
+    _task: Task,
 }
 
 /// Binds to the first port of the range that is free on all addresses which are there. Those may be none.
@@ -71,21 +69,17 @@ impl Listeners {
         }
     }
 
-    /// Closes all and waits until that is done, so that the port is free again.
-    pub async fn close(&self) {
-        self.closing.set(true);
-        for listener in self.open.take() {
-            listener.task.cancel().await;
-        }
+    /// Closes all, so that the port is free again.
+    pub fn close(&self) {
+        self.open.take();
         self.told.take();
-        self.closing.set(false);
     }
 
     /// Closes the sockets of addresses that are gone, and opens those of addresses that have come. Says whether any
     /// were, and what could not be done.
     pub fn follow(&self, house: &Rc<House>, interfaces: &[Interface]) -> (bool, Option<String>) {
         let by = self.by.borrow();
-        let Some(listen) = by.as_ref().filter(|_| !self.closing.get()) else { return (false, None) };
+        let Some(listen) = by.as_ref() else { return (false, None) };
         if self.open.borrow().is_empty() {
             return match bind(listen, interfaces) {
                 Ok(bound) => {
@@ -154,7 +148,7 @@ impl Listeners {
         let Ok(address) = listener.get_ref().local_addr() else { return };
         log::info!("listening on {address}");
         let task = house.task(crate::peer::io::listen(house.clone(), listener));
-        self.open.borrow_mut().push(Listener { address, task });
+        self.open.borrow_mut().push(Listener { address, _task: task });
     }
 
     /// A trouble is told once for as long as it lasts.

@@ -4,6 +4,7 @@
 mod control;
 mod dht;
 mod directories;
+pub mod executor;
 pub mod house;
 mod links;
 mod listeners;
@@ -24,7 +25,6 @@ use std::time::{Duration, Instant};
 use async_io::{Async, Timer};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
-use smol::Task;
 
 use crate::config::Config;
 use crate::lpd::io::Links;
@@ -44,6 +44,7 @@ use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
 use crate::watch::Watch;
 use crate::watch::io::Hints;
 use directories::Read;
+use executor::Task;
 pub use house::House;
 use listeners::Listeners;
 use start::{StartError, drop_privileges, low_bits, peer_id, raise_file_limit, random, settings, signals};
@@ -92,7 +93,7 @@ pub struct Daemon {
     /// Where neighbours are told and heard.
     links: Links,
     /// Resolves the static peers.
-    finding: RefCell<Option<Task<()>>>,
+    finding: RefCell<Option<Task>>,
     /// What the DHT begins with.
     begin: dht::Begin,
     /// Torrents were read or checked since memory was last given back.
@@ -133,10 +134,10 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     drop_privileges(config.user.as_deref())?;
     let now = Instant::now();
     let port = addresses.first().map_or(0, SocketAddr::port);
-    let seed = random();
+    let seed = random()?;
     let mut session = Session::new(settings(&config, port, peer_id(seed)), config.rescan, seed, now);
     // Our id tells most of the seed.
-    session.set_secret(random());
+    session.set_secret(random()?);
     let files = Files::new(config.limits.open_files as usize);
     let storage = Storage::start(config.state.clone())
         .map_err(|error| StartError(format!("storage thread: {error}")))?;
@@ -148,10 +149,10 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     let daemon = Rc::new(Daemon {
         house: house.clone(),
         watch: RefCell::new(Watch::new()),
-        announcer: Announcer::new(resolver.clone(), udp.clone(), random()),
+        announcer: Announcer::new(resolver.clone(), udp.clone(), random()?),
         resolver,
         bursts: RefCell::default(),
-        key: low_bits(random()),
+        key: low_bits(random()?),
         reload,
         started: now,
         listeners: Listeners::default(),
@@ -191,9 +192,9 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
     house.spawn(daemon.clone().follow_bus());
     daemon.seek_static_peers();
     house.session.borrow_mut().rescan_now(now);
-    async_io::block_on(house.executor().run(daemon.clone().work()));
+    async_io::block_on(house.executor.run(daemon.clone().work()));
     // Tasks hold what they use, and some delete files when they end.
-    house.end_tasks();
+    house.executor.clear();
     let session = daemon.house.session.borrow();
     log::info!(
         "stopped after {} s: {} bytes sent, {} received, {} torrents",
@@ -511,7 +512,8 @@ impl Daemon {
             self.on_bus.renew();
         }
         if old.listen != config.listen {
-            self.house.spawn(self.clone().listen_elsewhere(old));
+            drop(session);
+            self.listen_elsewhere(old);
         }
         log::info!("configuration read again");
         Ok(())

@@ -1,11 +1,13 @@
 //! What is prepared before the first packet: settings, signals, descriptors, privileges, our id.
 #![expect(clippy::disallowed_types, reason = "I/O shell")]
 
-use std::{fmt, io};
+use std::fmt;
+use std::io::{self, Read};
 
 use async_io::Async;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Gid, Uid};
 
 use crate::config::Config;
 use crate::dht::Options;
@@ -93,17 +95,13 @@ pub fn raise_file_limit(config: &Config) {
 
 /// Becomes the configured user, and in any case gives up the ways to become another.
 pub fn drop_privileges(user: Option<&str>) -> Result<(), StartError> {
-    use nix::unistd::{Uid, User, setgid, setgroups, setuid};
+    use nix::unistd::{setgid, setgroups, setuid};
     if let Some(name) = user {
-        let found = match name.parse() {
-            Ok(uid) => User::from_uid(Uid::from_raw(uid)),
-            Err(_) => User::from_name(name),
-        };
-        let user = found.ok().flatten().ok_or_else(|| StartError(format!("there is no user '{name}'")))?;
-        if Uid::effective() != user.uid {
-            setgroups(&[user.gid])
-                .and_then(|()| setgid(user.gid))
-                .and_then(|()| setuid(user.uid))
+        let (uid, gid) = user_ids(name).ok_or_else(|| StartError(format!("there is no user '{name}'")))?;
+        if Uid::effective() != uid {
+            setgroups(&[gid])
+                .and_then(|()| setgid(gid))
+                .and_then(|()| setuid(uid))
                 .map_err(io::Error::from)
                 .map_err(|error| StartError(format!("cannot become user '{name}': {error}")))?;
         }
@@ -113,10 +111,25 @@ pub fn drop_privileges(user: Option<&str>) -> Result<(), StartError> {
         .map_err(|error| StartError(format!("PR_SET_NO_NEW_PRIVS: {error}")))
 }
 
-/// Sixty-four bits that nobody can guess, from the keys that the standard library takes from the system.
-pub fn random() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0_u64)
+/// User and group of a name or number in `/etc/passwd`. musl looks nowhere else, and asking it is 7 KB of C.
+fn user_ids(user: &str) -> Option<(Uid, Gid)> {
+    let number: Option<u32> = user.parse().ok();
+    let users = std::fs::read("/etc/passwd").ok()?;
+    String::from_utf8_lossy(&users).lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let (_, uid, gid) = (fields.next(), fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        number.map_or(name == user, |number| number == uid).then(|| (Uid::from_raw(uid), Gid::from_raw(gid)))
+    })
+}
+
+/// Sixty-four bits that nobody can guess.
+pub fn random() -> Result<u64, StartError> {
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|error| StartError(format!("/dev/urandom: {error}")))?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// Our id: who we are by BEP 20's convention, then twelve letters and digits of this run.

@@ -124,8 +124,8 @@ pub struct Node {
     renamed: Option<u32>,
     /// IPv4 and IPv6.
     sides: [Side; 2],
-    contacts: VecDeque<Candidate>,
-    rumours: VecDeque<Rumour>,
+    contacts: Vec<Candidate>,
+    rumours: Vec<Rumour>,
     /// In the order of their info-hashes.
     torrents: Vec<Torrent>,
     /// No torrent is due before, in seconds.
@@ -258,8 +258,8 @@ impl Node {
             id,
             renamed: None,
             sides: [Side::new(Family::V4, id), Side::new(Family::V6, id)],
-            contacts: VecDeque::new(),
-            rumours: VecDeque::new(),
+            contacts: Vec::new(),
+            rumours: Vec::new(),
             torrents: Vec::new(),
             soonest: u32::MAX,
             searches: Vec::new(),
@@ -313,7 +313,7 @@ impl Node {
         let of_address = self.contacts.iter().filter(|other| other.addr.host() == addr.host()).count();
         let has_room = of_address < MAX_CONTACTS / 4 && self.contacts.len() < MAX_CONTACTS;
         if has_room && self.is_news(addr, now) {
-            self.contacts.push_back(Candidate { addr, again: false });
+            self.contacts.push(Candidate { addr, again: false });
             self.wake = Some(now);
         }
     }
@@ -481,7 +481,7 @@ impl Node {
 
     fn rumour(&mut self, rumour: Rumour, now: Instant) {
         if self.rumours.len() < MAX_RUMOURS && self.is_news(rumour.addr, now) {
-            self.rumours.push_back(rumour);
+            self.rumours.push(rumour);
         }
     }
 

@@ -111,7 +111,7 @@ impl Node {
                 }
             }
             Why::Contact { again: false } if !excused && self.contacts.len() < MAX_CONTACTS => {
-                self.contacts.push_back(Candidate { addr: pending.to, again: true });
+                self.contacts.push(Candidate { addr: pending.to, again: true });
                 self.wake = Some(now);
             }
             Why::Contact { .. } | Why::Rumour | Why::Upkeep | Why::Announce => {}

@@ -21,8 +21,8 @@ use super::{
     Decoder, Denied, MAX_REDIRECTS, NO_TLS, Purpose, Receiver, ReplyHead, Scheme, TLS, Url, UrlError,
     encode_get,
 };
+use crate::net::Family;
 use crate::net::io::{ResolveError, Resolver};
-use crate::net::{Family, class};
 
 mod link;
 #[cfg(feature = "tls")]
@@ -534,7 +534,7 @@ async fn connect(resolver: &Resolver, ask: &Ask<'_>, purpose: Purpose) -> Result
             continue;
         }
         if let Err(denied) = url.admits(remote, ask.from, purpose) {
-            log::debug!("{url}: {remote} ({:?}): {denied}", class(remote));
+            log::debug!("{url}: {remote}: {denied}");
             if matches!(error, Error::NoAddress(_)) {
                 error = Error::Denied(denied);
             }

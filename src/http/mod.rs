@@ -9,7 +9,7 @@ use std::ops::Range;
 
 pub use decode::Decoder;
 pub use receive::Receiver;
-pub use url::{Denied, MAX_URL, Purpose, Scheme, Url, UrlError, escape};
+pub use url::{Denied, MAX_URL, Purpose, Scheme, Url, UrlError, escape, split_scheme};
 
 mod decode;
 pub mod io;

@@ -17,10 +17,10 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, 
 use rustix::io::Errno;
 use rustix::net::sockopt as options;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, bind, sendto, socket_with};
-use smol::Task;
 
 use super::{GROUP_V4, GROUP_V6, Link, MAX_READ, PORT};
 use crate::daemon::House;
+use crate::daemon::executor::Task;
 use crate::net::Family;
 use crate::net::io::{Interface, socket_address};
 use crate::sorted::SortedMap;
@@ -44,7 +44,7 @@ struct Open {
     place: Place,
     socket: Rc<Async<OwnedFd>>,
     /// Ends with this.
-    _listens: Task<()>,
+    _listens: Task,
 }
 
 /// The links on which neighbours are told: those of the interfaces named, or else of all that know multicast, as far as

@@ -142,23 +142,12 @@ pub fn decode(datagram: &[u8]) -> Option<Search<'_>> {
             search.cookie = value;
         } else if name.eq_ignore_ascii_case("infohash")
             && search.info_hashes.len() < MAX_NAMED
-            && let Some(info_hash) = info_hash(value)
+            && let Ok(info_hash) = value.parse()
         {
             search.info_hashes.push(info_hash);
         }
     }
     (search.port != 0 && !search.info_hashes.is_empty()).then_some(search)
-}
-
-fn info_hash(hex: &str) -> Option<InfoHash> {
-    if hex.len() != 40 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; 20];
-    for (byte, at) in bytes.iter_mut().zip((0..40).step_by(2)) {
-        *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(InfoHash::from_bytes(bytes))
 }
 
 impl Lpd {

@@ -495,7 +495,7 @@ pub(crate) fn url(bytes: &[u8]) -> Result<String, &'static str> {
     if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err("has blanks or control characters in it: passed over");
     }
-    match text.split_once("://") {
+    match crate::http::split_scheme(text) {
         Some((scheme, rest))
             if !scheme.is_empty()
                 && scheme.bytes().all(|b| b.is_ascii_alphanumeric())

@@ -141,7 +141,7 @@ impl FromStr for Prefix {
                 }
             }
             Some(bits) if bits.bytes().all(|b| b.is_ascii_digit()) => {
-                bits.parse().map_err(|_| PrefixError::Length)?
+                bits.parse::<u16>().ok().and_then(|bits| bits.try_into().ok()).ok_or(PrefixError::Length)?
             }
             Some(_) => return Err(PrefixError::Length),
         };

@@ -187,7 +187,7 @@ pub fn ask(path: &Path, method: &Method) -> Result<Value, AskError> {
         if line.is_empty() {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        json::decode(&line).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
+        json::decode(&line).map_err(|error| io::Error::new(ErrorKind::InvalidData, error.to_string()))
     };
     let answer = ask().map_err(|error| AskError::Io(path.to_owned(), error))?;
     match answer {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 
 use super::value::Value;
+use crate::bencode::signed;
 
 /// Lists and objects within each other: a reply has four.
 const MAX_DEPTH: u32 = 16;
@@ -177,7 +178,7 @@ impl<'a> Reader<'a> {
         let text = self.rest().get(..len).unwrap_or_default();
         let digits = text.strip_prefix('-').unwrap_or(text);
         let plain = digits == "0" || !digits.starts_with(['0', '+', '-']);
-        let number = text.parse().ok().filter(|_| plain).ok_or(self.wanted("a whole number of 64 bits"))?;
+        let number = signed(text, 10).filter(|_| plain).ok_or(self.wanted("a whole number of 64 bits"))?;
         self.at += len;
         Ok(Value::Int(number))
     }

@@ -351,7 +351,7 @@ impl Method {
     pub fn new(name: &str, arguments: &Value) -> Result<Method, Error> {
         let (name, takes) = *METHODS.iter().find(|(known, _)| *known == name).ok_or_else(|| {
             let known: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
-            Error::Method(format!("unknown method {:?}; known are {}", cut(name), known.join(", ")))
+            Error::Method(format!("unknown method \"{}\"; known are {}", cut(name), known.join(", ")))
         })?;
         let given = match arguments {
             Value::Table(given) => &given[..],
@@ -382,19 +382,20 @@ impl Method {
                 limit: limit.unwrap_or(MAX_LIST).min(MAX_LIST),
             }),
         };
-        Ok(match name {
-            "list" => Method::List(part()?),
-            "torrent" => Method::Torrent(info_hash()?),
-            "peers" => Method::Peers(info_hash()?),
-            "refused" => Method::Refused(part()?),
-            "nodes" => Method::Nodes,
-            "rescan" => Method::Rescan,
-            "reload" => Method::Reload,
-            "verify" => Method::Verify(info_hash()?),
-            "pause" => Method::Pause(info_hash()?),
-            "resume" => Method::Resume(info_hash()?),
-            _ => Method::Status,
-        })
+        let of_torrent = match name {
+            "torrent" => Method::Torrent,
+            "peers" => Method::Peers,
+            "verify" => Method::Verify,
+            "pause" => Method::Pause,
+            "resume" => Method::Resume,
+            "list" => return part().map(Method::List),
+            "refused" => return part().map(Method::Refused),
+            "nodes" => return Ok(Method::Nodes),
+            "rescan" => return Ok(Method::Rescan),
+            "reload" => return Ok(Method::Reload),
+            _ => return Ok(Method::Status),
+        };
+        info_hash().map(of_torrent)
     }
 
     /// From a line of the control socket.
@@ -406,7 +407,7 @@ impl Method {
         let request = json::decode(line).map_err(|error| wrong(&error))?;
         let Value::Table(fields) = &request else { return Err(wrong(&"expected an object")) };
         if let Some((other, _)) = fields.iter().find(|(name, _)| !matches!(&**name, "method" | "params")) {
-            return Err(wrong(&format_args!("unknown field {:?}", cut(other))));
+            return Err(wrong(&format_args!("unknown field \"{}\"", cut(other))));
         }
         match request.field("method") {
             Value::Text(name) => Method::new(name, request.field("params")),

@@ -77,6 +77,8 @@ impl From<bool> for Value {
 }
 
 impl From<u64> for Value {
+    /// Never inlined: replies have dozens, and 64 bits are many instructions where registers have 32.
+    #[inline(never)]
     fn from(number: u64) -> Value {
         Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
     }

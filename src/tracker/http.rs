@@ -267,7 +267,8 @@ fn tame(body: &[u8]) -> Cow<'_, [u8]> {
 }
 
 fn decode_retry(value: Value<'_>) -> Retry {
-    let said = value.as_int().or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
+    let number: Option<u64> = value.as_int().and_then(|number| number.try_into().ok());
+    let said = number.or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
     match said {
         Some(minutes) if minutes > 0 => Retry::Minutes(u32::try_from(minutes).unwrap_or(u32::MAX)),
         None if value.as_bytes().is_some_and(|text| text.trim_ascii().eq_ignore_ascii_case(b"never")) => {

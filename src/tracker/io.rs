@@ -93,11 +93,14 @@ pub struct Burst {
 }
 
 impl Announcer {
-    /// The seed decides which of too many peers are kept.
-    pub fn new(resolver: Rc<Resolver>, udp: Rc<Udp>, seed: u64) -> Rc<Announcer> {
+    /// `secret` is not to be guessed by others: the numbers of UDP's transactions are made of it.
+    pub fn new(resolver: Rc<Resolver>, udp: Rc<Udp>, secret: u64) -> Rc<Announcer> {
+        let exchange = udp::Exchange::new(udp, secret);
+        // Which of too many peers are kept tells nothing of the secret.
+        let seed = exchange.transaction().into();
         Rc::new(Announcer {
             resolver,
-            exchange: udp::Exchange::new(udp),
+            exchange,
             random: RefCell::new(Random::new(seed)),
             rests: RefCell::new(SortedMap::new()),
         })

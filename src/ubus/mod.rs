@@ -9,7 +9,6 @@
 pub mod blob;
 pub mod io;
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::status::{Kind, Value};
@@ -103,7 +102,7 @@ pub struct Client {
     /// What waits for the bus.
     out: Vec<u8>,
     /// Events that wait, as DATA holds them, and when the next may go.
-    events: VecDeque<Vec<u8>>,
+    events: Vec<Vec<u8>>,
     next_events: Option<Instant>,
     /// Events that had no room.
     lost_events: u32,
@@ -156,7 +155,7 @@ impl Client {
             read: Vec::new(),
             skip: 0,
             out: Vec::new(),
-            events: VecDeque::new(),
+            events: Vec::new(),
             next_events: None,
             lost_events: 0,
             answer_by: None,
@@ -192,7 +191,7 @@ impl Client {
         // Their memory goes with them.
         self.read = Vec::new();
         self.out = Vec::new();
-        self.events = VecDeque::new();
+        self.events = Vec::new();
     }
 
     /// Looks for the bus now, if nobody looks for it any more.
@@ -295,11 +294,11 @@ impl Client {
             return;
         }
         if self.events.len() >= MAX_EVENTS {
-            self.events.pop_front();
+            self.events.remove(0);
             self.lost_events += 1;
         }
         let event = Value::Table(vec![("id".into(), event.into()), ("data".into(), data)]);
-        self.events.push_back(blob::encode(&event));
+        self.events.push(blob::encode(&event));
     }
 
     fn send_events(&mut self, now: Instant) {
@@ -307,8 +306,7 @@ impl Client {
             return;
         }
         self.next_events = Some(now + BURST_PAUSE);
-        for _ in 0..BURST {
-            let Some(event) = self.events.pop_front() else { break };
+        for event in self.events.drain(..self.events.len().min(BURST)) {
             self.seq = self.seq.wrapping_add(1);
             blob::frame(&mut self.out, message::INVOKE, self.seq, EVENTS, |out| {
                 blob::number(out, attribute::OBJID, EVENTS);

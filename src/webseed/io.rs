@@ -39,7 +39,7 @@ pub async fn fetch(house: Rc<House>, resolver: Rc<Resolver>, fetch: Box<WebFetch
         let key = fetch.key;
         let work = Fetching { house: &house, resolver: &resolver, fetch: &fetch };
         let how = work.run(&mut client).or(work.given_up()).await;
-        log::debug!("{}: bytes {:?}: {how}", fetch.url, fetch.bytes);
+        log::debug!("{}: bytes {}..{}: {how}", fetch.url, fetch.bytes.start, fetch.bytes.end);
         next = house.session.borrow_mut().web_ended(key, &how, Instant::now());
         house.kick();
     }

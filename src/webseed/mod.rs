@@ -7,7 +7,6 @@
 pub mod io;
 pub mod request;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -122,7 +121,7 @@ pub enum Taken {
 #[derive(Debug)]
 pub struct WebSeeds {
     seeds: Vec<WebSeed>,
-    redirects: VecDeque<Redirect>,
+    redirects: Vec<Redirect>,
     random: Random,
     /// Bytes that came since the last choke round.
     pub given: u32,
@@ -218,7 +217,7 @@ impl WebSeeds {
                 trouble: None,
             })
             .collect();
-        WebSeeds { seeds, redirects: VecDeque::new(), random, given: 0, rate: 0 }
+        WebSeeds { seeds, redirects: Vec::new(), random, given: 0, rate: 0 }
     }
 
     /// Whether one may be asked now.
@@ -390,9 +389,9 @@ impl WebSeeds {
         self.redirects.retain(|known| known.key != key || known.file != file);
         if let Some((url, from)) = to {
             if self.redirects.len() == MAX_REDIRECTS {
-                self.redirects.pop_front();
+                self.redirects.remove(0);
             }
-            self.redirects.push_back(Redirect { key, file, url, from });
+            self.redirects.push(Redirect { key, file, url, from });
         }
     }
 }

@@ -7,9 +7,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lexopt::{Arg, Parser};
-
 use super::progress::Progress;
+use crate::cli::arguments::{Arg, Parser};
 use crate::cli::daemon::configured;
 use crate::cli::output::{self, bytes, clean, count};
 use crate::config::SaveAs;
@@ -91,7 +90,7 @@ pub fn run(mut parser: Parser) -> ExitCode {
 }
 
 /// `None` where help is asked for.
-fn take(parser: &mut Parser) -> Result<Option<Asked>, lexopt::Error> {
+fn take(parser: &mut Parser) -> Result<Option<Asked>, String> {
     let (mut torrent, mut data, mut config) = (None, None, None);
     let (mut jobs, mut json, mut quiet) = (None, false, false);
     while let Some(arg) = parser.next()? {

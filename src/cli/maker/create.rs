@@ -5,10 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lexopt::{Arg, Parser};
-
 use super::create_all::All;
 use super::options::{MAKER_HELP, MakerArgs, Named};
+use crate::cli::arguments::{Arg, Parser};
 use crate::cli::output;
 use crate::metainfo;
 use crate::metainfo::io;
@@ -63,7 +62,7 @@ struct Args {
 
 impl Args {
     /// `None` where help is asked for.
-    fn take(mut parser: Parser) -> Result<Option<Args>, lexopt::Error> {
+    fn take(mut parser: Parser) -> Result<Option<Args>, String> {
         let (mut path, mut output, mut all, mut force, mut quiet) = (None, None, false, false, false);
         let mut maker = MakerArgs::default();
         while let Some(arg) = parser.next()? {

@@ -12,8 +12,7 @@ mod show;
 
 use std::process::ExitCode;
 
-use lexopt::{Parser, ValueExt};
-
+use crate::cli::arguments::Parser;
 use crate::metainfo::maker::io::MAX_JOBS;
 
 /// What the program's help says of them.
@@ -38,10 +37,11 @@ pub fn run(command: &str, parser: Parser) -> ExitCode {
 }
 
 /// The value of `--jobs`.
-fn jobs(parser: &mut Parser) -> Result<usize, lexopt::Error> {
-    let jobs: usize = parser.value()?.parse()?;
+fn jobs(parser: &mut Parser) -> Result<usize, String> {
+    let jobs = parser.text()?;
+    let jobs: usize = jobs.parse().map_err(|error| format!("cannot parse argument \"{jobs}\": {error}"))?;
     let is_sane = (1..=MAX_JOBS).contains(&jobs);
-    if is_sane { Ok(jobs) } else { Err(format!("{jobs}: jobs are 1 to {MAX_JOBS}").into()) }
+    if is_sane { Ok(jobs) } else { Err(format!("{jobs}: jobs are 1 to {MAX_JOBS}")) }
 }
 
 /// As many jobs as there are cores.

@@ -7,9 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use lexopt::{Arg, Parser, ValueExt};
-
 use super::progress::Progress;
+use crate::cli::arguments::{Arg, Parser};
 use crate::cli::daemon::configured;
 use crate::clock::time_of_day;
 use crate::dht::Saved;
@@ -85,7 +84,7 @@ impl Default for MakerArgs {
 
 impl MakerArgs {
     /// Takes an option and its value from the parser; one that is none of these is an error.
-    pub fn take_or_refuse(&mut self, option: &Named, parser: &mut Parser) -> Result<(), lexopt::Error> {
+    pub fn take_or_refuse(&mut self, option: &Named, parser: &mut Parser) -> Result<(), String> {
         if self.take(&option.0, parser)? { Ok(()) } else { Err(option.unexpected()) }
     }
 
@@ -101,30 +100,30 @@ impl MakerArgs {
     }
 
     /// Takes an option, without its dashes, and its value from the parser. False where it is none of these.
-    fn take(&mut self, option: &str, parser: &mut Parser) -> Result<bool, lexopt::Error> {
+    fn take(&mut self, option: &str, parser: &mut Parser) -> Result<bool, String> {
         let options = &mut self.options;
         match option {
             "announce" | "a" => {
-                let tier = text(parser)?;
+                let tier = parser.text()?;
                 options.trackers.push(split_urls(&tier).map(checked).collect::<Result<_, _>>()?);
             }
             "web-seed" | "w" => options.web_seeds.push(web(parser, "a web seed")?),
             "http-seed" => options.http_seeds.push(web(parser, "an HTTP seed")?),
             "node" => {
-                let node = text(parser)?;
+                let node = parser.text()?;
                 options.nodes.push(host_port(&node).ok_or_else(|| format!("{node}: a node is HOST:PORT"))?);
             }
             "trackerless" => self.trackerless = true,
             "control" => self.control = Some(PathBuf::from(parser.value()?)),
             "state" => self.state = Some(PathBuf::from(parser.value()?)),
             "private" | "p" => options.private = true,
-            "source" => options.source = Some(text(parser)?),
-            "comment" => options.comment = Some(text(parser)?),
-            "similar" => options.similar.push(*text(parser)?.parse::<InfoHash>()?.as_bytes()),
-            "collection" => options.collections.push(text(parser)?),
+            "source" => options.source = Some(parser.text()?),
+            "comment" => options.comment = Some(parser.text()?),
+            "similar" => options.similar.push(*parser.text()?.parse::<InfoHash>()?.as_bytes()),
+            "collection" => options.collections.push(parser.text()?),
             "update-url" => options.update_url = Some(web(parser, "an update URL")?),
             "piece-size" => {
-                let size = text(parser)?;
+                let size = parser.text()?;
                 let piece = piece_size(&size);
                 options.piece_length = Some(
                     piece
@@ -132,20 +131,20 @@ impl MakerArgs {
                 );
             }
             "format" => {
-                options.format = match text(parser)?.as_str() {
+                options.format = match parser.text()?.as_str() {
                     "v1" => Format::V1,
                     "hybrid" => Format::Hybrid,
                     "v2" => Format::V2,
                     "merkle" => Format::Merkle,
                     other => {
-                        return Err(format!("{other}: not a format (v1, hybrid, v2, merkle)").into());
+                        return Err(format!("{other}: not a format (v1, hybrid, v2, merkle)"));
                     }
                 }
             }
             "md5sum" => options.md5 = true,
             "attributes" => options.attributes = true,
             "links" => options.links = true,
-            "exclude" => options.exclude.push(Glob::new(&text(parser)?)),
+            "exclude" => options.exclude.push(Glob::new(&parser.text()?)),
             "include-hidden" => options.include_hidden = true,
             "no-date" => self.date = false,
             "jobs" => self.jobs = super::jobs(parser)?,
@@ -209,7 +208,7 @@ pub struct Named(String);
 
 impl Named {
     /// Of an argument; a value where none is expected is an error.
-    pub fn of(arg: Arg<'_>) -> Result<Named, lexopt::Error> {
+    pub fn of(arg: Arg<'_>) -> Result<Named, String> {
         match arg {
             Arg::Long(name) => Ok(Named(name.to_owned())),
             Arg::Short(letter) => Ok(Named(letter.to_string())),
@@ -217,17 +216,13 @@ impl Named {
         }
     }
 
-    fn unexpected(&self) -> lexopt::Error {
+    fn unexpected(&self) -> String {
         let mut letters = self.0.chars();
         match (letters.next(), letters.next()) {
             (Some(letter), None) => Arg::Short(letter).unexpected(),
             _ => Arg::Long(&self.0).unexpected(),
         }
     }
-}
-
-fn text(parser: &mut Parser) -> Result<String, lexopt::Error> {
-    parser.value()?.string()
 }
 
 /// At commas that a further URL follows: a comma may stand inside one.
@@ -248,13 +243,13 @@ fn split_urls(tier: &str) -> impl Iterator<Item = &str> {
 }
 
 /// A value that is a URL of the web.
-fn web(parser: &mut Parser, what: &str) -> Result<String, lexopt::Error> {
-    let url = checked(&text(parser)?)?;
-    if metainfo::web(&url) { Ok(url) } else { Err(format!("{url}: {what} is an http or https URL").into()) }
+fn web(parser: &mut Parser, what: &str) -> Result<String, String> {
+    let url = checked(&parser.text()?)?;
+    if metainfo::web(&url) { Ok(url) } else { Err(format!("{url}: {what} is an http or https URL")) }
 }
 
-fn checked(text: &str) -> Result<String, lexopt::Error> {
-    url(text.as_bytes()).map_err(|_| format!("{text}: not a URL").into())
+fn checked(text: &str) -> Result<String, String> {
+    url(text.as_bytes()).map_err(|_| format!("{text}: not a URL"))
 }
 
 /// `host:port`, `[v6]:port`.

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use lexopt::{Arg, Parser, ValueExt};
 use log::LevelFilter;
 use rustix::fs::{Access, access};
 
 use super::options::{MAKER_HELP, MakerArgs, Named};
+use crate::cli::arguments::{Arg, Parser};
 use crate::cli::output;
 use crate::cli::progress::View;
 use crate::cli::status::socket;
@@ -88,14 +88,14 @@ pub fn run(parser: Parser) -> ExitCode {
 
 impl Args {
     /// `None` where help is asked for.
-    fn take(mut parser: Parser) -> Result<Option<Args>, lexopt::Error> {
+    fn take(mut parser: Parser) -> Result<Option<Args>, String> {
         let (mut path, mut into, mut listen, mut quiet) = (None, None, None, false);
         let mut maker = MakerArgs::default();
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long("help") | Arg::Short('h') => return Ok(None),
                 Arg::Long("into") => into = Some(PathBuf::from(parser.value()?)),
-                Arg::Long("listen") => listen = Some(parser.value()?.string()?.parse()?),
+                Arg::Long("listen") => listen = Some(parser.text()?.parse()?),
                 Arg::Long("quiet") | Arg::Short('q') => quiet = true,
                 Arg::Value(value) if path.is_none() => path = Some(PathBuf::from(value)),
                 other => {

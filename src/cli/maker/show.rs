@@ -9,8 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use lexopt::{Arg, Parser};
-
+use crate::cli::arguments::{Arg, Parser};
 use crate::cli::output::{self, bytes, clean};
 use crate::clock::{time_of_day, utc};
 use crate::metainfo::magnet::{self, Magnet, ranges};
@@ -88,7 +87,7 @@ pub fn run(mut parser: Parser) -> ExitCode {
 }
 
 /// `None` where help is asked for.
-fn take(parser: &mut Parser) -> Result<Option<(OsString, bool)>, lexopt::Error> {
+fn take(parser: &mut Parser) -> Result<Option<(OsString, bool)>, String> {
     let (mut what, mut json) = (None, false);
     while let Some(arg) = parser.next()? {
         match arg {

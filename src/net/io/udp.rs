@@ -7,7 +7,6 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "I/O shell")]
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -24,9 +23,9 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
 use rustix::net::sockopt::ipv6_v6only;
-use smol::Task;
 
 use crate::daemon::House;
+use crate::daemon::executor::Task;
 use crate::net::datagram::{Datagram, tell_apart};
 use crate::net::{Canonical, Family, Host, plain};
 use crate::rate::Bucket;
@@ -49,9 +48,9 @@ pub struct Udp {
     sockets: RefCell<Vec<Socket>>,
     waiting: RefCell<Vec<Waiting>>,
     /// Who asked lately, and at which address of ours.
-    asked: RefCell<VecDeque<(SocketAddr, IpAddr)>>,
+    asked: RefCell<Vec<(SocketAddr, IpAddr)>>,
     resets: RefCell<Bucket>,
-    task: RefCell<Option<Task<()>>>,
+    task: RefCell<Option<Task>>,
 }
 
 struct Socket {
@@ -219,9 +218,9 @@ impl Udp {
         let Some(at) = at else { return };
         let mut asked = self.asked.borrow_mut();
         if asked.len() >= MAX_ASKED {
-            asked.pop_front();
+            asked.remove(0);
         }
-        asked.push_back((from, at));
+        asked.push((from, at));
     }
 
     fn refuse(&self, socket: &Socket, reset: &[u8], to: SocketAddr, at: Option<IpAddr>, now: Instant) {

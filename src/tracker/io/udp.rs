@@ -6,11 +6,11 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::cell::{Cell, RefCell};
-use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use sha1::{Digest, Sha1};
 use smol::future::FutureExt;
 
 use super::{from_loopback, other_question};
@@ -39,19 +39,14 @@ pub(super) struct Exchange {
     pub udp: Rc<Udp>,
     connections: RefCell<SortedMap<SocketAddr, (u64, Instant)>>,
     /// Makes numbers of transactions that nobody can guess who does not see them.
-    secret: RandomState,
+    secret: u64,
     transactions: Cell<u64>,
 }
 
 impl Exchange {
     /// Nobody is known yet.
-    pub fn new(udp: Rc<Udp>) -> Exchange {
-        Exchange {
-            udp,
-            connections: RefCell::default(),
-            secret: RandomState::new(),
-            transactions: Cell::new(0),
-        }
+    pub fn new(udp: Rc<Udp>, secret: u64) -> Exchange {
+        Exchange { udp, connections: RefCell::default(), secret, transactions: Cell::new(0) }
     }
 
     /// Our address may be another: the ids are good for those to whom they were given.
@@ -83,7 +78,12 @@ impl Exchange {
                 Err(Failure::Transport(_)) if tries + 1 < TRIES => tries += 1,
                 // Others say what is wrong with it, in words of their own.
                 Err(Failure::Refused(reason, _))
-                    if known.is_some() && !renewed && reason.to_ascii_lowercase().contains("connection") =>
+                    if known.is_some()
+                        && !renewed
+                        && reason
+                            .as_bytes()
+                            .windows(10)
+                            .any(|word| word.eq_ignore_ascii_case(b"connection")) =>
                 {
                     renewed = true;
                 }
@@ -141,9 +141,10 @@ impl Exchange {
         }
     }
 
-    fn transaction(&self) -> u32 {
+    pub fn transaction(&self) -> u32 {
         self.transactions.set(self.transactions.get() + 1);
-        let [a, b, c, d, ..] = self.secret.hash_one(self.transactions.get()).to_be_bytes();
+        let numbers = [self.secret, self.transactions.get()].map(u64::to_be_bytes);
+        let [a, b, c, d, ..]: [u8; 20] = Sha1::digest(numbers.as_flattened()).into();
         u32::from_be_bytes([a, b, c, d])
     }
 
