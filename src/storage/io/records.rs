@@ -35,8 +35,8 @@ const PENDING: usize = 256 * 1024;
 /// Bytes read or written at a time.
 const BLOCK: usize = 32 * 1024;
 
-/// The names of the resume file, now and before it was written last.
-const NAMES: [&str; 2] = ["resume", "resume.old"];
+/// The names of the resume file, now and before it was written last, and of one that was damaged.
+const NAMES: [&str; 3] = ["resume", "resume.old", "resume.bad"];
 
 /// The records of all torrents.
 pub(super) struct Records {
@@ -50,7 +50,8 @@ pub(super) struct Records {
     device: Option<u64>,
     /// It was not there at the last look, and that has been logged.
     away: bool,
-    /// The file that `index` points into. It may have the other name by now.
+    /// The file that `index` points into; one that is damaged, too, tells its disk from others. It may have another name by
+    /// now.
     file: Option<Ident>,
     /// Where each record's frame begins, sorted.
     index: Vec<(InfoHash, u32)>,
@@ -296,7 +297,7 @@ impl Records {
                 return false;
             }
         }
-        // Of one that is damaged there is nothing more to be read.
+        // Of one that is damaged there is nothing more to be read, not even if it is no file.
         let is_same = match self.file {
             Some(_) => self.file().is_some(),
             None => self.stale || !exists(&directory),
@@ -321,14 +322,13 @@ impl Records {
     fn take_in(&mut self, directory: &Path) -> bool {
         let path = directory.join(NAMES[0]);
         let mut found = look(&path);
+        let bad = directory.join(NAMES[2]);
         if let Found::Foreign(why) = &found {
-            let bad = directory.join("resume.bad");
-            let aside = match std::fs::rename(&path, &bad) {
+            let aside = match rename(&path, &bad) {
                 Ok(()) => format!("it is kept as {}", bad.display()),
                 Err(error) => format!("it cannot be renamed: {error}"),
             };
             log::warn!("{} {why}; {aside}, and data without a record is hashed again", path.display());
-            self.stale = true;
         }
         if let Found::Unreadable(error) = found
             && !std::mem::replace(&mut self.told, true)
@@ -341,10 +341,15 @@ impl Records {
             // happened to that may have happened to the data.
             found = look(&directory.join(NAMES[1]));
         }
+        self.stale = matches!(found, Found::Foreign(_));
         (self.file, self.index) = match found {
             Found::Records(file, index) => (Some(file), index),
             // What is known of a file that was read before is better than nothing.
             Found::Unreadable(_) if self.read => return false,
+            Found::Foreign(_) => {
+                let file = open(&bad).or_else(|_| open(&path)).ok();
+                (file.map(|(_, ident)| ident), Vec::new())
+            }
             _ => (None, Vec::new()),
         };
         self.read = true;
@@ -535,7 +540,7 @@ pub(super) fn open(path: &Path) -> Result<(OwnedFd, Ident), Option<Errno>> {
 
 /// Whether the directory holds a resume file, be it whole or not.
 fn exists(directory: &Path) -> bool {
-    NAMES.iter().any(|name| directory.join(name).symlink_metadata().is_ok())
+    NAMES[..2].iter().any(|name| directory.join(name).symlink_metadata().is_ok())
 }
 
 /// Looks through a resume file: what it holds, and whether that is all it held.
@@ -802,6 +807,38 @@ mod tests {
                 assert!(records.stale);
                 assert!((0..3).all(|byte| records.find(&hash(byte)).unwrap().is_none()), "byte {at_byte}");
             }
+        }
+    }
+
+    #[test]
+    fn a_disk_that_comes_in_place_of_one_whose_file_was_damaged_keeps_what_is_on_it() {
+        for is_read_only in [false, true] {
+            let temp = Temp::new();
+            let mut good = at(&temp);
+            [1, 2].iter().for_each(|&byte| good.insert(record(byte)));
+            good.flush().unwrap();
+            fs::rename(temp.path("state"), temp.path("good")).unwrap();
+            let mut records = at(&temp);
+            // Of an older file, too, nothing is used then.
+            [3, 4].iter().for_each(|&byte| {
+                records.insert(record(byte));
+                records.flush().unwrap();
+            });
+            fs::write(temp.path("state/resume"), b"damaged").unwrap();
+            let faults = is_read_only.then(|| Faults::at(1, Errno::ROFS, true));
+            let mut records = at(&temp);
+            drop(faults);
+            assert!(!records.look() && records.stale && records.find(&hash(3)) == Ok(None));
+            fs::rename(temp.path("state"), temp.path("damaged")).unwrap();
+            fs::rename(temp.path("good"), temp.path("state")).unwrap();
+            assert!(records.look());
+            records.insert(record(5));
+            records.flush().unwrap();
+            let now = at(&temp);
+            for byte in [1, 2, 5] {
+                assert_eq!(now.find(&hash(byte)), Ok(Some(record(byte))), "{byte}");
+            }
+            assert_eq!(now.index.len(), 3);
         }
     }
 
