@@ -12,7 +12,7 @@ mod common;
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
@@ -447,11 +447,14 @@ fn sighup_applies_a_good_configuration_and_keeps_the_old_for_a_bad_one() {
     wait("the bad file is complained about", PATIENCE, || (home.log().len() > before).then_some(()));
     assert!(daemon.alive());
     daemon.wait_seeding(&first);
+    let error = || daemon.ask("status", Value::Null)["last_error"].clone();
+    assert!(error().as_str().unwrap().contains("the old one stays"), "{}", error());
 
     home.set("", "torrents", json!([home.torrents, more]));
     home.configure();
     daemon.signal(Signal::SIGHUP);
     daemon.wait_seeding(&second);
+    assert_eq!(error(), Value::Null);
     daemon.wait_seeding(&first);
 
     home.set("", "torrents", json!([more]));
@@ -469,6 +472,13 @@ fn sighup_moves_to_another_port_and_another_data_root() {
     let daemon = home.start();
     daemon.wait_seeding(&torrent);
     let before = daemon.address();
+    let error = || daemon.ask("status", Value::Null)["last_error"].clone();
+    let taken = TcpListener::bind("[::]:0").unwrap();
+    home.set("listen", "port", taken.local_addr().unwrap().port());
+    home.configure();
+    daemon.signal(Signal::SIGHUP);
+    let is_told = |error: &Value| error.as_str().is_some_and(|error| error.contains("listening as before"));
+    wait_value("the port is taken", PATIENCE, error, is_told);
 
     let elsewhere = home.folder.path().join("elsewhere");
     fs::rename(&home.data, &elsewhere).unwrap();
@@ -487,6 +497,7 @@ fn sighup_moves_to_another_port_and_another_data_root() {
     TcpStream::connect(after).unwrap();
     let bound = |address: SocketAddr| UdpSocket::bind(address).is_err();
     assert!(bound(after) && !bound(before), "and so does the UDP socket");
+    assert_eq!(error(), Value::Null, "that is over");
 }
 
 #[test]
