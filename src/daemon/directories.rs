@@ -84,6 +84,7 @@ impl Daemon {
                     if let Some(loaded) = loaded.take() {
                         self.insert(session, loaded, path.clone(), ident, now);
                     }
+                    session.is_same(*info_hash);
                 }
                 Change::Moved { info_hash, from, .. } => {
                     if let Some(loaded) = loaded.take() {
@@ -132,11 +133,13 @@ impl Daemon {
             return;
         }
         self.scanning.set(false);
-        self.on_bus.looked(session);
         self.tidy(session);
         if self.scan_again.take() {
             session.rescan_now(now);
-        } else if self.watch.borrow().looks_again() {
+            return;
+        }
+        self.on_bus.looked(session);
+        if self.watch.borrow().looks_again() {
             session.rescan_by(now + HALF_WRITTEN);
         }
     }
@@ -273,6 +276,7 @@ impl Daemon {
     /// Drops all torrents; the next scan takes them as new.
     pub(super) fn forget_all(&self, session: &mut Session, now: Instant) {
         self.watch.replace(Watch::new());
+        self.on_bus.look_anew();
         let all: Vec<_> = session.torrents().map(|(_, torrent)| torrent.info_hash).collect();
         all.into_iter().for_each(|info_hash| session.remove(info_hash, now));
         if self.scanning.get() {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 
-use super::{Daemon, Fault};
 use super::listeners::{Bound, bind};
 use super::start::local_prefixes;
+use super::{Daemon, Fault};
 use crate::config::Config;
 use crate::metainfo::InfoHash;
 use crate::net::io::changes::Changes;

@@ -294,7 +294,7 @@ impl Daemon {
             Job::Reconnect => self.reconnect(),
             Job::Event(event) => {
                 tell(&event);
-                self.tell_bus(&event);
+                self.tell_bus(event);
             }
         }
     }

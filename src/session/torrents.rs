@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Happened, Job, Session, Timer, event, path_of};
+use super::{Event, Happened, Job, Session, Timer, event, path_of};
 use crate::ident::Ident;
 use crate::metainfo::{InfoHash, Summary};
 use crate::peer::Close;
@@ -54,6 +54,14 @@ impl Session {
         if let Some(torrent) = self.torrents.remove(&key) {
             self.jobs.push_back(Job::Event(event(Happened::Removed, &torrent, path_of(&torrent))));
         }
+    }
+
+    /// What was dropped and added just now is the same to the user: neither is told.
+    pub fn is_same(&mut self, info_hash: InfoHash) {
+        let is_news = |event: &Event| {
+            event.info_hash != info_hash || !matches!(event.action, Happened::Added | Happened::Removed)
+        };
+        self.jobs.retain(|job| !matches!(job, Job::Event(event) if !is_news(event)));
     }
 
     /// Its .torrent has another path now: its data stays where it is, and is not checked again.
