@@ -110,10 +110,12 @@ impl Daemon {
     /// All files of a round are read: what no file names any more is dropped.
     fn settle(&self, session: &mut Session, now: Instant) {
         let (changes, again) = self.watch.borrow_mut().settle();
+        let mut left = Vec::new();
         for change in &changes {
             match change {
                 Change::Removed { info_hash, path } => {
                     session.remove(*info_hash, now);
+                    left.push(*info_hash);
                     if is_magnet(path) {
                         session.submit(Job::Discard { info_hash: *info_hash, beside: None });
                     }
@@ -126,6 +128,9 @@ impl Daemon {
                 _ => {}
             }
             report(change);
+        }
+        if !left.is_empty() && self.watch.borrow().sees_all() {
+            session.thin_records(left, now);
         }
         if !again.is_empty() {
             self.loading.set(again.len());

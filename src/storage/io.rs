@@ -279,10 +279,12 @@ impl Worker {
                     self.writer.set_disk(disk);
                     continue;
                 }
-                Job::Forget(info_hash) => {
-                    self.writer.forget(&info_hash);
-                    self.desk.written.remove(&info_hash);
-                    self.desk.records.remove(info_hash);
+                Job::Left { left, there } => {
+                    for info_hash in &left {
+                        self.writer.forget(info_hash);
+                        self.desk.written.remove(info_hash);
+                    }
+                    self.desk.records.thin_out(&left, &there);
                     continue;
                 }
                 job => {
@@ -548,7 +550,7 @@ impl Desk {
             | Job::Write(_)
             | Job::Save { .. }
             | Job::Disk(_)
-            | Job::Forget(_)
+            | Job::Left { .. }
             | Job::Stop => return,
         };
         self.trim();

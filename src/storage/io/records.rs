@@ -32,6 +32,10 @@ use crate::storage::resume::{
 /// Bytes of changed records that are written without waiting for a flush, and that are dropped when they cannot be.
 const PENDING: usize = 256 * 1024;
 
+/// Bytes of the records that are kept of torrents that are gone, in case they are put back: of a thousand, mostly. The
+/// file is written as a whole whenever one changes.
+const GONE: u32 = 256 * 1024;
+
 /// Bytes read or written at a time.
 const BLOCK: usize = 32 * 1024;
 
@@ -215,12 +219,26 @@ impl Records {
         }
     }
 
-    /// Takes a record out at the next flush.
-    pub(super) fn remove(&mut self, info_hash: InfoHash) {
-        if self.offset(&info_hash).is_some() {
+    /// Takes records of torrents that are not `there` out at the next flush, until the others are few enough. Those that
+    /// have just `left` stay; which of the others go is left to chance, as info-hashes are. `there` is sorted.
+    pub(super) fn thin_out(&mut self, left: &[InfoHash], there: &[InfoHash]) {
+        let end = self.file.map_or(0, |file| u32::try_from(file.size).unwrap_or(u32::MAX));
+        let ends = self.index.iter().skip(1).map(|(_, at)| *at).chain([end]);
+        let is_gone = |info_hash: &InfoHash| {
+            there.binary_search(info_hash).is_err() && self.pending.get(info_hash) != Some(&None)
+        };
+        let gone = self.index.iter().zip(ends).filter(|((info_hash, _), _)| is_gone(info_hash));
+        let mut gone: Vec<_> =
+            gone.map(|((info_hash, at), end)| (*info_hash, end.saturating_sub(*at))).collect();
+        let mut bytes: u32 = gone.iter().map(|(_, len)| len).sum();
+        let middle = gone.partition_point(|(info_hash, _)| Some(info_hash) <= left.first());
+        gone.rotate_left(middle);
+        for (info_hash, len) in gone.into_iter().filter(|(info_hash, _)| !left.contains(info_hash)) {
+            if bytes <= GONE {
+                break;
+            }
+            bytes -= len;
             self.keep(info_hash, None);
-        } else if let Some(Some(body)) = self.pending.remove(&info_hash) {
-            self.pending_bytes -= body.len();
         }
     }
 
@@ -691,12 +709,12 @@ mod tests {
         records.insert(Record { uploaded: 9, verified: None, ..record(3) });
         records.insert(Record { verified: None, open: false, ..record(5) });
         records.insert(record(4));
-        records.remove(hash(200));
-        records.remove(hash(77));
+        records.keep(hash(200), None);
+        records.keep(hash(77), None);
         assert_eq!(records.find(&hash(200)).unwrap(), None);
         records.flush().unwrap();
         assert_eq!(records.find(&hash(200)).unwrap(), None);
-        for mut records in [records, at(&temp)] {
+        for records in [records, at(&temp)] {
             for byte in [0, 1, 4, 5] {
                 assert_eq!(records.find(&hash(byte)).unwrap(), Some(record(byte)));
             }
@@ -704,8 +722,6 @@ mod tests {
             assert_eq!((records.find(&hash(200)).unwrap(), records.find(&hash(2)).unwrap()), (None, None));
             assert_eq!(records.find_stamp(&hash(1), 2).unwrap().mtime_secs, -1);
             assert_eq!(records.find_stamp(&hash(1), 99), None);
-            records.insert(record(6));
-            records.remove(hash(6));
             assert_eq!((records.pending.len(), records.pending_bytes), (0, 0));
         }
     }
@@ -739,7 +755,7 @@ mod tests {
                 let faults = Faults::at(n, Errno::NOSPC, dead);
                 records.insert(with_files(2, 2));
                 records.insert(with_files(4, 2));
-                records.remove(hash(3));
+                records.keep(hash(3), None);
                 let result = records.flush();
                 let now = at(&temp);
                 let is = |state: [Record; 3]| {
@@ -965,6 +981,45 @@ mod tests {
         records.insert(Record { paused: true, ..record(1) });
         records.flush().unwrap();
         assert!(at(&temp).find(&hash(1)).unwrap().unwrap().paused);
+    }
+
+    #[test]
+    fn of_torrents_that_are_gone_records_are_kept_as_far_as_they_are_few() {
+        let temp = Temp::new();
+        let mut records = at(&temp);
+        let there: Vec<InfoHash> = (0..50).map(hash).collect();
+        (0..100).for_each(|byte| records.insert(with_files(byte, 1)));
+        records.flush().unwrap();
+        let kept = |records: &Records| -> Vec<u8> {
+            (0..=255).filter(|byte| records.find(&hash(*byte)).unwrap().is_some()).collect()
+        };
+        let size = || fs::metadata(temp.path("state/resume")).unwrap().size();
+        let each = size() / 100;
+        assert!(50 * each < GONE.into(), "{each} bytes each");
+        records.thin_out(&[hash(70)], &there);
+        assert_eq!((kept(&records).len(), records.pending.len()), (100, 0), "they cost no write");
+        (100..200).for_each(|byte| records.insert(with_files(byte, 1)));
+        records.flush().unwrap();
+        // What has just left is kept, whatever there is already.
+        for left in [[hash(70), hash(198)], [hash(199), hash(69)]] {
+            records.thin_out(&left, &there);
+            records.thin_out(&left, &there);
+            records.flush().unwrap();
+            let kept = kept(&records);
+            assert!((0..50).all(|byte| kept.contains(&byte)));
+            assert!(left.iter().all(|left| records.find(left).unwrap().is_some()));
+            let gone = (kept.len() as u64 - 50) * each;
+            assert!(gone <= GONE.into() && gone + 2 * each > GONE.into(), "{kept:?}");
+        }
+        assert!(size() < u64::from(GONE) + 51 * each);
+        let all: Vec<InfoHash> = (0..200).map(hash).collect();
+        let before = kept(&records);
+        records.thin_out(&all, &[]);
+        assert_eq!(kept(&records), before, "all may leave at a time and come again");
+        // As where its disk is away.
+        let mut empty = Records::new(None);
+        empty.thin_out(&all, &there);
+        assert!(empty.pending.is_empty());
     }
 
     #[test]
