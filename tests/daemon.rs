@@ -12,8 +12,9 @@ mod common;
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use common::peer::{BLOCK, RawPeer};
 use common::torrent::Torrent;
 use common::tracker::{Answer, COUNTS, Tracker};
 use common::{PATIENCE, able, run, wait, wait_value};
+use meshseed::metainfo::InfoHash;
+use meshseed::storage::io::remember;
+use meshseed::storage::resume::Record;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -447,11 +451,14 @@ fn sighup_applies_a_good_configuration_and_keeps_the_old_for_a_bad_one() {
     wait("the bad file is complained about", PATIENCE, || (home.log().len() > before).then_some(()));
     assert!(daemon.alive());
     daemon.wait_seeding(&first);
+    let error = || daemon.ask("status", Value::Null)["last_error"].clone();
+    assert!(error().as_str().unwrap().contains("the old one stays"), "{}", error());
 
     home.set("", "torrents", json!([home.torrents, more]));
     home.configure();
     daemon.signal(Signal::SIGHUP);
     daemon.wait_seeding(&second);
+    assert_eq!(error(), Value::Null);
     daemon.wait_seeding(&first);
 
     home.set("", "torrents", json!([more]));
@@ -469,6 +476,13 @@ fn sighup_moves_to_another_port_and_another_data_root() {
     let daemon = home.start();
     daemon.wait_seeding(&torrent);
     let before = daemon.address();
+    let error = || daemon.ask("status", Value::Null)["last_error"].clone();
+    let taken = TcpListener::bind("[::]:0").unwrap();
+    home.set("listen", "port", taken.local_addr().unwrap().port());
+    home.configure();
+    daemon.signal(Signal::SIGHUP);
+    let is_told = |error: &Value| error.as_str().is_some_and(|error| error.contains("listening as before"));
+    wait_value("the port is taken", PATIENCE, error, is_told);
 
     let elsewhere = home.folder.path().join("elsewhere");
     fs::rename(&home.data, &elsewhere).unwrap();
@@ -487,6 +501,36 @@ fn sighup_moves_to_another_port_and_another_data_root() {
     TcpStream::connect(after).unwrap();
     let bound = |address: SocketAddr| UdpSocket::bind(address).is_err();
     assert!(bound(after) && !bound(before), "and so does the UDP socket");
+    assert_eq!(error(), Value::Null, "that is over");
+}
+
+#[test]
+fn a_torrent_that_is_put_back_is_known_still_but_not_for_ever() {
+    let home = Home::new();
+    for byte in 1..=30 {
+        let data: PathBuf = "x".repeat(20_000).into();
+        let record = Record { data: Some(data.into()), ..Record::new(InfoHash::from_bytes([byte; 20])) };
+        remember(home.state.clone(), record).unwrap();
+    }
+    let torrent = Torrent::single("put back", 40_000, 16 * 1024);
+    torrent.add_to(&home);
+    let size = || fs::metadata(home.state.join("resume")).unwrap().len();
+    let daemon = home.start();
+    daemon.wait_seeding(&torrent);
+    assert!(daemon.terminate().0.success());
+    assert!(size() > 600_000);
+    // Whoever hashes it finds it.
+    tamper(&home.data.join("put back"), 20_000);
+    let daemon = home.start();
+    daemon.wait_seeding(&torrent);
+    fs::remove_file(home.torrents.join("put back.torrent")).unwrap();
+    daemon.wait_gone(&torrent);
+    assert!(daemon.terminate().0.success());
+    assert!((200_000..300_000).contains(&size()), "{} bytes", size());
+    torrent.drop_into(&home.torrents);
+    let daemon = home.start();
+    daemon.wait_seeding(&torrent);
+    drop(daemon);
 }
 
 #[test]

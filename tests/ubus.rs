@@ -196,6 +196,44 @@ fn a_thousand_torrents_come_in_parts_and_are_no_news_at_the_start() {
 }
 
 #[test]
+fn another_data_root_and_an_edited_file_are_no_news_but_what_goes_with_them_is() {
+    let (home, path) = home();
+    let bus = Bus::start(&path);
+    let [first, second, gone, last] =
+        ["first", "second", "gone", "last"].map(|name| Torrent::single(name, 50_000, 16 * 1024));
+    [&first, &gone].iter().for_each(|torrent| torrent.add_to(&home));
+    let daemon = home.start();
+    bus.wait_object("meshseed");
+    [&first, &gone].iter().for_each(|torrent| drop(daemon.wait_seeding(torrent)));
+    second.add_to(&home);
+    wait_event(&bus, &second, "completed");
+    let elsewhere = home.folder.path().join("elsewhere");
+    fs::rename(&home.data, &elsewhere).unwrap();
+    last.write_data(&elsewhere);
+    home.set("", "data", json!(elsewhere));
+    home.configure();
+    fs::remove_file(home.torrents.join("gone.torrent")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    for torrent in [&first, &second] {
+        let data = json!(elsewhere.join(&torrent.name));
+        let moved = |said: &Value| said["data"] == data && said["state"] == "seeding";
+        wait_value("it is seeded from there", PATIENCE, || daemon.torrent(torrent), moved);
+    }
+    let file = home.torrents.join("first.torrent");
+    let edited = [b"d7:comment6:edited".as_slice(), &fs::read(&file).unwrap()[1..]].concat();
+    fs::write(&file, edited).unwrap();
+    let changed = format!("changed {}", file.display());
+    wait("it is read", PATIENCE, || home.log().contains(&changed).then_some(()));
+    daemon.wait_seeding(&first);
+    last.drop_into(&home.torrents);
+    wait_event(&bus, &last, "completed");
+    assert_eq!(events_of(&bus, &second), ["added", "completed"]);
+    assert_eq!(events_of(&bus, &gone), ["removed"]);
+    let told = events_of(&bus, &first);
+    assert!(!told.iter().any(|action| action == "added" || action == "removed"), "{told:?}");
+}
+
+#[test]
 fn trouble_is_told_with_its_reason_and_so_is_its_end() {
     let (home, path) = home();
     let bus = Bus::start(&path);

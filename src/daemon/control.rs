@@ -82,7 +82,7 @@ impl Daemon {
             down_total: session.downloaded(),
             progress,
             memory: resident(),
-            last_error: Some(self.last_error.borrow().clone()).filter(|error| !error.is_empty()),
+            last_error: self.last_error.borrow().as_ref().map(|(_, what)| what.clone()),
         }
     }
 

@@ -84,6 +84,7 @@ impl Daemon {
                     if let Some(loaded) = loaded.take() {
                         self.insert(session, loaded, path.clone(), ident, now);
                     }
+                    session.is_same(*info_hash);
                 }
                 Change::Moved { info_hash, from, .. } => {
                     if let Some(loaded) = loaded.take() {
@@ -109,10 +110,12 @@ impl Daemon {
     /// All files of a round are read: what no file names any more is dropped.
     fn settle(&self, session: &mut Session, now: Instant) {
         let (changes, again) = self.watch.borrow_mut().settle();
+        let mut left = Vec::new();
         for change in &changes {
             match change {
                 Change::Removed { info_hash, path } => {
                     session.remove(*info_hash, now);
+                    left.push(*info_hash);
                     if is_magnet(path) {
                         session.submit(Job::Discard { info_hash: *info_hash, beside: None });
                     }
@@ -126,17 +129,22 @@ impl Daemon {
             }
             report(change);
         }
+        if !left.is_empty() && self.watch.borrow().sees_all() {
+            session.thin_records(left, now);
+        }
         if !again.is_empty() {
             self.loading.set(again.len());
             again.into_iter().for_each(|path| session.submit(read(path)));
             return;
         }
         self.scanning.set(false);
-        self.on_bus.looked(session);
         self.tidy(session);
         if self.scan_again.take() {
             session.rescan_now(now);
-        } else if self.watch.borrow().looks_again() {
+            return;
+        }
+        self.on_bus.looked(session);
+        if self.watch.borrow().looks_again() {
             session.rescan_by(now + HALF_WRITTEN);
         }
     }
@@ -273,6 +281,7 @@ impl Daemon {
     /// Drops all torrents; the next scan takes them as new.
     pub(super) fn forget_all(&self, session: &mut Session, now: Instant) {
         self.watch.replace(Watch::new());
+        self.on_bus.look_anew();
         let all: Vec<_> = session.torrents().map(|(_, torrent)| torrent.info_hash).collect();
         all.into_iter().for_each(|info_hash| session.remove(info_hash, now));
         if self.scanning.get() {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 
-use super::Daemon;
 use super::listeners::{Bound, bind};
 use super::start::local_prefixes;
+use super::{Daemon, Fault};
 use crate::config::Config;
 use crate::metainfo::InfoHash;
 use crate::net::io::changes::Changes;
@@ -50,7 +50,7 @@ impl Daemon {
         let now = Instant::now();
         let (changed, trouble) = self.listeners.follow(&self.house, &interfaces);
         if let Some(trouble) = trouble {
-            self.trouble(trouble);
+            self.trouble(Fault::Listen, trouble);
         }
         if changed {
             self.listens_elsewhere(now);
@@ -76,8 +76,9 @@ impl Daemon {
         self.listeners.close();
         let listen = self.config.borrow().listen.clone();
         let interfaces = interfaces().unwrap_or_default();
-        let bound = bind(&listen, &interfaces).map(|bound| (bound, listen)).or_else(|error| {
-            self.trouble(format!("{error}; listening as before"));
+        let bound = bind(&listen, &interfaces).map(|bound| (bound, listen));
+        let bound = bound.inspect(|_| self.is_over(Fault::Listen)).or_else(|error| {
+            self.trouble(Fault::Listen, format!("{error}; listening as before"));
             bind(&old.listen, &interfaces).map(|bound| (bound, old.listen))
         });
         match bound {
@@ -86,7 +87,7 @@ impl Daemon {
                 self.listens_elsewhere(Instant::now());
                 self.look_at_network();
             }
-            Err(error) => self.trouble(format!("{error}; no peer can reach us")),
+            Err(error) => self.trouble(Fault::Listen, format!("{error}; no peer can reach us")),
         }
         self.house.kick();
     }

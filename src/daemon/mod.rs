@@ -59,9 +59,18 @@ const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a user at a terminal is told how it goes.
 const REPORT: Duration = Duration::from_secs(1);
 
-/// What the status says while records cannot be written, and until a configuration is read again.
-const UNSAVED: &str = "records are not saved: ";
-const UNREAD: &str = "configuration not read, the old one stays: ";
+/// What may go wrong that concerns no single torrent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// There is no control socket.
+    Control,
+    /// Nobody can reach us where the configuration says.
+    Listen,
+    /// Records are not written.
+    Records,
+    /// The configuration that is used is an old one.
+    Configuration,
+}
 
 /// Reads the configuration again.
 pub type Reload = Box<dyn Fn() -> Result<Config, String>>;
@@ -81,8 +90,8 @@ pub struct Daemon {
     reload: Reload,
     started: Instant,
     listeners: Listeners,
-    /// The last thing that went wrong, for the status.
-    last_error: RefCell<String>,
+    /// The last thing that went wrong and is not over, for the status.
+    last_error: RefCell<Option<(Fault, String)>>,
     stopping: Cell<bool>,
     /// A look at the watched directories is under way, and another one is wanted after it.
     scanning: Cell<bool>,
@@ -179,7 +188,8 @@ pub fn run(config: Config, reload: Reload, report: Option<Report>) -> Result<(),
         }
         Err(error) => {
             let path = daemon.config.borrow().control.display().to_string();
-            daemon.trouble(format!("control socket {path}: {error}; 'meshseed status' cannot ask us"));
+            let what = format!("control socket {path}: {error}; 'meshseed status' cannot ask us");
+            daemon.trouble(Fault::Control, what);
         }
     }
     if let Some(report) = report {
@@ -285,7 +295,7 @@ impl Daemon {
             Job::Reconnect => self.reconnect(),
             Job::Event(event) => {
                 tell(&event);
-                self.tell_bus(&event);
+                self.tell_bus(event);
             }
         }
     }
@@ -431,8 +441,9 @@ impl Daemon {
                 }
                 Done::Flushed(result) => {
                     match &result {
-                        Err(error) => *self.last_error.borrow_mut() = format!("{UNSAVED}{error}"),
-                        Ok(()) => self.is_over(UNSAVED),
+                        // Logged by the thread, once.
+                        Err(error) => self.note(Fault::Records, format!("records are not saved: {error}")),
+                        Ok(()) => self.is_over(Fault::Records),
                     }
                     self.house.session.borrow_mut().stored(Done::Flushed(result), now);
                 }
@@ -488,9 +499,9 @@ impl Daemon {
     /// Reads the configuration again; a bad one changes nothing.
     pub fn reload(self: &Rc<Daemon>, now: Instant) -> Result<(), String> {
         let config = (self.reload)().inspect_err(|error| {
-            self.trouble(format!("{UNREAD}{error}"));
+            self.trouble(Fault::Configuration, format!("configuration not read, the old one stays: {error}"));
         })?;
-        self.is_over(UNREAD);
+        self.is_over(Fault::Configuration);
         let old = self.config.replace(config);
         let config = self.config.borrow();
         for key in Config::changes_needing_restart(&old, &config) {
@@ -527,17 +538,19 @@ impl Daemon {
     }
 
     /// Something that concerns no single torrent went wrong.
-    fn trouble(&self, what: String) {
+    fn trouble(&self, fault: Fault, what: String) {
         log::warn!("{what}");
-        *self.last_error.borrow_mut() = what;
+        self.note(fault, what);
     }
 
-    /// The trouble that began with these words is no more.
-    fn is_over(&self, what: &str) {
-        let mut last = self.last_error.borrow_mut();
-        if last.starts_with(what) {
-            last.clear();
-        }
+    /// The same where it is logged already.
+    fn note(&self, fault: Fault, what: String) {
+        *self.last_error.borrow_mut() = Some((fault, what));
+    }
+
+    /// That is no more.
+    fn is_over(&self, fault: Fault) {
+        self.last_error.borrow_mut().take_if(|(last, _)| *last == fault);
     }
 }
 

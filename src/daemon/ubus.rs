@@ -2,7 +2,7 @@
 //!
 //! What is told is what changes: torrents that were there at the start are no news, nor that they are still complete.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -26,11 +26,13 @@ pub(super) struct OnBus {
     bus: Bus,
     /// Torrents with a number below this were found by the first look at the watched directories; `None`: it goes on.
     first_new: Cell<Option<u32>>,
+    /// What was dropped meanwhile: it may be found again.
+    dropped: RefCell<Vec<Event>>,
 }
 
 impl OnBus {
     pub fn new() -> OnBus {
-        OnBus { bus: Bus::new(OBJECT), first_new: Cell::new(None) }
+        OnBus { bus: Bus::new(OBJECT), first_new: Cell::new(None), dropped: RefCell::default() }
     }
 
     /// A look at the watched directories has ended.
@@ -39,6 +41,16 @@ impl OnBus {
             let last = session.torrents().map(|(key, _)| key.0).max();
             self.first_new.set(Some(last.map_or(0, |last| last + 1)));
         }
+        for event in self.dropped.take() {
+            if session.key(event.info_hash).is_none() {
+                self.tell(&event);
+            }
+        }
+    }
+
+    /// What the next look finds is there already for the user.
+    pub fn look_anew(&self) {
+        self.first_new.set(None);
     }
 
     /// Looks for the bus where it was not found before.
@@ -60,6 +72,21 @@ impl OnBus {
             Happened::Removed | Happened::Error | Happened::Recovered => true,
         }
     }
+
+    fn tell(&self, event: &Event) {
+        let action = match event.action {
+            Happened::Added => "added",
+            Happened::Removed => "removed",
+            Happened::Completed => "completed",
+            Happened::Error => "error",
+            Happened::Recovered => "recovered",
+        };
+        let reason = Some(&event.reason).filter(|reason| !reason.is_empty());
+        let reason = reason.map(|reason| escaped(reason)).into();
+        let values = vec![action.into(), event.info_hash.into(), event.name.as_ref().into(), reason];
+        let data = Value::named(&["action", "info_hash", "name", "reason"], values);
+        self.bus.tell(EVENT, data);
+    }
 }
 
 impl Daemon {
@@ -79,22 +106,13 @@ impl Daemon {
     }
 
     /// Tells an event there, if it is news.
-    pub(super) fn tell_bus(&self, event: &Event) {
-        if !self.on_bus.is_news(event, &self.house.session.borrow()) {
-            return;
+    pub(super) fn tell_bus(&self, event: Event) {
+        let on_bus = &self.on_bus;
+        if event.action == Happened::Removed && on_bus.first_new.get().is_none() {
+            on_bus.dropped.borrow_mut().push(event);
+        } else if on_bus.is_news(&event, &self.house.session.borrow()) {
+            on_bus.tell(&event);
         }
-        let action = match event.action {
-            Happened::Added => "added",
-            Happened::Removed => "removed",
-            Happened::Completed => "completed",
-            Happened::Error => "error",
-            Happened::Recovered => "recovered",
-        };
-        let reason = Some(&event.reason).filter(|reason| !reason.is_empty());
-        let reason = reason.map(|reason| escaped(reason)).into();
-        let values = vec![action.into(), event.info_hash.into(), event.name.as_ref().into(), reason];
-        let data = Value::named(&["action", "info_hash", "name", "reason"], values);
-        self.on_bus.bus.tell(EVENT, data);
     }
 }
 

@@ -344,11 +344,8 @@ impl Session {
         // Moved meanwhile, it stays kept.
         torrent.place.kept |= checked.kept;
         let count = torrent.lengths.piece_count();
-        let (have, todo) = if std::mem::take(&mut torrent.verify_all) {
-            (Have::None, checked.all)
-        } else {
-            (checked.have, checked.todo)
-        };
+        let (have, todo) =
+            if torrent.verify_all { (Have::None, checked.all) } else { (checked.have, checked.todo) };
         let waits = torrent.awaits_data();
         let nothing_new = waits && torrent.settled == checked.fingerprint;
         if nothing_new || torrent.checking.is_some() {
@@ -383,6 +380,7 @@ impl Session {
             torrent.begin_check(todo, checked.stamps, at);
             self.check_ended(key, now);
         } else {
+            torrent.verify_all = false;
             self.settle(key, now);
         }
     }
@@ -456,7 +454,7 @@ impl Session {
         }
         self.record(key, now);
         if let Some(torrent) = self.torrents.get_mut(&key) {
-            torrent.checking = None;
+            (torrent.checking, torrent.verify_all) = (None, false);
         }
         self.settle(key, now);
     }
@@ -589,6 +587,8 @@ impl Session {
         if early && !torrent.written && torrent.checking.is_none() {
             return;
         }
+        // From now on the record tells what is left of it.
+        torrent.verify_all &= early || torrent.checking.is_none();
         let count = torrent.lengths.piece_count();
         let written = std::mem::replace(&mut torrent.written, false);
         // The storage thread knows the files that it has written to.
@@ -675,6 +675,55 @@ mod tests {
             StorageJob::Record(record) => Some(*record),
             _ => None,
         }
+    }
+
+    fn is_verify(job: StorageJob) -> Option<(u32, std::ops::Range<u32>)> {
+        match job {
+            StorageJob::Verify { key, pieces, .. } => Some((key, pieces)),
+            _ => None,
+        }
+    }
+
+    /// What a look at whole data tells, where pieces from `first` on are to be hashed.
+    fn whole(first: u32) -> Checked {
+        let path: std::sync::Arc<std::path::Path> = std::path::Path::new("/srv/name").into();
+        let (have, todo) =
+            (Have::from_fn(64, |piece| piece < first), Have::from_fn(64, |piece| piece >= first));
+        Checked { data: path, kept: false, have, todo, all: Have::All, stamps: [].into(), fingerprint: 1 }
+    }
+
+    #[test]
+    fn a_verify_that_the_state_comes_into_is_carried_out() {
+        let mut rig = Rig::new(&[], &[]);
+        let (key, info_hash) = next(&mut rig, is_check).unwrap();
+        rig.session.stored(Done::Checked { key, known: Err(Away), result: Ok(whole(64)) }, rig.now);
+        assert!(rig.session.verify(info_hash));
+        let (key, _) = next(&mut rig, is_check).unwrap();
+        rig.session.stored(Done::Checked { key, known: Err(Away), result: Ok(whole(64)) }, rig.now);
+        let (key, pieces) = next(&mut rig, is_verify).unwrap();
+        assert_eq!(pieces.start, 0);
+        rig.session.stored(Done::Nodes(Err(Away)), rig.now);
+        rig.session.stored(Done::Nodes(Ok(Box::default())), rig.now);
+        rig.session.stored(Done::Verified { key, pieces: 0..1, good: vec![true], trouble: None }, rig.now);
+        let (key, _) = next(&mut rig, is_check).unwrap();
+        let known = Ok(Some(Box::new(Record { complete: true, ..Record::new(info_hash) })));
+        rig.session.stored(Done::Checked { key, known, result: Ok(whole(64)) }, rig.now);
+        let (mut key, mut pieces) = next(&mut rig, is_verify).expect("a check");
+        assert_eq!(pieces.start, 0, "of all of it");
+        // Told to pause, it goes on from there.
+        rig.session.stored(Done::Verified { key, pieces: 0..8, good: vec![true; 8], trouble: None }, rig.now);
+        assert!(rig.session.pause(info_hash, rig.now));
+        let record = next(&mut rig, is_record).unwrap();
+        assert_eq!(record.verified.unwrap().todo.count(64), 56);
+        assert!(rig.session.resume(info_hash, rig.now));
+        let known = || Ok(None);
+        let checked = next(&mut rig, is_check).unwrap();
+        rig.session.stored(Done::Checked { key: checked.0, known: known(), result: Ok(whole(8)) }, rig.now);
+        (key, pieces) = next(&mut rig, is_verify).unwrap();
+        assert_eq!(pieces.start, 8);
+        let good = vec![true; 56];
+        rig.session.stored(Done::Verified { key, pieces: 8..64, good, trouble: None }, rig.now);
+        assert_eq!(rig.session.torrent(rig.key).unwrap().state, State::Seeding);
     }
 
     /// As a router boots: nobody has told it the time, and its disk is late.

@@ -543,7 +543,7 @@ impl Session {
         // Nobody waits for what was only to be looked at.
         self.jobs.keep(|job| match job {
             Job::Storage(job) => {
-                matches!(job, StorageJob::Record(_) | StorageJob::Forget(_) | StorageJob::Save { .. })
+                matches!(job, StorageJob::Record(_) | StorageJob::Left { .. } | StorageJob::Save { .. })
             }
             _ => true,
         });

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Happened, Job, Session, Timer, event, path_of};
+use super::{Event, Happened, Job, RECORD_DELAY, Session, Timer, event, path_of};
 use crate::ident::Ident;
 use crate::metainfo::{InfoHash, Summary};
 use crate::peer::Close;
-use crate::storage::io::Place;
+use crate::storage::io::{Job as StorageJob, Place};
 use crate::torrent::{PAUSED, State, Torrent, TorrentKey};
 
 impl Session {
@@ -54,6 +54,21 @@ impl Session {
         if let Some(torrent) = self.torrents.remove(&key) {
             self.jobs.push_back(Job::Event(event(Happened::Removed, &torrent, path_of(&torrent))));
         }
+    }
+
+    /// These were dropped, and all others that are known are there.
+    pub fn thin_records(&mut self, left: Vec<InfoHash>, now: Instant) {
+        let there = self.by_hash.keys().copied().collect();
+        self.submit(StorageJob::Left { left: left.into(), there });
+        self.set_by(Timer::Flush, now + RECORD_DELAY);
+    }
+
+    /// What was dropped and added just now is the same to the user: neither is told.
+    pub fn is_same(&mut self, info_hash: InfoHash) {
+        let is_news = |event: &Event| {
+            event.info_hash != info_hash || !matches!(event.action, Happened::Added | Happened::Removed)
+        };
+        self.jobs.retain(|job| !matches!(job, Job::Event(event) if !is_news(event)));
     }
 
     /// Its .torrent has another path now: its data stays where it is, and is not checked again.

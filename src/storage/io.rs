@@ -280,10 +280,12 @@ impl Worker {
                     self.writer.set_disk(disk);
                     continue;
                 }
-                Job::Forget(info_hash) => {
-                    self.writer.forget(&info_hash);
-                    self.desk.written.remove(&info_hash);
-                    self.desk.records.remove(info_hash);
+                Job::Left { left, there } => {
+                    for info_hash in &left {
+                        self.writer.forget(info_hash);
+                        self.desk.written.remove(info_hash);
+                    }
+                    self.desk.records.thin_out(&left, &there);
                     continue;
                 }
                 job => {
@@ -549,7 +551,7 @@ impl Desk {
             | Job::Write(_)
             | Job::Save { .. }
             | Job::Disk(_)
-            | Job::Forget(_)
+            | Job::Left { .. }
             | Job::Stop => return,
         };
         self.trim();

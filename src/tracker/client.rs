@@ -18,7 +18,7 @@ use super::host::{HostId, Hosts, Pool, Trouble, Wait};
 use super::line::{Answer, Line, Phase, Slot};
 use super::names::{Names, Texts};
 use super::{Counts, Event, Failure, MAX_TRACKER_ID, NUMWANT, Reply};
-use crate::http::Url;
+use crate::http::{Scheme, Url};
 use crate::metainfo::InfoHash;
 use crate::random::Random;
 use crate::sorted::{SortedMap, SortedSet};
@@ -271,6 +271,7 @@ impl Client {
     /// Takes what came of a request. The peers of the reply are the caller's.
     pub fn handle(&mut self, request: &Request, result: Result<&Reply, &Failure>, now: Instant) {
         let (floor, last) = (self.floor(now), self.ceil(now));
+        let datagrams = request.url.scheme() == Scheme::Udp;
         self.hosts.end(request.host);
         let Some(line) = self.line_mut(request.line).filter(|line| line.phase == Phase::InFlight) else {
             return;
@@ -278,7 +279,7 @@ impl Client {
         line.phase = Phase::Parked;
         match result {
             Ok(reply) => {
-                self.hosts.reached(request.host);
+                self.hosts.reached(request.host, datagrams);
                 let answer = Answer {
                     interval: reply.interval,
                     min_interval: reply.min_interval.unwrap_or(0),
@@ -312,7 +313,7 @@ impl Client {
                     self.hosts.failed(request.host, trouble, text, last, &mut self.random);
                     self.evacuate(request.host, floor);
                 } else {
-                    self.hosts.reached(request.host);
+                    self.hosts.reached(request.host, datagrams);
                     let text = self.texts.keep(&failure.to_string());
                     if let Some(line) = self.lines.thing_mut(request.line) {
                         line.refused(request.slot, failure, text, last, &mut self.random);
@@ -408,7 +409,7 @@ impl Client {
             let numwant = if line.stopping { 0 } else { line.numwant };
             let tracker_id = line.note(tracker).and_then(|note| note.id.clone());
             let url = self.names.tracker(tracker)?.place.as_ref().ok()?.0.clone();
-            self.hosts.begin(host);
+            self.hosts.begin(host, now);
             return Some(Request {
                 key,
                 info_hash,
@@ -661,8 +662,9 @@ mod tests {
         fn send(&mut self, request: Request) {
             let at = self.secs();
             self.log.push((at, request.url.as_str().to_owned(), request.event, request.key));
-            let busy = self.under_way.iter().any(|(_, other, _)| other.host == request.host);
-            assert!(!busy, "two requests to {}", request.url);
+            let busy = self.under_way.iter().filter(|(_, other, _)| other.host == request.host).count();
+            let most = if request.url.scheme() == Scheme::Udp { 4 } else { 1 };
+            assert!(busy < most, "{busy} requests to {}", request.url);
             let behaviour = self.hosts.get_mut(request.url.host()).expect("a host that the test knows");
             let (time, answer) = behaviour(&request);
             self.under_way.push((self.now + time, request, answer));
@@ -759,6 +761,47 @@ mod tests {
         assert_eq!(world.log.iter().map(|(.., key)| *key).collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
         assert!(world.log[999].0 < 1.1, "{}", world.log[999].0);
         assert_eq!(world.client.status(5, world.now)[0].state, State::Working);
+    }
+
+    #[test]
+    fn a_lost_datagram_delays_its_own_torrent_alone() {
+        const U: &str = "udp://u.example:1/announce";
+        let answer =
+            |late: u64| (MS + Duration::from_secs(late), Ok(Reply { interval: 1800, ..Reply::default() }));
+        let mut world = World::new();
+        // Each tenth is answered when it is asked again.
+        world.host("u.example", move |request| answer(if request.key % 10 == 1 { 15 } else { 0 }));
+        (0..40).for_each(|key| world.insert(key, &[&[U]]));
+        world.run(60);
+        assert_eq!(world.log.len(), 40);
+        assert!(world.log[39].0 < 20.0, "{:?}", world.times());
+        // One that has never answered may be dead, and over TCP nothing is lost.
+        for (url, late) in [(U, 45), (A, 10)] {
+            let mut world = World::new();
+            let mut silent = dead(late);
+            let silent = move |request: &Request| if late > 10 { silent(request) } else { answer(late) };
+            world.host(if late > 10 { "u.example" } else { "a.example" }, silent);
+            (0..40).for_each(|key| world.insert(key, &[&[url]]));
+            world.run(9);
+            assert_eq!(world.log.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_host_that_falls_silent_is_asked_no_more_than_a_few_times_at_a_time() {
+        const U: &str = "udp://u.example:1/announce";
+        let mut world = World::new();
+        let (mut first, mut later) = (every(600), dead(75));
+        world
+            .host("u.example", move |request| if request.key == 0 { first(request) } else { later(request) });
+        (0..40).for_each(|key| world.insert(key, &[&[U]]));
+        world.run(70);
+        assert_eq!(world.log.len(), 5, "one, and four at a time");
+        world.run(80);
+        assert_eq!(world.states(39), [State::Unreachable]);
+        world.client.shutdown(world.now);
+        world.run(400);
+        assert!(world.client.is_idle() && world.client.hosts.is_empty());
     }
 
     #[test]

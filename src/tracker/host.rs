@@ -1,5 +1,8 @@
 //! Tracker hosts: each with its queue of announces, one at a time, and a rest after it could not be reached.
 //!
+//! Over UDP an announce that is not answered soon may only be lost, and is repeated after 15 s (BEP 15): meanwhile others go
+//! on, if the host did answer the one before.
+//!
 //! Read first: nothing; `client` uses this. Many torrents name few hosts, so what goes wrong with a host is kept
 //! here and not in the torrents. Omits: what is announced. Holds 16 bytes an announce that waits and some 200 a host.
 
@@ -11,6 +14,12 @@ use crate::sorted::{SortedMap, SortedSet};
 /// Hosts that are asked at the same time: each costs a connection and, where it is dead, a connection that is never
 /// answered, of which cheap routers track few.
 pub const MAX_BUSY: usize = 8;
+
+/// Seconds after which an answer over UDP is taken for lost: slow links take a second or two.
+const OVERDUE: u32 = 3;
+
+/// Announces to one host that are taken for lost at the same time: with more it is rather the host that is gone.
+const MAX_LOST: u8 = 3;
 
 /// Seconds after which a host with a long queue lets another one have its turn.
 const TURN: u32 = 20;
@@ -63,8 +72,12 @@ pub(super) struct Host {
     pub trouble: Option<Rc<str>>,
     /// That was the network's fault, as far as one can tell.
     unreached: bool,
-    /// An announce is under way.
-    in_flight: bool,
+    /// Announces that are under way, those of them that are taken for lost, and when the last one began.
+    in_flight: u8,
+    lost: u8,
+    asked: u32,
+    /// It answered last time, and over UDP.
+    datagrams: bool,
     /// Seconds since start before which it is left alone.
     pub rest_until: u32,
     failures: u8,
@@ -121,7 +134,10 @@ impl Hosts {
                 urls: 0,
                 trouble: None,
                 unreached: false,
-                in_flight: false,
+                in_flight: 0,
+                lost: 0,
+                asked: 0,
+                datagrams: false,
                 rest_until: 0,
                 failures: 0,
                 queue: SortedSet::new(),
@@ -192,7 +208,7 @@ impl Hosts {
 
     /// Whether somebody is finding out, or soon will, if a host that was not reached last time answers again.
     pub fn is_probed(&self, id: HostId) -> bool {
-        self.host(id).is_some_and(|host| host.failures > 0 && (host.in_flight || !host.queue.is_empty()))
+        self.host(id).is_some_and(|host| host.failures > 0 && (host.in_flight > 0 || !host.queue.is_empty()))
     }
 
     /// When [`Hosts::first`] will name a host.
@@ -203,7 +219,7 @@ impl Hosts {
     /// The announce that this host should get now.
     pub fn next(&mut self, id: HostId, now: u32) -> Option<Wait> {
         let host = self.host_mut(id)?;
-        if host.in_flight || host.rest_until > now {
+        if host.free_from().is_none_or(|from| from > now) {
             return None;
         }
         let mut next = None;
@@ -224,22 +240,25 @@ impl Hosts {
 
     /// Whether it could be asked now: it is not being asked, nor are too many others.
     pub fn is_free(&self, id: HostId) -> bool {
-        self.busy < self.limit && self.host(id).is_some_and(|host| !host.in_flight)
+        self.busy < self.limit && self.host(id).is_some_and(|host| host.in_flight == 0)
     }
 
-    /// An announce is under way.
-    pub fn begin(&mut self, id: HostId) {
+    /// An announce is under way. One that was is taken for lost.
+    pub fn begin(&mut self, id: HostId, now: u32) {
         let Some(host) = self.host_mut(id) else { return };
-        host.in_flight = true;
-        self.busy += 1;
+        (host.lost, host.asked) = (host.in_flight, now);
+        host.in_flight += 1;
+        self.busy += usize::from(host.in_flight == 1);
         self.order(id);
     }
 
     /// It is not any more.
     pub fn end(&mut self, id: HostId) {
         let Some(host) = self.host_mut(id) else { return };
-        if std::mem::take(&mut host.in_flight) {
-            self.busy = self.busy.saturating_sub(1);
+        if host.in_flight > 0 {
+            host.in_flight -= 1;
+            host.lost = host.lost.min(host.in_flight);
+            self.busy -= usize::from(host.in_flight == 0);
         }
         self.order(id);
         self.sweep(id);
@@ -276,8 +295,9 @@ impl Hosts {
     }
 
     /// The host answered.
-    pub fn reached(&mut self, id: HostId) {
+    pub fn reached(&mut self, id: HostId, datagrams: bool) {
         let Some(host) = self.host_mut(id) else { return };
+        host.datagrams = datagrams;
         host.failures = 0;
         host.rest_until = 0;
         (host.trouble, host.unreached) = (None, false);
@@ -294,6 +314,7 @@ impl Hosts {
         }
         host.failures = host.failures.saturating_add(1);
         host.rest_until = now.saturating_add(rest);
+        host.datagrams = false;
         host.trouble = Some(text);
         host.unreached = !matches!(trouble, Trouble::Busy(_));
         host.burst = false;
@@ -321,9 +342,8 @@ impl Hosts {
     /// Puts the host where it belongs in the order.
     fn order(&mut self, id: HostId) {
         let Some(host) = self.hosts.thing_mut(id.0) else { return };
-        let idle = host.in_flight || host.queue.is_empty();
         // A burst goes on at its place: it began when its first announce was due.
-        let ready = (!idle).then(|| host.wake.max(host.rest_until));
+        let ready = host.free_from().filter(|_| !host.queue.is_empty()).map(|from| host.wake.max(from));
         if ready != host.ready {
             if let Some(at) = host.ready {
                 self.ready.remove(&(at, id.0));
@@ -337,7 +357,7 @@ impl Hosts {
 
     /// Forgets a host that nobody names any more.
     fn sweep(&mut self, id: HostId) {
-        let gone = |host: &Host| host.urls == 0 && !host.in_flight && host.queue.is_empty();
+        let gone = |host: &Host| host.urls == 0 && host.in_flight == 0 && host.queue.is_empty();
         if self.host(id).is_some_and(gone)
             && let Some(host) = self.hosts.remove(id.0)
         {
@@ -388,6 +408,15 @@ impl<T> Pool<T> {
 }
 
 impl Host {
+    /// Seconds since start from which it may be asked; `None` until an answer comes.
+    fn free_from(&self) -> Option<u32> {
+        if self.in_flight == self.lost {
+            return Some(self.rest_until);
+        }
+        let overdue = self.asked.checked_add(OVERDUE).filter(|_| self.datagrams && self.lost < MAX_LOST);
+        overdue.map(|from| from.max(self.rest_until))
+    }
+
     fn first_due(&self) -> u32 {
         self.queue.iter().map(|wait| wait.due).min().unwrap_or(u32::MAX)
     }

@@ -318,6 +318,11 @@ impl Watch {
         if due { 0 } else { self.fingerprint }
     }
 
+    /// Whether all directories could be looked at.
+    pub fn sees_all(&self) -> bool {
+        self.unlisted.is_empty()
+    }
+
     /// Whether a file was just found half-written, so that a look in a second or two is worth its cost.
     pub fn looks_again(&self) -> bool {
         self.suspects().any(|failures| failures <= QUICK_LOOKS)

@@ -329,7 +329,7 @@ impl Disk {
             Job::Save { .. } => (1, usize::MAX),
             _ => (1, USUAL),
         };
-        if !matches!(job, Job::Disk(_) | Job::Record(_) | Job::Forget(_) | Job::Stop) {
+        if !matches!(job, Job::Disk(_) | Job::Record(_) | Job::Left { .. } | Job::Stop) {
             if self.under_way[queue] >= bound {
                 return Err(Box::new(job));
             }
@@ -373,7 +373,7 @@ impl Disk {
                 bytes * 1_000_000 / self.speed
             }
             Job::Flush | Job::Save { .. } => 20_000,
-            Job::Disk(_) | Job::Record(_) | Job::Forget(_) => 1,
+            Job::Disk(_) | Job::Record(_) | Job::Left { .. } => 1,
             Job::Probe(places) => 50 * places.len() as u64,
             _ => 300,
         };
@@ -470,10 +470,7 @@ impl Disk {
                 Done::Recalled { key, known: Ok(self.records.get(&info_hash).cloned().map(Box::new)) }
             }
             Job::SaveNodes(_) => return None,
-            Job::Forget(info_hash) => {
-                self.records.remove(&info_hash);
-                return None;
-            }
+            Job::Left { .. } => return None,
             Job::Link { .. } | Job::Discard { .. } | Job::Stop => return None,
         };
         let queue = match done {

@@ -233,8 +233,13 @@ pub enum Job {
     /// Remember a torrent, at the next flush. Without `verified`, that and the path of the data stay as they are on
     /// record. Always taken.
     Record(Box<Record>),
-    /// Forget a torrent, at the next flush. Always taken.
-    Forget(InfoHash),
+    /// Torrents have gone: not all of their records are kept for ever. Always taken.
+    Left {
+        /// Which just now: their records are.
+        left: Box<[InfoHash]>,
+        /// All that are there, sorted.
+        there: Box<[InfoHash]>,
+    },
     /// Delete what was made of a magnet link that is gone. Always taken.
     Discard {
         /// Which torrent.
@@ -450,7 +455,7 @@ impl Job {
             Job::Disk(_)
                 | Job::Record(_)
                 | Job::SaveNodes(_)
-                | Job::Forget(_)
+                | Job::Left { .. }
                 | Job::Discard { .. }
                 | Job::Stop
         )

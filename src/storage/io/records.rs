@@ -32,11 +32,15 @@ use crate::storage::resume::{
 /// Bytes of changed records that are written without waiting for a flush, and that are dropped when they cannot be.
 const PENDING: usize = 256 * 1024;
 
+/// Bytes of the records that are kept of torrents that are gone, in case they are put back: of a thousand, mostly. The
+/// file is written as a whole whenever one changes.
+const GONE: u32 = 256 * 1024;
+
 /// Bytes read or written at a time.
 const BLOCK: usize = 32 * 1024;
 
-/// The names of the resume file, now and before it was written last.
-const NAMES: [&str; 2] = ["resume", "resume.old"];
+/// The names of the resume file, now and before it was written last, and of one that was damaged.
+const NAMES: [&str; 3] = ["resume", "resume.old", "resume.bad"];
 
 /// The records of all torrents.
 pub(super) struct Records {
@@ -50,7 +54,8 @@ pub(super) struct Records {
     device: Option<u64>,
     /// It was not there at the last look, and that has been logged.
     away: bool,
-    /// The file that `index` points into. It may have the other name by now.
+    /// The file that `index` points into; one that is damaged, too, tells its disk from others. It may have another name by
+    /// now.
     file: Option<Ident>,
     /// Where each record's frame begins, sorted.
     index: Vec<(InfoHash, u32)>,
@@ -215,12 +220,26 @@ impl Records {
         }
     }
 
-    /// Takes a record out at the next flush.
-    pub(super) fn remove(&mut self, info_hash: InfoHash) {
-        if self.offset(&info_hash).is_some() {
+    /// Takes records of torrents that are not `there` out at the next flush, until the others are few enough. Those that
+    /// have just `left` stay; which of the others go is left to chance, as info-hashes are. `there` is sorted.
+    pub(super) fn thin_out(&mut self, left: &[InfoHash], there: &[InfoHash]) {
+        let end = self.file.map_or(0, |file| u32::try_from(file.size).unwrap_or(u32::MAX));
+        let ends = self.index.iter().skip(1).map(|(_, at)| *at).chain([end]);
+        let is_gone = |info_hash: &InfoHash| {
+            there.binary_search(info_hash).is_err() && self.pending.get(info_hash) != Some(&None)
+        };
+        let gone = self.index.iter().zip(ends).filter(|((info_hash, _), _)| is_gone(info_hash));
+        let mut gone: Vec<_> =
+            gone.map(|((info_hash, at), end)| (*info_hash, end.saturating_sub(*at))).collect();
+        let mut bytes: u32 = gone.iter().map(|(_, len)| len).sum();
+        let middle = gone.partition_point(|(info_hash, _)| Some(info_hash) <= left.first());
+        gone.rotate_left(middle);
+        for (info_hash, len) in gone.into_iter().filter(|(info_hash, _)| !left.contains(info_hash)) {
+            if bytes <= GONE {
+                break;
+            }
+            bytes -= len;
             self.keep(info_hash, None);
-        } else if let Some(Some(body)) = self.pending.remove(&info_hash) {
-            self.pending_bytes -= body.len();
         }
     }
 
@@ -297,7 +316,7 @@ impl Records {
                 return false;
             }
         }
-        // Of one that is damaged there is nothing more to be read.
+        // Of one that is damaged there is nothing more to be read, not even if it is no file.
         let is_same = match self.file {
             Some(_) => self.file().is_some(),
             None => self.stale || !exists(&directory),
@@ -322,14 +341,13 @@ impl Records {
     fn take_in(&mut self, directory: &Path) -> bool {
         let path = directory.join(NAMES[0]);
         let mut found = look(&path);
+        let bad = directory.join(NAMES[2]);
         if let Found::Foreign(why) = &found {
-            let bad = directory.join("resume.bad");
-            let aside = match std::fs::rename(&path, &bad) {
+            let aside = match rename(&path, &bad) {
                 Ok(()) => format!("it is kept as {}", bad.display()),
                 Err(error) => format!("it cannot be renamed: {error}"),
             };
             log::warn!("{} {why}; {aside}, and data without a record is hashed again", path.display());
-            self.stale = true;
         }
         if let Found::Unreadable(error) = found
             && !std::mem::replace(&mut self.told, true)
@@ -342,10 +360,15 @@ impl Records {
             // happened to that may have happened to the data.
             found = look(&directory.join(NAMES[1]));
         }
+        self.stale = matches!(found, Found::Foreign(_));
         (self.file, self.index) = match found {
             Found::Records(file, index) => (Some(file), index),
             // What is known of a file that was read before is better than nothing.
             Found::Unreadable(_) if self.read => return false,
+            Found::Foreign(_) => {
+                let file = open(&bad).or_else(|_| open(&path)).ok();
+                (file.map(|(_, ident)| ident), Vec::new())
+            }
             _ => (None, Vec::new()),
         };
         self.read = true;
@@ -536,7 +559,7 @@ pub(super) fn open(path: &Path) -> Result<(OwnedFd, Ident), Option<Errno>> {
 
 /// Whether the directory holds a resume file, be it whole or not.
 fn exists(directory: &Path) -> bool {
-    NAMES.iter().any(|name| directory.join(name).symlink_metadata().is_ok())
+    NAMES[..2].iter().any(|name| directory.join(name).symlink_metadata().is_ok())
 }
 
 /// Looks through a resume file: what it holds, and whether that is all it held.
@@ -687,12 +710,12 @@ mod tests {
         records.insert(Record { uploaded: 9, verified: None, ..record(3) });
         records.insert(Record { verified: None, open: false, ..record(5) });
         records.insert(record(4));
-        records.remove(hash(200));
-        records.remove(hash(77));
+        records.keep(hash(200), None);
+        records.keep(hash(77), None);
         assert_eq!(records.find(&hash(200)).unwrap(), None);
         records.flush().unwrap();
         assert_eq!(records.find(&hash(200)).unwrap(), None);
-        for mut records in [records, at(&temp)] {
+        for records in [records, at(&temp)] {
             for byte in [0, 1, 4, 5] {
                 assert_eq!(records.find(&hash(byte)).unwrap(), Some(record(byte)));
             }
@@ -700,8 +723,6 @@ mod tests {
             assert_eq!((records.find(&hash(200)).unwrap(), records.find(&hash(2)).unwrap()), (None, None));
             assert_eq!(records.find_stamp(&hash(1), 2).unwrap().mtime_secs, -1);
             assert_eq!(records.find_stamp(&hash(1), 99), None);
-            records.insert(record(6));
-            records.remove(hash(6));
             assert_eq!((records.pending.len(), records.pending_bytes), (0, 0));
         }
     }
@@ -735,7 +756,7 @@ mod tests {
                 let faults = Faults::at(n, Errno::NOSPC, dead);
                 records.insert(with_files(2, 2));
                 records.insert(with_files(4, 2));
-                records.remove(hash(3));
+                records.keep(hash(3), None);
                 let result = records.flush();
                 let now = at(&temp);
                 let is = |state: [Record; 3]| {
@@ -803,6 +824,38 @@ mod tests {
                 assert!(records.stale);
                 assert!((0..3).all(|byte| records.find(&hash(byte)).unwrap().is_none()), "byte {at_byte}");
             }
+        }
+    }
+
+    #[test]
+    fn a_disk_that_comes_in_place_of_one_whose_file_was_damaged_keeps_what_is_on_it() {
+        for is_read_only in [false, true] {
+            let temp = Temp::new();
+            let mut good = at(&temp);
+            [1, 2].iter().for_each(|&byte| good.insert(record(byte)));
+            good.flush().unwrap();
+            fs::rename(temp.path("state"), temp.path("good")).unwrap();
+            let mut records = at(&temp);
+            // Of an older file, too, nothing is used then.
+            [3, 4].iter().for_each(|&byte| {
+                records.insert(record(byte));
+                records.flush().unwrap();
+            });
+            fs::write(temp.path("state/resume"), b"damaged").unwrap();
+            let faults = is_read_only.then(|| Faults::at(1, Errno::ROFS, true));
+            let mut records = at(&temp);
+            drop(faults);
+            assert!(!records.look() && records.stale && records.find(&hash(3)) == Ok(None));
+            fs::rename(temp.path("state"), temp.path("damaged")).unwrap();
+            fs::rename(temp.path("good"), temp.path("state")).unwrap();
+            assert!(records.look());
+            records.insert(record(5));
+            records.flush().unwrap();
+            let now = at(&temp);
+            for byte in [1, 2, 5] {
+                assert_eq!(now.find(&hash(byte)), Ok(Some(record(byte))), "{byte}");
+            }
+            assert_eq!(now.index.len(), 3);
         }
     }
 
@@ -929,6 +982,45 @@ mod tests {
         records.insert(Record { paused: true, ..record(1) });
         records.flush().unwrap();
         assert!(at(&temp).find(&hash(1)).unwrap().unwrap().paused);
+    }
+
+    #[test]
+    fn of_torrents_that_are_gone_records_are_kept_as_far_as_they_are_few() {
+        let temp = Temp::new();
+        let mut records = at(&temp);
+        let there: Vec<InfoHash> = (0..50).map(hash).collect();
+        (0..100).for_each(|byte| records.insert(with_files(byte, 1)));
+        records.flush().unwrap();
+        let kept = |records: &Records| -> Vec<u8> {
+            (0..=255).filter(|byte| records.find(&hash(*byte)).unwrap().is_some()).collect()
+        };
+        let size = || fs::metadata(temp.path("state/resume")).unwrap().size();
+        let each = size() / 100;
+        assert!(50 * each < GONE.into(), "{each} bytes each");
+        records.thin_out(&[hash(70)], &there);
+        assert_eq!((kept(&records).len(), records.pending.len()), (100, 0), "they cost no write");
+        (100..200).for_each(|byte| records.insert(with_files(byte, 1)));
+        records.flush().unwrap();
+        // What has just left is kept, whatever there is already.
+        for left in [[hash(70), hash(198)], [hash(199), hash(69)]] {
+            records.thin_out(&left, &there);
+            records.thin_out(&left, &there);
+            records.flush().unwrap();
+            let kept = kept(&records);
+            assert!((0..50).all(|byte| kept.contains(&byte)));
+            assert!(left.iter().all(|left| records.find(left).unwrap().is_some()));
+            let gone = (kept.len() as u64 - 50) * each;
+            assert!(gone <= GONE.into() && gone + 2 * each > GONE.into(), "{kept:?}");
+        }
+        assert!(size() < u64::from(GONE) + 51 * each);
+        let all: Vec<InfoHash> = (0..200).map(hash).collect();
+        let before = kept(&records);
+        records.thin_out(&all, &[]);
+        assert_eq!(kept(&records), before, "all may leave at a time and come again");
+        // As where its disk is away.
+        let mut empty = Records::new(None);
+        empty.thin_out(&all, &there);
+        assert!(empty.pending.is_empty());
     }
 
     #[test]

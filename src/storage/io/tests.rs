@@ -485,7 +485,8 @@ fn too_many_jobs_are_refused_and_records_never_are() {
         world.storage.try_submit(check()).unwrap();
     }
     assert!(matches!(world.storage.try_submit(check()), Err(Job::Check { .. })));
-    world.storage.try_submit(Job::Forget(torrent.info_hash)).unwrap();
+    let left = || [torrent.info_hash].into();
+    world.storage.try_submit(Job::Left { left: left(), there: left() }).unwrap();
     for _ in 0..URGENT {
         world.storage.try_submit(layout()).unwrap();
     }

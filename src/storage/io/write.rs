@@ -236,7 +236,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Lets go of a torrent whose record goes.
+    /// Lets go of a torrent that is gone.
     pub(super) fn forget(&mut self, info_hash: &InfoHash) {
         self.close(info_hash);
         self.unsaved.keep(|unsaved| unsaved.info_hash != *info_hash);

@@ -50,7 +50,8 @@ impl Client {
                 lines.push(wanted.2);
             }
         }
-        self.hosts.begin(host);
+        // No announce goes beside it.
+        self.hosts.begin(host, u32::MAX);
         Some(Scrape { url, host, torrents, lines, tracker })
     }
 
