@@ -14,7 +14,7 @@ mod router;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::slice::from_ref;
@@ -357,6 +357,38 @@ fn a_wrong_change_stops_nothing_and_changes_nothing() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_or_judged_does_not_take_the_place_of_the_one_in_use() {
+    if !able(&[Program("busybox")]) {
+        return;
+    }
+    let mut router = Router::new();
+    router.program = router.path("program");
+    let program = router.program.clone();
+    symlink(common::meshseed(), &program).unwrap();
+    assert_eq!(router.reload("config meshseed 'main'\n").fate, Fate::Started);
+    let before = router.toml();
+
+    // /var is in memory, which may be full.
+    symlink("/dev/full", router.path("var/etc/meshseed.toml.new")).unwrap();
+    let ran = router.reload("config meshseed 'main'\n\toption rescan '90'\n");
+    assert_eq!((ran.fate, router.toml()), (Fate::Left, before.clone()));
+    let told = "No space left on device (what was set before stays in use)";
+    assert!(ran.log[0].ends_with(told), "{:?}", ran.log);
+
+    // Where it is short the judge may be killed, and says nothing.
+    fs::remove_file(&program).unwrap();
+    symlink("/bin/false", &program).unwrap();
+    let ran = router.run("reload");
+    assert_eq!((ran.fate, router.toml()), (Fate::Left, before));
+    let told = "ended before it had looked at it (what was set before stays in use)";
+    assert_eq!(ran.log, [format!("{} {told}", program.display())]);
+
+    fs::remove_file(&program).unwrap();
+    symlink(common::meshseed(), &program).unwrap();
+    assert_eq!(router.run("reload").fate, Fate::Hup);
+}
+
+#[test]
 fn a_first_start_with_a_wrong_value_waits_for_the_right_one() {
     if !able(&[Program("busybox")]) {
         return;
@@ -497,7 +529,7 @@ fn directories_are_made_in_memory_and_for_torrents_but_never_on_a_disk() {
 
     let mut router = Router::new();
     let link = router.path("etc/torrents");
-    std::os::unix::fs::symlink(router.path("mnt/usb/torrents"), &link).unwrap();
+    symlink(router.path("mnt/usb/torrents"), &link).unwrap();
     let ran = router.reload("config meshseed 'main'\n");
     assert_eq!(
         (ran.fate, ran.of("chown").len()),
