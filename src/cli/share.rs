@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use lexopt::{Arg, Parser, ValueExt};
 use log::LevelFilter;
-use rustix::fs::{Access, access};
 
 use super::maker::{MAKER_HELP, MakerArgs, Named};
 use super::output;
@@ -137,8 +136,7 @@ impl Args {
         let first = daemon.and_then(|daemon| daemon.field("watched").list().first());
         let into = self.into.clone().or(first.map(|path| PathBuf::from(path.text())));
         match &into {
-            Some(into) => access(into, Access::WRITE_OK | Access::EXEC_OK)
-                .map_err(|error| format!("{}: {}", into.display(), std::io::Error::from(error)))?,
+            Some(into) => io::writable(into).map_err(|error| error.to_string())?,
             None if daemon.is_some() => {
                 return Err("the daemon watches no directory: name one with --into".to_owned());
             }
