@@ -156,6 +156,30 @@ fn check_finds_what_is_wrong() {
 }
 
 #[test]
+fn check_misses_empty_files_too() {
+    let folder = Folder::new();
+    let content = folder.path().join("content");
+    fs::create_dir(&content).unwrap();
+    let empty = content.join("empty");
+    fs::write(content.join("a"), vec![7; 40_000]).unwrap();
+    for format in ["v1", "hybrid", "v2", "merkle"] {
+        fs::write(&empty, "").unwrap();
+        let file = folder.path().join(format!("{format}.torrent"));
+        run(command(&["create", "-q", "--format", format, "-o"]).args([&file, &content]));
+        let check = || {
+            let done = output(command(&["check"]).args([&file, &content]));
+            (done.status.code(), stdout(&done).lines().skip(1).collect::<String>())
+        };
+        assert_eq!(check(), (Some(0), String::new()), "{format}");
+        fs::write(&empty, "no more").unwrap();
+        let long = format!("  {}: is right, and has 7 bytes more than it should", empty.display());
+        assert_eq!(check(), (Some(1), long), "{format}");
+        fs::remove_file(&empty).unwrap();
+        assert_eq!(check(), (Some(1), format!("  {}: is not there", empty.display())), "{format}");
+    }
+}
+
+#[test]
 fn status_tells_what_the_daemon_does() {
     let home = Home::new();
     let torrent = Torrent::single("told about", 50_000, 16 * 1024);
