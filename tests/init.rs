@@ -649,7 +649,23 @@ fn a_jail_has_every_directory_that_is_used_and_what_is_no_disk_for_reading_alone
     );
     assert_eq!(router.reload(&anywhere).fate, Fate::Restarted);
     let parent = state.parent().unwrap().to_owned();
-    assert_eq!(of(router.instance(), "rw"), [&private[..], &[parent, torrents, disk]].concat());
+    assert_eq!(of(router.instance(), "rw"), [&private[..], &[parent, torrents, disk.clone()]].concat());
+
+    // State is not made below a disk that is away. Where it is already it is kept, and nothing around it opened.
+    let own = |more: &str| format!("{config}\toption state '{}'\n{more}", state.display());
+    let ran = router.reload(&own(""));
+    assert_eq!(of(router.instance(), "rw"), [&private[..], from_ref(&disk)].concat());
+    assert!(ran.of("trigger")[1].ends_with(&format!(" {}", state.display())), "{:?}", ran.of("trigger"));
+    fs::create_dir_all(&state).unwrap();
+    router.reload(&own(""));
+    assert_eq!(of(router.instance(), "rw"), [&private[..], &[state.clone(), disk.clone()]].concat());
+    router.mount(state.parent().unwrap());
+    router.reload(&own(""));
+    let parent = state.parent().unwrap().to_owned();
+    assert_eq!(of(router.instance(), "rw"), [&private[..], from_ref(&parent)].concat());
+    // A slash at the end of data is no other directory.
+    router.reload(&config.replace(&format!("{}'", disk.display()), &format!("{}/'", disk.display())));
+    assert_eq!(of(router.instance(), "rw"), private);
 
     let ran = router.reload("config meshseed 'main'\n\toption jail '1'\n\toption data '/mnt/a disk'\n");
     assert!(ran.log[0].starts_with("meshseed.main.jail: a jail has no directory whose path has spaces"));
