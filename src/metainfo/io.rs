@@ -56,7 +56,7 @@ pub fn folder(path: &Path) -> &Path {
 /// Whether files can be written into a directory, as far as its mode and its disk's tell: to be said before what goes
 /// there is made.
 pub fn writable(folder: &Path) -> Result<(), Error> {
-    access(&folder.join("."), Access::WRITE_OK | Access::EXEC_OK)
+    access(folder.join("."), Access::WRITE_OK | Access::EXEC_OK)
         .map_err(|error| Error::Io(folder.to_owned(), error.into()))
 }
 

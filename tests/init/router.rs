@@ -71,8 +71,7 @@ impl Instance {
 
 impl Router {
     pub fn new() -> Router {
-        let router =
-            Router { folder: Folder::new(), program: meshseed().into(), running: None, ending: None };
+        let router = Router { folder: Folder::new(), program: meshseed(), running: None, ending: None };
         for directory in ["bin", "etc", "lib/functions", "networks", "sbin", "var/run"] {
             fs::create_dir_all(router.path(directory)).unwrap();
         }
