@@ -12,6 +12,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use common::Need::{Program, Python, Root};
 use common::daemon::Home;
@@ -60,6 +61,40 @@ fn share_seeds_a_folder_until_it_is_interrupted() {
         2,
         "nothing was put beside the content"
     );
+}
+
+#[test]
+fn share_ends_with_its_terminal() {
+    if !able(&[Program("script")]) {
+        return;
+    }
+    let folder = Folder::new();
+    let [content, temporary, typescript] =
+        ["content", "tmp", "typescript"].map(|name| folder.path().join(name));
+    fs::write(&content, "shared").unwrap();
+    fs::create_dir(&temporary).unwrap();
+    let line = format!(
+        "exec '{}' share --listen 127.0.0.1:0 --control /none '{}'",
+        meshseed().display(),
+        content.display()
+    );
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--flush", "--command", &line]).arg(&typescript).env("TMPDIR", &temporary);
+    let mut terminal = Killed(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+    wait("the magnet link", PATIENCE, || {
+        fs::read_to_string(&typescript).ok().filter(|text| text.contains("urn:btih:"))
+    });
+    let own = || {
+        fs::read_dir(&temporary).unwrap().next().map(|item| item.unwrap().file_name().into_string().unwrap())
+    };
+    let process = own().and_then(|name| name.split('-').nth(1)?.parse().ok()).unwrap();
+    terminal.0.kill().unwrap();
+    let end = Instant::now() + PATIENCE;
+    while own().is_some() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let left = kill(Pid::from_raw(process), Signal::SIGKILL);
+    assert!(own().is_none(), "it is gone with all that was its own: {left:?}");
 }
 
 #[test]
@@ -153,6 +188,30 @@ fn check_finds_what_is_wrong() {
     let absent = check();
     assert_eq!(absent.status.code(), Some(1));
     assert!(!absent.stderr.is_empty(), "it says why");
+}
+
+#[test]
+fn check_misses_empty_files_too() {
+    let folder = Folder::new();
+    let content = folder.path().join("content");
+    fs::create_dir(&content).unwrap();
+    let empty = content.join("empty");
+    fs::write(content.join("a"), vec![7; 40_000]).unwrap();
+    for format in ["v1", "hybrid", "v2", "merkle"] {
+        fs::write(&empty, "").unwrap();
+        let file = folder.path().join(format!("{format}.torrent"));
+        run(command(&["create", "-q", "--format", format, "-o"]).args([&file, &content]));
+        let check = || {
+            let done = output(command(&["check"]).args([&file, &content]));
+            (done.status.code(), stdout(&done).lines().skip(1).collect::<String>())
+        };
+        assert_eq!(check(), (Some(0), String::new()), "{format}");
+        fs::write(&empty, "no more").unwrap();
+        let long = format!("  {}: is right, and has 7 bytes more than it should", empty.display());
+        assert_eq!(check(), (Some(1), long), "{format}");
+        fs::remove_file(&empty).unwrap();
+        assert_eq!(check(), (Some(1), format!("  {}: is not there", empty.display())), "{format}");
+    }
 }
 
 #[test]
@@ -276,6 +335,9 @@ fn wrong_words_end_with_two_and_a_wrong_configuration_is_explained() {
         assert_eq!(done.status.code(), Some(2), "{words:?}: {done:?}");
         assert!(!done.stderr.is_empty(), "{words:?}");
     }
+    let done = output(&mut command(&["dance"]));
+    let said = "meshseed: there is no command 'dance' (see: meshseed --help)\n";
+    assert_eq!(String::from_utf8_lossy(&done.stderr), said);
     assert!(output(&mut command(&["--version"])).status.success());
     assert!(stdout(&output(&mut command(&["--help"]))).contains("share"));
     let folder = Folder::new();

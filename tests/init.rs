@@ -14,8 +14,8 @@ mod router;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::slice::from_ref;
 
@@ -357,6 +357,38 @@ fn a_wrong_change_stops_nothing_and_changes_nothing() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_or_judged_does_not_take_the_place_of_the_one_in_use() {
+    if !able(&[Program("busybox")]) {
+        return;
+    }
+    let mut router = Router::new();
+    router.program = router.path("program");
+    let program = router.program.clone();
+    symlink(common::meshseed(), &program).unwrap();
+    assert_eq!(router.reload("config meshseed 'main'\n").fate, Fate::Started);
+    let before = router.toml();
+
+    // /var is in memory, which may be full.
+    symlink("/dev/full", router.path("var/etc/meshseed.toml.new")).unwrap();
+    let ran = router.reload("config meshseed 'main'\n\toption rescan '90'\n");
+    assert_eq!((ran.fate, router.toml()), (Fate::Left, before.clone()));
+    let told = "No space left on device (what was set before stays in use)";
+    assert!(ran.log[0].ends_with(told), "{:?}", ran.log);
+
+    // Where it is short the judge may be killed, and says nothing.
+    fs::remove_file(&program).unwrap();
+    symlink("/bin/false", &program).unwrap();
+    let ran = router.run("reload");
+    assert_eq!((ran.fate, router.toml()), (Fate::Left, before));
+    let told = "ended before it had looked at it (what was set before stays in use)";
+    assert_eq!(ran.log, [format!("{} {told}", program.display())]);
+
+    fs::remove_file(&program).unwrap();
+    symlink(common::meshseed(), &program).unwrap();
+    assert_eq!(router.run("reload").fate, Fate::Hup);
+}
+
+#[test]
 fn a_first_start_with_a_wrong_value_waits_for_the_right_one() {
     if !able(&[Program("busybox")]) {
         return;
@@ -497,7 +529,7 @@ fn directories_are_made_in_memory_and_for_torrents_but_never_on_a_disk() {
 
     let mut router = Router::new();
     let link = router.path("etc/torrents");
-    std::os::unix::fs::symlink(router.path("mnt/usb/torrents"), &link).unwrap();
+    symlink(router.path("mnt/usb/torrents"), &link).unwrap();
     let ran = router.reload("config meshseed 'main'\n");
     assert_eq!(
         (ran.fate, ran.of("chown").len()),
@@ -587,6 +619,8 @@ fn a_jail_has_every_directory_that_is_used_and_what_is_no_disk_for_reading_alone
         torrents = torrents.display(),
         disk = disk.display()
     );
+    let mounts = [&disk, state.parent().unwrap(), Path::new("/elsewhere")];
+    fs::write(router.path("fstab"), mounts.map(|path| format!("{}\n", path.display())).concat()).unwrap();
     router.reload("config meshseed 'main'\n");
     let ran = router.reload(&config);
     assert_eq!((ran.fate, &ran.log[..]), (Fate::Restarted, &[][..]));
@@ -601,8 +635,7 @@ fn a_jail_has_every_directory_that_is_used_and_what_is_no_disk_for_reading_alone
     let read: Vec<PathBuf> = [router.path("var/etc/meshseed.toml")].into_iter().chain(system).collect();
     assert_eq!(of(instance, "rw"), private);
     assert_eq!(of(instance, "ro"), [&read[..], &[torrents.clone(), disk.clone()]].concat());
-    let mounts = format!("mount {} {}", torrents.display(), disk.display());
-    assert_eq!(ran.of("trigger"), ["config meshseed".to_owned(), mounts]);
+    assert_eq!(ran.of("trigger"), ["config meshseed", &format!("mount {}", disk.display())]);
     assert_eq!(router.run("reload").fate, Fate::Left);
 
     // The disk is mounted: procd calls restart, and content may be written.
@@ -617,7 +650,24 @@ fn a_jail_has_every_directory_that_is_used_and_what_is_no_disk_for_reading_alone
     );
     assert_eq!(router.reload(&anywhere).fate, Fate::Restarted);
     let parent = state.parent().unwrap().to_owned();
-    assert_eq!(of(router.instance(), "rw"), [&private[..], &[parent, torrents, disk]].concat());
+    assert_eq!(of(router.instance(), "rw"), [&private[..], &[parent, torrents, disk.clone()]].concat());
+
+    // State is not made below a disk that is away. Where it is already it is kept, and nothing around it opened.
+    let own = |more: &str| format!("{config}\toption state '{}'\n{more}", state.display());
+    let ran = router.reload(&own(""));
+    assert_eq!(of(router.instance(), "rw"), [&private[..], from_ref(&disk)].concat());
+    let mounts = mounts.map(|path| format!("mount {}", path.display()));
+    assert_eq!(ran.of("trigger")[1..], mounts[..2], "each by itself");
+    fs::create_dir_all(&state).unwrap();
+    router.reload(&own(""));
+    assert_eq!(of(router.instance(), "rw"), [&private[..], &[state.clone(), disk.clone()]].concat());
+    router.mount(state.parent().unwrap());
+    router.reload(&own(""));
+    let parent = state.parent().unwrap().to_owned();
+    assert_eq!(of(router.instance(), "rw"), [&private[..], from_ref(&parent)].concat());
+    // A slash at the end of data is no other directory.
+    router.reload(&config.replace(&format!("{}'", disk.display()), &format!("{}/'", disk.display())));
+    assert_eq!(of(router.instance(), "rw"), private);
 
     let ran = router.reload("config meshseed 'main'\n\toption jail '1'\n\toption data '/mnt/a disk'\n");
     assert!(ran.log[0].starts_with("meshseed.main.jail: a jail has no directory whose path has spaces"));

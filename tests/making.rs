@@ -390,6 +390,12 @@ fn nothing_is_overwritten_and_ctrl_c_leaves_nothing() {
     let ended = wait("it ends", PATIENCE, || running.0.try_wait().unwrap());
     assert_eq!(ended.signal(), Some(Signal::SIGINT as i32));
     assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+    // What can not be written is said before anything is read.
+    let absent = folder.path().join("absent");
+    let refused = create(&[], &content, &absent.join("x.torrent"));
+    assert!(refused.status.code() == Some(1) && stderr(&refused).contains("absent: No such"), "{refused:?}");
+    let refused = create(&["--all"], folder.path(), &absent);
+    assert!(refused.status.code() == Some(1) && stderr(&refused).contains("absent: No such"), "{refused:?}");
     fs::write(&content, b"small").unwrap();
     fs::write(&torrent, b"older").unwrap();
     let refused = create(&[], &content, &torrent);

@@ -48,7 +48,8 @@ pub fn failed(what: &str, error: &dyn Display) -> ExitCode {
 
 /// What is wrong about the arguments, where to read more, and the exit code.
 pub fn wrong_usage(command: &str, error: &dyn Display) -> ExitCode {
-    note(format_args!("{command}: {error} (see: meshseed {command} --help)"));
+    let (colon, space) = if command.is_empty() { ("", "") } else { (": ", " ") };
+    note(format_args!("{command}{colon}{error} (see: meshseed {command}{space}--help)"));
     ExitCode::from(USAGE)
 }
 

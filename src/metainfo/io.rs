@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{Access, CWD, RenameFlags, access, renameat_with};
 use sha1::{Digest, Sha1};
 
 use super::MAX_TORRENT;
@@ -38,6 +38,18 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     if bytes.len() > MAX_TORRENT { Err(Error::Large(path.to_owned())) } else { Ok(bytes) }
 }
 
+/// The directory that holds what is at a path.
+pub fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether files can be written into a directory, as far as its mode and its disk's tell: to be said before what goes
+/// there is made.
+pub fn writable(folder: &Path) -> Result<(), Error> {
+    access(folder.join("."), Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| Error::Io(folder.to_owned(), error.into()))
+}
+
 /// Writes a file at once or not at all: beside it, synced, renamed. An older one stays unless `force`.
 pub fn save(path: &Path, bytes: &[u8], force: bool) -> Result<(), Error> {
     let io = |error| Error::Io(path.to_owned(), error);
@@ -49,7 +61,7 @@ pub fn save(path: &Path, bytes: &[u8], force: bool) -> Result<(), Error> {
         // A device or a pipe is not what is to be replaced.
         return Err(Error::Special(path.to_owned()));
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder(path);
     // Hidden and without the ending, so that no watched directory takes it.
     let temporary =
         folder.join(format!(".meshseed-{}-{}", std::process::id(), Sha1Name(name.as_encoded_bytes())));

@@ -15,6 +15,8 @@ pub const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/init/meshseed.ini
 /// A router that runs nothing yet.
 pub struct Router {
     folder: Folder,
+    /// What stands for /usr/bin/meshseed.
+    pub program: PathBuf,
     /// What procd runs: the declaration by which it was started or last signalled, and what its `file` held then.
     running: Option<(Instance, String)>,
     /// What procd was told to end and has not gone yet.
@@ -69,7 +71,7 @@ impl Instance {
 
 impl Router {
     pub fn new() -> Router {
-        let router = Router { folder: Folder::new(), running: None, ending: None };
+        let router = Router { folder: Folder::new(), program: meshseed(), running: None, ending: None };
         for directory in ["bin", "etc", "lib/functions", "networks", "sbin", "var/run"] {
             fs::create_dir_all(router.path(directory)).unwrap();
         }
@@ -118,7 +120,7 @@ impl Router {
             .busybox("ash")
             .args([concat!(env!("CARGO_MANIFEST_DIR"), "/tests/init/rc.common"), SCRIPT, action])
             .env("IPKG_INSTROOT", root)
-            .env("MESHSEED", meshseed())
+            .env("MESHSEED", &self.program)
             .stdin(Stdio::null())
             .output()
             .unwrap();

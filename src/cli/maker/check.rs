@@ -11,7 +11,7 @@ use super::progress::Progress;
 use crate::cli::arguments::{Arg, Parser};
 use crate::cli::daemon::configured;
 use crate::cli::output::{self, bytes, clean, count};
-use crate::config::SaveAs;
+use crate::config::{Config, SaveAs};
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::survey::Survey;
 use crate::metainfo::{self, Metainfo};
@@ -165,10 +165,7 @@ impl Asked {
             // Without one that can be read it is looked for beside the .torrent alone.
             let config = match (&self.config, configured(self.config.as_deref())) {
                 (Some(_), config) => Some(config?),
-                (None, config) => config.ok().filter(|config| {
-                    let whole = torrent.canonicalize().unwrap_or_default();
-                    config.torrents.iter().any(|watched| whole.starts_with(watched))
-                }),
+                (None, config) => config.ok().filter(|config| watches(config, torrent)),
             };
             if let Some(config) = &config {
                 places.extend([config.layout, SaveAs::Name].map(|layout| at(config.data.as_deref(), layout)));
@@ -178,6 +175,12 @@ impl Asked {
         let there = places.iter().position(|place| place.exists()).unwrap_or(places.len() - 1);
         Ok(places.swap_remove(there))
     }
+}
+
+/// Whether the daemon looks where the torrent lies. Directories and what lies in them may be links.
+fn watches(config: &Config, torrent: &Path) -> bool {
+    let folder = metainfo::io::folder(torrent).canonicalize().unwrap_or_default();
+    config.torrents.iter().any(|watched| watched.canonicalize().is_ok_and(|it| folder.starts_with(it)))
 }
 
 /// Whether that is the torrent's file or folder itself, and not the directory that holds it.
@@ -236,6 +239,8 @@ fn text(name: &str, verdict: &Verdict, total: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
     use crate::storage::io::tests::Temp;
     use crate::storage::tests::metainfo;
@@ -275,6 +280,25 @@ mod tests {
             (&single, "in/name/sub/a", "in/name/sub/a"),
         ] {
             assert_eq!(data_of(torrent, named), temp.path(own), "{named}");
+        }
+    }
+
+    #[test]
+    fn a_torrent_is_the_daemon_s_whatever_links_lead_to_it() {
+        let temp = Temp::new();
+        temp.file("disk/torrents/sub/x.torrent", b"");
+        temp.file("elsewhere/y.torrent", b"");
+        symlink(temp.path("disk/torrents"), temp.path("watched")).unwrap();
+        symlink(temp.path("elsewhere/y.torrent"), temp.path("disk/torrents/z.torrent")).unwrap();
+        let config = Config { torrents: vec![temp.path("watched")], ..Config::default() };
+        for (torrent, expected) in [
+            ("watched/sub/x.torrent", true),
+            ("disk/torrents/sub/x.torrent", true),
+            ("watched/z.torrent", true),
+            ("elsewhere/y.torrent", false),
+            ("nowhere/y.torrent", false),
+        ] {
+            assert_eq!(watches(&config, &temp.path(torrent)), expected, "{torrent}");
         }
     }
 

@@ -95,6 +95,9 @@ impl Args {
             (None, None) => return output::failed("create", &io::Error::NoName(self.path)),
         };
         // Said before an hour of hashing, not after it.
+        if !to_stdout && let Err(error) = io::writable(io::folder(&output)) {
+            return output::failed("create", &error);
+        }
         if !to_stdout && output.symlink_metadata().is_ok() {
             let within = output.canonicalize().is_ok_and(|output| {
                 self.path.canonicalize().is_ok_and(|content| output.starts_with(content))

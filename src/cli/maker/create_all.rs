@@ -54,6 +54,9 @@ enum Old {
 impl All<'_> {
     /// Makes them, one after the other; one that fails does not keep the others from being made.
     pub fn run(&self, maker: &MakerArgs) -> ExitCode {
+        if let Err(error) = io::writable(self.output.unwrap_or(self.folder)) {
+            return output::failed("create", &error);
+        }
         let mut names = match self.entries(maker) {
             Ok(names) => names,
             Err(error) => return output::failed("create", &io::Error::Io(self.folder.to_owned(), error)),

@@ -5,7 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "I/O shell")]
 
 use std::fs::{self, Metadata};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use log::LevelFilter;
-use rustix::fs::{Access, access};
+use nix::sys::signal::{Signal, raise};
 
 use super::options::{MAKER_HELP, MakerArgs, Named};
 use crate::cli::arguments::{Arg, Parser};
@@ -137,8 +137,7 @@ impl Args {
         let first = daemon.and_then(|daemon| daemon.field("watched").list().first());
         let into = self.into.clone().or(first.map(|path| PathBuf::from(path.text())));
         match &into {
-            Some(into) => access(into, Access::WRITE_OK | Access::EXEC_OK)
-                .map_err(|error| format!("{}: {}", into.display(), std::io::Error::from(error)))?,
+            Some(into) => io::writable(into).map_err(|error| error.to_string())?,
             None if daemon.is_some() => {
                 return Err("the daemon watches no directory: name one with --into".to_owned());
             }
@@ -202,7 +201,12 @@ impl Args {
             config.listen = listen.clone();
         }
         crate::log::init(config.log.to, config.log.level);
-        let reload = config.clone();
+        let (reload, terminal) = (config.clone(), std::io::stderr().is_terminal());
+        let reload = move || {
+            // There is no configuration to read again: its terminal was closed.
+            let _ = terminal.then(|| raise(Signal::SIGTERM));
+            Ok(reload.clone())
+        };
         let mut view = View::new(self.quiet);
         let again = view.is_some();
         let mut magnet = Some(Magnet::from(torrent));
@@ -212,8 +216,7 @@ impl Args {
             (None, None) => {}
         };
         let report = Report { tell: Box::new(tell), again };
-        crate::daemon::run(config, Box::new(move || Ok(reload.clone())), Some(report))
-            .map_err(|error| error.to_string())?;
+        crate::daemon::run(config, Box::new(reload), Some(report)).map_err(|error| error.to_string())?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -145,6 +145,10 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
             }
             (Some(a), Some(b)) if a == b || (*a == b'?' && *b != b'/') => {
                 (p, t) = (p + 1, t + 1);
+                // The other bytes of a letter beyond ASCII.
+                while *a == b'?' && text.get(t).is_some_and(|b| b & 0xc0 == 0x80) {
+                    t += 1;
+                }
                 continue;
             }
             _ => {}
@@ -241,6 +245,7 @@ mod tests {
             ("*.tmp", "a/b/x.tmp"),
             ("node_modules/", "a/node_modules"),
             ("?.txt", "d/a.txt"),
+            ("gr?ße", "größe"),
             ("a/*.c", "a/x.c"),
             ("/x", "x"),
             ("**/x", "x"),
@@ -259,6 +264,7 @@ mod tests {
             ("a/*.c", "a/b/x.c"),
             ("/x", "a/x"),
             ("a/?", "a//"),
+            ("gr??ße", "größe"),
             ("x", "xx"),
             ("", "x"),
             ("a/**/c", "a/xc"),
