@@ -579,7 +579,7 @@ mod tests {
         for bad in ["01:a", "00:", "99999999999:", "4294967296999:abc", "1x:a", "111111111111"] {
             assert_eq!(error(bad.as_bytes()), Error::Length(0), "{bad}");
         }
-        for cut in ["", "i", "i12", "1", "3:ab", "l", "d", "d1:a", "d1:ai1e", "li1e", "9999999999:a"] {
+        for cut in ["", "i", "i12", "1", "3:ab", "l", "d", "d1:a", "d1:ai1e", "li1e", "4000000000:a"] {
             assert_eq!(error(cut.as_bytes()), Error::Truncated, "{cut}");
         }
         for (bad, at) in [("e", 0), ("x", 0), ("-1:a", 0), ("d1:ae", 4), ("l-e", 1)] {
