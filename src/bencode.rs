@@ -395,13 +395,16 @@ impl<'a> Writer<'a> {
 impl DictWriter<'_> {
     /// A key, and the one value that `fill` writes.
     pub fn entry(&mut self, key: impl AsRef<[u8]>, fill: impl FnOnce(&mut Writer<'_>)) {
-        let key = key.as_ref();
+        self.key(key.as_ref());
+        fill(&mut Writer { out: self.out });
+    }
+
+    fn key(&mut self, key: &[u8]) {
         if let Some(last) = self.last.take() {
             debug_assert!(self.out[last] < *key, "keys are written sorted: {}", printable(key));
         }
         string(self.out, key);
         self.last = Some(self.out.len() - key.len()..self.out.len());
-        fill(&mut Writer { out: self.out });
     }
 
     /// A key and a number.

@@ -106,6 +106,7 @@ pub mod have;
 pub mod key;
 
 pub mod list;
+
 pub mod sorted;
 
 pub mod ident;

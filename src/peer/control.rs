@@ -116,15 +116,7 @@ impl Peer {
         self.choked = choke;
         if choke {
             wire::encode(&Message::Choke, &mut self.control);
-            let (fast, control) = (self.fast, &mut self.control);
-            self.outbox.retain(
-                |_| false,
-                |block| {
-                    if fast {
-                        wire::encode(&reject(block), control);
-                    }
-                },
-            );
+            self.drop_requests(&|_| false);
         } else {
             wire::encode(&Message::Unchoke, &mut self.control);
         }
@@ -167,17 +159,19 @@ impl Peer {
         for piece in pieces {
             wire::encode(&Message::Extended { id, payload: &piece.to_be_bytes() }, &mut self.control);
         }
-        let (fast, control) = (self.fast, &mut self.control);
-        self.outbox.retain(
-            |block| !is_lost(block),
-            |block| {
-                if fast {
-                    wire::encode(&reject(block), control);
-                }
-            },
-        );
+        self.drop_requests(&|block| !is_lost(block));
         self.wake();
         true
+    }
+
+    /// Drops what it asked for and is not to be kept, and says so where both sides can (BEP 6).
+    fn drop_requests(&mut self, keep: &dyn Fn(Block) -> bool) {
+        let (fast, control) = (self.fast, &mut self.control);
+        self.outbox.retain(keep, |block| {
+            if fast {
+                wire::encode(&reject(block), control);
+            }
+        });
     }
 
     /// Whether it lets messages pile up: what can wait waits until it has read some.

@@ -121,7 +121,7 @@ pub fn decode(payload: &[u8]) -> Result<Vec<Contact>, bencode::Error> {
         let flags = bytes(flags).iter().copied().chain(std::iter::repeat(0));
         let named = compact::decode(bytes(key), family).zip(flags);
         let room = MAX_CONTACTS - contacts.len();
-        contacts.extend(named.take(room).map(|(addr, flags)| Contact { addr, flags }));
+        named.take(room).for_each(|(addr, flags)| contacts.push(Contact { addr, flags }));
     }
     Ok(contacts)
 }

@@ -552,7 +552,7 @@ impl Head {
         if bytes.len() < wanted {
             return Ok(Head::Short(wanted));
         }
-        let word = |at| u32::from_be_bytes(array(bytes, at));
+        let word = |at| word(bytes, at);
         let message = match id {
             CHOKE => Message::Choke,
             UNCHOKE => Message::Unchoke,
@@ -637,9 +637,12 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..).and_then(|bytes| bytes.first_chunk()).copied().unwrap_or([0; N])
 }
 
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(array(bytes, at))
+}
+
 fn triple(fields: &[u8; 12]) -> (u32, u32, u32) {
-    let word = |at| u32::from_be_bytes(array(fields, at));
-    (word(0), word(4), word(8))
+    (word(fields, 0), word(fields, 4), word(fields, 8))
 }
 
 /// A length that is known to be small.

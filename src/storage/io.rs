@@ -201,7 +201,7 @@ impl Storage {
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Done> {
         let mut answers = self.shared.answers();
         let Some(done) = answers.done.pop_front() else {
-            answers.done.shrink_to(QUEUE);
+            give_back(&mut answers.done);
             answers.waker = Some(cx.waker().clone());
             return Poll::Pending;
         };
@@ -317,8 +317,8 @@ impl Worker {
             let held = self.hashing.is_some() || self.buffer.capacity() > 0;
             let keep = held.then(|| self.used + KEEP);
             let Some(until) = list::soonest(&[keep, self.writer.deadline()]) else {
-                queue.urgent.shrink_to(QUEUE);
-                queue.usual.shrink_to(QUEUE);
+                give_back(&mut queue.urgent);
+                give_back(&mut queue.usual);
                 queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
@@ -427,6 +427,13 @@ impl Worker {
             }
         }
         Ok(())
+    }
+}
+
+/// The memory of an empty queue that was long.
+fn give_back<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() > QUEUE {
+        *queue = VecDeque::new();
     }
 }
 

@@ -270,45 +270,31 @@ impl Trouble {
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Trouble::RootAbsent(path) => write!(f, "{} is not there", path.display()),
-            Trouble::EmptyMount(path) => {
-                write!(f, "{} is empty: its disk does not seem to be mounted", path.display())
-            }
-            Trouble::DataMissing(path) => write!(f, "the data is not in {}", path.display()),
-            Trouble::TorrentChanged => f.write_str("the .torrent has changed"),
-            Trouble::Changed(path) => write!(f, "{} has changed since it was verified", path.display()),
-            Trouble::Outside(path) => {
-                write!(f, "{} is a symbolic link out of the data directory", path.display())
-            }
-            Trouble::Ours(path) => {
-                write!(f, "{} is where a daemon keeps its state: no data may lie there", path.display())
-            }
-            Trouble::NotAFile(path) => write!(f, "{} is not a regular file", path.display()),
-            Trouble::NoDescriptors(path) => {
-                write!(f, "{} cannot be opened: too many open files", path.display())
-            }
-            Trouble::NoRoom(room) => room.fmt(f),
-            Trouble::NotMounted(path) => write!(
-                f,
-                "{} is not on a disk of its own: mount one there, set `data` to a directory on one, or see \
+        let (path, why) = match self {
+            Trouble::RootAbsent(path) => (path, "is not there"),
+            Trouble::EmptyMount(path) => (path, "is empty: its disk does not seem to be mounted"),
+            Trouble::DataMissing(path) => return write!(f, "the data is not in {}", path.display()),
+            Trouble::TorrentChanged => return f.write_str("the .torrent has changed"),
+            Trouble::Changed(path) => (path, "has changed since it was verified"),
+            Trouble::Outside(path) => (path, "is a symbolic link out of the data directory"),
+            Trouble::Ours(path) => (path, "is where a daemon keeps its state: no data may lie there"),
+            Trouble::NotAFile(path) => (path, "is not a regular file"),
+            Trouble::NoDescriptors(path) => (path, "cannot be opened: too many open files"),
+            Trouble::NoRoom(room) => return room.fmt(f),
+            Trouble::NotMounted(path) => (
+                path,
+                "is not on a disk of its own: mount one there, set `data` to a directory on one, or see \
                  `require-mount`",
-                path.display()
             ),
             Trouble::TooLarge(path) => {
-                write!(
-                    f,
-                    "{} is larger than its file system can hold (FAT: below 4 GiB a file)",
-                    path.display()
-                )
+                (path, "is larger than its file system can hold (FAT: below 4 GiB a file)")
             }
-            Trouble::ReadOnly(path) => {
-                write!(f, "{} is on a file system that is mounted read-only", path.display())
-            }
+            Trouble::ReadOnly(path) => (path, "is on a file system that is mounted read-only"),
             Trouble::Io { path, error } => {
-                write!(f, "{}: {}", path.display(), std::io::Error::from(*error))
+                return write!(f, "{}: {}", path.display(), std::io::Error::from(*error));
             }
-        }
+        };
+        write!(f, "{} {why}", path.display())
     }
 }
 

@@ -7,7 +7,6 @@
 //! Holds 32 bytes an address, at most [`MAX_ENTRIES`] of them, and at most [`MAX_BANNED`] banned ones.
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
@@ -100,7 +99,7 @@ pub struct Candidates {
     /// The prefixes of our own links and of the configuration.
     local: Vec<Prefix>,
     /// Those that nobody deals with, and until when, in seconds. In the order in which they were banned.
-    banned: VecDeque<(IpAddr, u32)>,
+    banned: Vec<(IpAddr, u32)>,
     /// Seconds in entries count from here.
     start: Instant,
     /// What [`Candidates::deadline`] says: no entry falls due before it. Seconds; `None` where nothing waits.
@@ -163,7 +162,7 @@ impl Candidates {
             entries: Vec::new(),
             own: Vec::new(),
             local: Vec::new(),
-            banned: VecDeque::new(),
+            banned: Vec::new(),
             start: now,
             due: None,
             random: Random::new(seed),
@@ -194,9 +193,9 @@ impl Candidates {
         let (ip, now) = (ip.canonical(), self.seconds(now));
         self.banned.keep(|(banned, until)| *banned != ip && *until > now);
         if self.banned.len() >= MAX_BANNED {
-            self.banned.pop_front();
+            self.banned.remove(0);
         }
-        self.banned.push_back((ip, now.saturating_add(BAN_TIME)));
+        self.banned.push((ip, now.saturating_add(BAN_TIME)));
         // What is busy goes when it ends.
         self.entries.keep(|entry| entry.marks.has(BUSY) || entry.address().host() != ip);
     }
@@ -295,9 +294,7 @@ impl Candidates {
         wants: impl Fn(u32, SocketAddr) -> bool,
     ) -> Option<(u32, SocketAddr)> {
         let now = self.seconds(now);
-        while self.banned.front().is_some_and(|(_, until)| *until <= now) {
-            self.banned.pop_front();
-        }
+        self.banned.keep(|(_, until)| *until > now);
         let mut best: Option<(usize, _)> = None;
         let mut due = None;
         for (at, entry) in self.entries.iter().enumerate() {

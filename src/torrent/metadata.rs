@@ -7,12 +7,11 @@
 
 use std::net::IpAddr;
 
-use crate::list::{Gather, Keep};
+use crate::list::{self, Gather, Keep};
 use crate::metainfo::MAX_TORRENT;
 use crate::metainfo::magnet::{MAX_LINK, Magnet};
 use crate::peer::PeerKey;
 use crate::peer::metadata::{piece_len, pieces};
-use crate::sorted::SortedMap;
 
 /// Bytes of metadata at most: with what the link adds it is a .torrent that is read again.
 pub const MAX_METADATA: u32 = (16 << 20) - 256 * 1024;
@@ -136,11 +135,11 @@ impl Gathering {
         let (only, size) = if self.distrusts {
             free.iter().min_by_key(|offer| offer.peer).map(|offer| (Some(offer.peer), offer.size))?
         } else {
-            let mut votes: SortedMap<u32, u32> = SortedMap::new();
-            free.iter().for_each(|offer| *votes.get_or_insert_with(offer.size, || 0) += 1);
+            let mut votes: Vec<u32> = free.iter().map(|offer| offer.size).collect();
+            list::sort(&mut votes);
             // Of sizes that as many say the smallest is the cheapest to be wrong.
-            let most = votes.into_iter().max_by_key(|&(size, votes)| (votes, u32::MAX - size));
-            (None, most?.0)
+            let most = votes.chunk_by(u32::eq).rev().max_by_key(|votes| votes.len());
+            (None, most?[0])
         };
         self.forget();
         (self.only, self.size) = (only, size);

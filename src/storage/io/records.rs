@@ -378,18 +378,19 @@ impl Records {
     fn keep(&mut self, info_hash: InfoHash, body: Option<Box<[u8]>>) {
         let len = |body: &Option<Box<[u8]>>| body.as_ref().map_or(0, |body| body.len());
         self.pending_bytes += len(&body);
-        let before = self.pending.insert(info_hash, body);
+        let before = self.pending.remove(&info_hash);
+        self.pending.insert(info_hash, body);
         self.pending_bytes -= before.as_ref().map_or(0, len);
         // What cannot be written is let go: the daemon goes on without records rather than without memory.
         if self.pending_bytes > PENDING && (self.flush().is_err() || self.directory.is_none()) {
             if self.away {
                 // It may have told of a pause.
                 self.pending_bytes += before.as_ref().map_or(0, len);
-                let body = match before {
-                    Some(before) => self.pending.insert(info_hash, before),
-                    None => self.pending.remove(&info_hash),
-                };
+                let body = self.pending.remove(&info_hash);
                 self.pending_bytes -= body.as_ref().map_or(0, len);
+                if let Some(before) = before {
+                    self.pending.insert(info_hash, before);
+                }
             } else {
                 self.pending = SortedMap::new();
                 self.pending_bytes = 0;

@@ -3,8 +3,6 @@
 //! Holds 12 bytes a block of such a piece, at most [`MAX_BLOCKS`] blocks of [`MAX_FAILURES`] attempts: a liar who is not
 //! found by the oldest is found by the next.
 
-use std::collections::VecDeque;
-
 use super::begun::NOBODY;
 use crate::list::{self, Gather, Keep};
 use crate::peer::PeerKey;
@@ -17,7 +15,7 @@ const MAX_BLOCKS: usize = 8192;
 
 /// What is known of wrong pieces.
 #[derive(Default)]
-pub(super) struct Failures(VecDeque<Failure>);
+pub(super) struct Failures(Vec<Failure>);
 
 /// An attempt.
 struct Failure {
@@ -36,9 +34,9 @@ impl Failures {
 
     /// An attempt has failed, and more than one had sent blocks.
     pub(super) fn remember(&mut self, piece: u32, digests: &[u64], senders: Box<[PeerKey]>) {
-        self.0.push_back(Failure { piece, digests: digests.into(), senders });
+        self.0.push(Failure { piece, digests: digests.into(), senders });
         while self.0.len() > 1 && (self.0.len() > MAX_FAILURES || self.blocks() > MAX_BLOCKS) {
-            self.0.pop_front();
+            self.0.remove(0);
         }
     }
 
@@ -55,7 +53,7 @@ impl Failures {
         }
         self.0.keep(|failure| failure.piece != piece);
         if self.0.is_empty() {
-            self.0 = VecDeque::new();
+            self.0 = Vec::new();
         }
         liars
     }

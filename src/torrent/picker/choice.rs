@@ -14,7 +14,6 @@ use crate::have::Have;
 use crate::list::{self, Gather};
 use crate::peer::PeerKey;
 use crate::piece::{BLOCK, Block};
-use crate::sorted::SortedMap;
 
 /// Free pieces looked at for the rarest. Exact for most torrents; where there are more, a piece that only one in a hundred
 /// has still is found soon after the first few dozen choices.
@@ -313,7 +312,7 @@ impl Picker {
     fn pick_asked(&mut self, peer: PeerKey, has: &Have, end: usize, out: &mut Vec<Block>) {
         let start = self.start(self.lengths.piece_count());
         let mut looks = END_LOOKS;
-        let mut others: SortedMap<PeerKey, Vec<(u16, u32, u32)>> = SortedMap::new();
+        let mut others: Vec<(PeerKey, u16, u32, u32)> = Vec::new();
         for (&piece, begun) in self.begun.range(start..).chain(self.begun.range(..start)) {
             if looks == 0 {
                 break;
@@ -323,14 +322,16 @@ impl Picker {
             }
             looks = looks.saturating_sub(begun.blocks() as usize);
             for (block, other, age) in begun.single(self.now).filter(|&(_, other, _)| other != peer) {
-                others.get_or_insert_with(other, Vec::new).push((u16::MAX - age, piece, block));
+                others.push((other, u16::MAX - age, piece, block));
             }
         }
-        for (other, mut blocks) in others {
-            list::sort(&mut blocks);
-            let oldest = blocks.first().map_or(0, |&(age, ..)| u16::MAX - age);
-            while out.len() < end && self.is_worth(self.time(peer, 1), other, blocks.len(), oldest) {
-                let Some((_, piece, block)) = blocks.pop() else { break };
+        list::sort(&mut others);
+        for blocks in others.chunk_by(|(one, ..), (other, ..)| one == other) {
+            let (other, youth, ..) = blocks[0];
+            for (at, &(.., piece, block)) in blocks.iter().enumerate().rev() {
+                if out.len() >= end || !self.is_worth(self.time(peer, 1), other, at + 1, u16::MAX - youth) {
+                    break;
+                }
                 let Some(begun) = self.begun.get_mut(&piece) else { continue };
                 if let Some((begin, len)) = begun.ask_again(peer, block, self.now) {
                     out.extend(self.lengths.block(piece, begin, len));

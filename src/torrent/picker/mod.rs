@@ -455,13 +455,14 @@ impl Picker {
 
     /// Those senders whose blocks were right elsewhere, if not, who sent most.
     fn better_half(&self, senders: &[PeerKey]) -> Vec<PeerKey> {
-        let mut sent: SortedMap<PeerKey, usize> = SortedMap::new();
-        senders.iter().for_each(|&sender| *sent.get_or_insert_with(sender, || 0) += 1);
+        let mut sent = senders.to_vec();
+        list::sort(&mut sent);
         let good = |peer| self.sources.get(&peer).map_or(0, |source| source.good);
-        let mut best: Vec<_> = sent.into_iter().map(|(peer, blocks)| (good(peer), blocks, peer)).collect();
+        let sent = sent.chunk_by(PeerKey::eq);
+        let mut best = sent.map(|blocks| (good(blocks[0]), blocks.len(), blocks[0])).gather();
         list::sort_by(&mut best, |one, other| one > other);
         best.truncate(best.len() / 2);
-        best.into_iter().map(|(.., peer)| peer).filter(|&peer| peer != NOBODY).collect()
+        best.into_iter().map(|(.., peer)| peer).filter(|&peer| peer != NOBODY).gather()
     }
 }
 
