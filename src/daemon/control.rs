@@ -151,7 +151,8 @@ impl Daemon {
             downloads: tracker.counts.downloads,
             message: tracker.message.as_deref().map(crate::log::escaped),
         });
-        let web_seeds = torrent.web.iter().flat_map(|web| web.status(now)).map(|seed| WebSeedStatus {
+        let web_seeds = torrent.web.as_ref().map_or(Vec::new(), |web| web.status(now));
+        let web_seeds = web_seeds.into_iter().map(|seed| WebSeedStatus {
             url: seed.url,
             state: seed.state.to_owned(),
             next_request: seed.next,

@@ -101,8 +101,8 @@ impl Node {
         for side in self.sides.iter().filter(wanted) {
             // A mesh tells itself of itself.
             let near = if is_near(from.host()) { NEAR } else { 0 };
-            let mut some = side.table.nearest(target, near, |contact| fit(contact) && contact.is_near());
-            let others = side.table.nearest(target, K, fit);
+            let mut some = side.table.nearest(target, near, &|contact| fit(contact) && contact.is_near());
+            let others = side.table.nearest(target, K, &fit);
             let others = others.into_iter().filter(|other| !some.iter().any(|one| one.addr == other.addr));
             let others: Vec<_> = others.take(K - some.len()).collect();
             some.extend(others);

@@ -271,8 +271,9 @@ fn decode_reply(results: Value<'_>) -> Option<Reply<'_>> {
         match key {
             b"id" => id = id_of(value),
             b"token" => reply.token = value.as_bytes().filter(|token| token.len() <= MAX_TOKEN),
-            b"nodes" => reply.nodes.extend(nodes(value, 26)),
-            b"nodes6" => reply.nodes.extend(nodes(value, 38)),
+            b"nodes" | b"nodes6" => {
+                reply.nodes.extend(nodes(value, if key == b"nodes" { 26 } else { 38 }));
+            }
             b"values" => {
                 let values = value.items().into_iter().flatten();
                 let values = values.filter_map(|one| one.as_bytes().and_then(compact::address));

@@ -419,18 +419,20 @@ impl Node {
 
     /// What is to be remembered over a restart: good nodes, of the mesh first. Those of a link are nothing without it.
     pub fn saved(&self) -> Saved {
-        let nodes = self.sides.iter().flat_map(|side| {
-            let keeps = |near: bool| {
+        let mut nodes = Vec::new();
+        for side in &self.sides {
+            let before = nodes.len();
+            for near in [true, false] {
                 let fit = |contact: &table::Contact| {
                     contact.is_good()
                         && contact.is_near() == near
                         && class(contact.addr.host()) != Class::Link
                 };
-                side.table.nearest(self.id, MAX_SAVED, fit)
-            };
-            keeps(true).into_iter().chain(keeps(false)).take(MAX_SAVED)
-        });
-        Saved { id: self.id.0, nodes: nodes.map(|contact| contact.addr).collect() }
+                nodes.extend(side.table.nearest(self.id, MAX_SAVED, &fit).iter().map(|contact| contact.addr));
+            }
+            nodes.truncate(before + MAX_SAVED);
+        }
+        Saved { id: self.id.0, nodes }
     }
 
     /// How it goes.

@@ -113,8 +113,8 @@ impl Search {
     pub fn new(number: u32, goal: Goal, target: Id, table: &Table, family: Family) -> Search {
         let mut search =
             Search { number, goal, target, family, peers: 0, found: Vec::new(), queries: 0, tell: None };
-        let nearest = table.nearest(target, K, |_| true);
-        let of_mesh = table.nearest(target, NEAR, |contact| contact.is_good() && contact.is_near());
+        let nearest = table.nearest(target, K, &|_| true);
+        let of_mesh = table.nearest(target, NEAR, &|contact| contact.is_good() && contact.is_near());
         for contact in nearest.into_iter().chain(of_mesh) {
             search.insert(contact.id, contact.addr, None, true);
         }

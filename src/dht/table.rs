@@ -170,7 +170,7 @@ impl Table {
     }
 
     /// At most `most` nodes of those that `fit`, the nearest first; those that were silent come last.
-    pub fn nearest(&self, target: Id, most: usize, fit: impl Fn(&Contact) -> bool) -> Vec<Contact> {
+    pub fn nearest(&self, target: Id, most: usize, fit: &dyn Fn(&Contact) -> bool) -> Vec<Contact> {
         let mut nearest: Vec<&Contact> = self.contacts.iter().filter(|contact| fit(contact)).collect();
         nearest.sort_unstable_by_key(|contact| (!contact.is_good(), contact.id.distance(target)));
         nearest.into_iter().take(most).copied().collect()

@@ -339,10 +339,11 @@ impl Client {
     /// The trackers of a torrent and how it stands with them.
     pub fn status(&self, key: u32, now: Instant) -> Vec<TrackerStatus> {
         let now = self.floor(now);
-        let lines = self.of.range((key, 0)..=(key, u8::MAX)).filter_map(|(_, id)| self.line(*id));
-        lines
-            .flat_map(|line| (0..line.slots.len()).filter_map(move |at| self.slot_status(line, at, now)))
-            .collect()
+        let mut all = Vec::new();
+        for line in self.of.range((key, 0)..=(key, u8::MAX)).filter_map(|(_, id)| self.line(*id)) {
+            all.extend((0..line.slots.len()).filter_map(|at| self.slot_status(line, at, now)));
+        }
+        all
     }
 
     fn slot_status(&self, line: &Line, at: usize, now: u32) -> Option<TrackerStatus> {

@@ -24,7 +24,6 @@ use smol::future::FutureExt;
 use super::{Listing, MAX_DEPTH, MAX_DIRECTORIES, MAX_FILES, bytes};
 use crate::ident::Ident;
 use crate::list;
-use crate::random::Random;
 use crate::sorted::SortedSet;
 
 /// A burst of events (a copy of many files) makes one scan, so long after its last event …
@@ -103,7 +102,7 @@ impl Hasher for Fingerprint {
     }
 
     fn finish(&self) -> u64 {
-        Random::new(self.0).draw()
+        crate::random::Random::new(self.0).draw()
     }
 }
 

@@ -366,8 +366,8 @@ impl WebSeeds {
     }
 
     /// What is told of each.
-    pub fn status(&self, now: Instant) -> impl Iterator<Item = SeedStatus> {
-        self.seeds.iter().map(move |seed| {
+    pub fn status(&self, now: Instant) -> Vec<SeedStatus> {
+        let status = |seed: &WebSeed| {
             let (state, next) = match seed.state {
                 State::Busy => ("asked", None),
                 State::Resting(until) if until > now => ("rests", Some((until - now).as_secs())),
@@ -375,7 +375,8 @@ impl WebSeeds {
                 State::Banned => ("given up", None),
             };
             SeedStatus { url: seed.url.to_string(), state, next, trouble: seed.trouble.clone() }
-        })
+        };
+        self.seeds.iter().map(status).collect()
     }
 
     /// Where a redirect led for that file, and who said so.
@@ -606,7 +607,7 @@ mod tests {
         seeds.ban(d);
         let told = |now| -> Vec<_> {
             let status = |seed: SeedStatus| (seed.state, seed.next.is_some(), seed.trouble);
-            seeds.status(now).map(status).collect()
+            seeds.status(now).into_iter().map(status).collect()
         };
         let (busy, banned) = ("it has too much to do".into(), Some("it sends wrong data".into()));
         assert_eq!(
