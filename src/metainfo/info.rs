@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::num::NonZeroU32;
 
-use super::{Error, File, MAX_FILES, MAX_PIECES, Warnings, path, text};
+use super::{Error, File, MAX_FILES, MAX_PIECES, Warnings, path};
 use crate::bencode::{Entries, Value, printable};
 use crate::piece::Lengths;
 
@@ -35,7 +35,6 @@ pub(super) struct Info<'a> {
     pub(super) files: Vec<File>,
     pub(super) private: bool,
     pub(super) v2: bool,
-    pub(super) source: Option<String>,
 }
 
 impl<'a> Info<'a> {
@@ -57,7 +56,6 @@ impl<'a> Info<'a> {
             tree,
             version,
             private,
-            source,
         ] = entries.pick(&[
             "name",
             "name.utf-8",
@@ -70,11 +68,9 @@ impl<'a> Info<'a> {
             "file tree",
             "meta version",
             "private",
-            "source",
         ]);
         let attributes = attributes.and_then(Value::as_bytes);
         let private = private.and_then(Value::as_int).is_some_and(|n| n != 0);
-        let source = source.and_then(text);
         let is_new = version.is_some_and(|version| version.as_int() != Some(1));
         if is_new && version.and_then(Value::as_int) != Some(2) {
             return Err(Error::key("info.meta version", "is neither 1 nor 2"));
@@ -148,7 +144,7 @@ impl<'a> Info<'a> {
             let why = format!("has {hashes} hashes for {} pieces", lengths.piece_count());
             return Err(Error::key("info.pieces", &why));
         }
-        Ok(Info { name, multi_file, lengths, pieces, files, private, v2, source })
+        Ok(Info { name, multi_file, lengths, pieces, files, private, v2 })
     }
 }
 

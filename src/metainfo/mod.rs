@@ -46,9 +46,6 @@ const SUMMARY_NODES: usize = 8;
 /// Bytes of a URL that servers take.
 const MAX_URL: usize = 2048;
 
-/// Bytes of a comment and of other free text.
-const MAX_TEXT: usize = 4096;
-
 /// Warnings about one file; a reader needs no more of them.
 const MAX_WARNINGS: usize = 32;
 
@@ -85,15 +82,7 @@ pub struct Metainfo {
     pub http_seeds: Vec<String>,
     /// DHT nodes, as host and port.
     pub nodes: Vec<(String, u16)>,
-    /// Free text.
-    pub comment: Option<String>,
-    /// The program that made it.
-    pub created_by: Option<String>,
-    /// Whom it was made for: part of the info dictionary, so that the info-hash differs.
-    pub source: Option<String>,
-    /// Unix seconds.
-    pub creation_date: Option<i64>,
-    /// What was passed over, for the log and for `show`.
+    /// What was passed over, for `show`.
     pub warnings: Vec<String>,
 }
 
@@ -188,10 +177,6 @@ fn read<'a>(bytes: &'a [u8], other: Option<&mut dyn Other<'a>>) -> Result<Metain
         web_seeds: outer.web_seeds,
         http_seeds: outer.http_seeds,
         nodes: outer.nodes,
-        comment: outer.comment,
-        created_by: outer.created_by,
-        source: inner.source,
-        creation_date: outer.creation_date,
         warnings: outer.warnings.0,
     })
 }
@@ -348,9 +333,6 @@ struct Outer {
     web_seeds: Vec<String>,
     http_seeds: Vec<String>,
     nodes: Vec<(String, u16)>,
-    comment: Option<String>,
-    created_by: Option<String>,
-    creation_date: Option<i64>,
     warnings: Warnings,
 }
 
@@ -369,29 +351,21 @@ impl Outer {
     /// With `info`, which is read apart.
     fn read(root: Value<'_>) -> Result<(Outer, Value<'_>), Error> {
         let entries = root.entries().ok_or(Error::NoDictionary)?;
-        let [info, magnet, announce, tiers, web_seeds, http_seeds, nodes, comment, utf8, author, date] =
-            entries.pick(&[
-                "info",
-                "magnet-info",
-                "announce",
-                "announce-list",
-                "url-list",
-                "httpseeds",
-                "nodes",
-                "comment",
-                "comment.utf-8",
-                "created by",
-                "creation date",
-            ]);
+        let [info, magnet, announce, tiers, web_seeds, http_seeds, nodes] = entries.pick(&[
+            "info",
+            "magnet-info",
+            "announce",
+            "announce-list",
+            "url-list",
+            "httpseeds",
+            "nodes",
+        ]);
         let info = info.ok_or(if magnet.is_some() { Error::Magnet } else { Error::Missing("info") })?;
         let mut warnings = Warnings::default();
         let outer = Outer {
             http_seeds: seeds("httpseeds", http_seeds, &mut warnings),
             nodes: hosts(nodes, &mut warnings),
             web_seeds: seeds("url-list", web_seeds, &mut warnings),
-            comment: utf8.filter(|text| text.as_str().is_some()).or(comment).and_then(text),
-            created_by: author.and_then(text),
-            creation_date: date.and_then(Value::as_int),
             trackers: trackers(announce, tiers, &mut warnings),
             warnings,
         };
@@ -508,14 +482,6 @@ pub(crate) fn url(bytes: &[u8]) -> Result<String, &'static str> {
     }
 }
 
-/// Free text, whatever its encoding, cut.
-fn text(value: Value<'_>) -> Option<String> {
-    let bytes = value.as_bytes()?;
-    let mut text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();
-    text.truncate(text.floor_char_boundary(MAX_TEXT));
-    Some(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -540,7 +506,6 @@ mod tests {
         assert_eq!(&bytes[at(torrent.hashes_at)..][..20], b"aaaaaaaaaaaaaaaaaaaa");
         assert_eq!(torrent.info_hash, InfoHash::of(INFO));
         assert_eq!(torrent.info_hash_v2, None);
-        assert_eq!(torrent.comment.as_deref(), Some("hi"));
         let unsorted = b"d6:lengthi3e12:piece lengthi16384e4:name1:n6:pieces20:aaaaaaaaaaaaaaaaaaaae";
         let hash = parse(&[b"d4:info", &unsorted[..], b"e"].concat()).unwrap().info_hash;
         assert_eq!(hash, InfoHash::of(unsorted));
@@ -588,9 +553,8 @@ mod tests {
     #[test]
     fn private_counts_inside_info_alone() {
         assert!(!with(b"7:privatei1e").private);
-        let inside = [&INFO[..INFO.len() - 1], b"7:privatei1e6:source1:se"].concat();
-        let torrent = parse(&[b"d4:info", inside.as_slice(), b"e"].concat()).unwrap();
-        assert_eq!((torrent.private, torrent.source.as_deref()), (true, Some("s")));
+        let inside = [&INFO[..INFO.len() - 1], b"7:privatei1ee"].concat();
+        assert!(parse(&[b"d4:info", inside.as_slice(), b"e"].concat()).unwrap().private);
     }
 
     #[test]

@@ -342,10 +342,6 @@ pub(crate) mod tests {
             web_seeds: vec![],
             http_seeds: vec![],
             nodes: vec![],
-            comment: None,
-            created_by: None,
-            source: None,
-            creation_date: None,
             warnings: vec![],
         }
     }

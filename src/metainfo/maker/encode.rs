@@ -272,6 +272,7 @@ mod tests {
     use super::super::plan;
     use super::*;
     use crate::metainfo::parse;
+    use crate::metainfo::survey::Survey;
 
     fn entry(path: &str, length: u64) -> Entry {
         Entry { path: path.into(), length, ..Entry::default() }
@@ -316,8 +317,10 @@ mod tests {
             (torrent.trackers, torrent.web_seeds, torrent.http_seeds, torrent.nodes),
             (options.trackers, options.web_seeds, options.http_seeds, options.nodes)
         );
-        assert_eq!((torrent.private, torrent.source, torrent.creation_date), (true, options.source, Some(5)));
-        assert!(torrent.warnings.is_empty());
+        assert!(torrent.private && torrent.warnings.is_empty());
+        let survey = Survey::read(&bytes).unwrap();
+        let texts = (survey.comment, survey.created_by, survey.source, survey.creation_date);
+        assert_eq!(texts, (options.comment, options.created_by, options.source, Some(5)));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub fn lint(survey: &Survey<'_>, now: Option<u64>) -> Vec<String> {
     names(&survey.metainfo, &mut found);
     peers(survey, &mut found);
     urls(&survey.metainfo, &mut found);
-    if let Some(date) = survey.metainfo.creation_date
+    if let Some(date) = survey.creation_date
         && (date < FIRST_DATE
             || now.and_then(|now| i64::try_from(now).ok()).is_some_and(|now| date > now + DAY))
     {

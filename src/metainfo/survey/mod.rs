@@ -12,6 +12,9 @@ use tree::Tree;
 pub mod lint;
 pub mod tree;
 
+/// Bytes of a comment and of other free text.
+const MAX_TEXT: usize = 4096;
+
 /// A .torrent of any format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey<'a> {
@@ -24,6 +27,14 @@ pub struct Survey<'a> {
     pub root_hash: Option<&'a [u8; 20]>,
     /// The v2 half, or what is wrong with it; of a v2-only torrent it is right.
     pub tree: Option<Result<Tree<'a>, Error>>,
+    /// Free text.
+    pub comment: Option<String>,
+    /// The program that made it.
+    pub created_by: Option<String>,
+    /// Unix seconds.
+    pub creation_date: Option<i64>,
+    /// Whom it was made for: part of the info dictionary, so that the info-hash differs.
+    pub source: Option<String>,
     /// Where a newer torrent may be had (BEP 39).
     pub update_url: Option<String>,
     /// Torrents that may share files with this one (BEP 38).
@@ -53,16 +64,21 @@ impl<'a> Survey<'a> {
         let pieces = info.and_then(|info| info.find(b"pieces")).and_then(Value::as_bytes);
         let either = |key: &[u8]| [info, Some(root)].into_iter().flatten().find_map(|dict| dict.find(key));
         let all = |key: &[u8]| either(key).and_then(Value::items).into_iter().flatten().take(MAX_LIST);
+        let utf8 = root.find(b"comment.utf-8").filter(|text| text.as_str().is_some());
         Ok(Survey {
             metainfo,
             pieces: pieces.unwrap_or_default().as_chunks().0,
             root_hash: more.root_hash,
             tree: more.tree,
+            comment: utf8.or(root.find(b"comment")).and_then(text),
+            created_by: root.find(b"created by").and_then(text),
+            creation_date: root.find(b"creation date").and_then(Value::as_int),
+            source: info.and_then(|info| info.find(b"source")).and_then(text),
             update_url: either(b"update-url").and_then(Value::as_bytes).and_then(|text| url(text).ok()),
             similar: all(b"similar")
                 .filter_map(|hash| hash.as_bytes()?.first_chunk().map(|hash| InfoHash::from_bytes(*hash)))
                 .gather(),
-            collections: all(b"collections").filter_map(super::text).gather(),
+            collections: all(b"collections").filter_map(text).gather(),
             root,
             rest: bytes.len() - root.raw().len(),
         })
@@ -99,5 +115,37 @@ impl<'a> Other<'a> for More<'a> {
             Some(Err(error)) => Err(error.clone()),
             None => Err(Error::V2Only),
         }
+    }
+}
+
+/// Free text, whatever its encoding, cut.
+fn text(value: Value<'_>) -> Option<String> {
+    let bytes = value.as_bytes()?;
+    let mut text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_text_is_read_where_it_belongs() {
+        let info =
+            b"4:infod6:lengthi3e4:name1:n12:piece lengthi16384e6:pieces20:aaaaaaaaaaaaaaaaaaaa6:source1:se";
+        let comment = |comments: &[u8]| {
+            let torrent =
+                [b"d", comments, b"10:created by1:p13:creation datei5e", info, b"6:source1:xe"].concat();
+            let survey = Survey::read(&torrent).unwrap();
+            let (by, date, source) = (survey.created_by, survey.creation_date, survey.source);
+            assert_eq!((by.as_deref(), date, source.as_deref()), (Some("p"), Some(5), Some("s")));
+            survey.comment
+        };
+        assert_eq!(comment(b"7:comment2:hi").as_deref(), Some("hi"));
+        assert_eq!(comment(b"7:comment2:hi13:comment.utf-82:ho").as_deref(), Some("ho"));
+        assert_eq!(comment(b"7:comment2:hi13:comment.utf-81:\xff").as_deref(), Some("hi"));
+        let long = [b"7:comment5000:", &b"x".repeat(5000)[..]].concat();
+        assert_eq!(comment(&long).map(|text| text.len()), Some(MAX_TEXT));
     }
 }
