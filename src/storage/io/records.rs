@@ -223,23 +223,22 @@ impl Records {
     /// Takes records of torrents that are not `there` out at the next flush, until the others are few enough. Those that
     /// have just `left` stay; which of the others go is left to chance, as info-hashes are. `there` is sorted.
     pub(super) fn thin_out(&mut self, left: &[InfoHash], there: &[InfoHash]) {
-        let end = self.file.map_or(0, |file| u32::try_from(file.size).unwrap_or(u32::MAX));
-        let ends = self.index.iter().skip(1).map(|(_, at)| *at).chain([end]);
-        let is_gone = |info_hash: &InfoHash| {
-            there.binary_search(info_hash).is_err() && self.pending.get(info_hash) != Some(&None)
-        };
-        let gone = self.index.iter().zip(ends).filter(|((info_hash, _), _)| is_gone(info_hash));
-        let mut gone: Vec<_> =
-            gone.map(|((info_hash, at), end)| (*info_hash, end.saturating_sub(*at))).collect();
-        let mut bytes: u32 = gone.iter().map(|(_, len)| len).sum();
-        let middle = gone.partition_point(|(info_hash, _)| Some(info_hash) <= left.first());
-        gone.rotate_left(middle);
-        for (info_hash, len) in gone.into_iter().filter(|(info_hash, _)| !left.contains(info_hash)) {
-            if bytes <= GONE {
-                break;
+        let mut end = self.file.map_or(0, |file| u32::try_from(file.size).unwrap_or(u32::MAX));
+        let (mut bytes, mut gone) = (0, Vec::new());
+        for &(info_hash, at) in self.index.iter().rev() {
+            let len = end.saturating_sub(at);
+            end = at;
+            if there.binary_search(&info_hash).is_err() && self.pending.get(&info_hash) != Some(&None) {
+                bytes += len;
+                gone.push((info_hash, len));
             }
-            bytes -= len;
-            self.keep(info_hash, None);
+        }
+        let middle = gone.iter().position(|(info_hash, _)| Some(info_hash) < left.first()).unwrap_or(0);
+        for &(info_hash, len) in gone[middle..].iter().chain(&gone[..middle]) {
+            if bytes > GONE && !left.contains(&info_hash) {
+                bytes -= len;
+                self.keep(info_hash, None);
+            }
         }
     }
 
@@ -1003,7 +1002,7 @@ mod tests {
         (100..200).for_each(|byte| records.insert(with_files(byte, 1)));
         records.flush().unwrap();
         // What has just left is kept, whatever there is already.
-        for left in [[hash(70), hash(198)], [hash(199), hash(69)]] {
+        for left in [[hash(70), hash(198)], [hash(72), hash(71)]] {
             records.thin_out(&left, &there);
             records.thin_out(&left, &there);
             records.flush().unwrap();
