@@ -411,6 +411,13 @@ fn nothing_is_overwritten_and_ctrl_c_leaves_nothing() {
     let over = create(&["--force"], &content, &content);
     assert!(!over.status.success() && stderr(&over).contains("content"), "{over:?}");
     assert_eq!(fs::read(&content).unwrap(), b"small");
+    // The next torrent of a folder would hold this one, unless its user wants that.
+    fs::remove_file(&pipe).unwrap();
+    let mut within = Command::new(meshseed());
+    let refused = within.args(["create", "."]).current_dir(&out).stdin(Stdio::null()).output().unwrap();
+    assert!(refused.status.code() == Some(1) && stderr(&refused).contains("-o names"), "{refused:?}");
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+    made(&[], &out, &out.join("y.torrent"));
 }
 
 #[test]

@@ -90,6 +90,7 @@ impl Args {
             return All { folder, output, force: *force, quiet: *quiet }.run(&self.maker);
         }
         let to_stdout = self.output.as_ref().is_some_and(|output| output.as_os_str() == "-");
+        let is_named = self.output.is_some();
         let output = match (self.output, default_output(&self.path)) {
             (Some(output), _) | (None, Some(output)) => output,
             (None, None) => return output::failed("create", &io::Error::NoName(self.path)),
@@ -98,14 +99,16 @@ impl Args {
         if !to_stdout && let Err(error) = io::writable(io::folder(&output)) {
             return output::failed("create", &error);
         }
-        if !to_stdout && output.symlink_metadata().is_ok() {
-            let within = output.canonicalize().is_ok_and(|output| {
-                self.path.canonicalize().is_ok_and(|content| output.starts_with(content))
-            });
-            if within || !self.force {
-                let error = if within { Error::Content(output) } else { io::Error::Exists(output).into() };
-                return output::failed("create", &error);
-            }
+        let within = |path: &Path| {
+            let content = self.path.canonicalize();
+            path.canonicalize().is_ok_and(|path| content.is_ok_and(|content| path.starts_with(content)))
+        };
+        // Nor is anything put there that the next torrent of it would hold, unless that place is named.
+        if !to_stdout && (within(&output) || !is_named && within(io::folder(&output))) {
+            return output::failed("create", &Error::Content(output));
+        }
+        if !to_stdout && !self.force && output.symlink_metadata().is_ok() {
+            return output::failed("create", &io::Error::Exists(output));
         }
         let created = match self.maker.create(&self.path, self.quiet) {
             Ok(created) => created,

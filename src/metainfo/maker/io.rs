@@ -38,7 +38,7 @@ pub enum Error {
     Name(PathBuf),
     /// Written to, or replaced, while it was hashed.
     Changed(PathBuf),
-    /// It would be written over what it is made of.
+    /// It would be written over what it is made of, or among it.
     Content(PathBuf),
     /// No DHT nodes to name.
     Nodes(String),
@@ -155,7 +155,9 @@ impl fmt::Display for Error {
                 write!(f, "{path}: the name is not UTF-8, which a torrent's names must be")
             }
             Error::Changed(path) => write!(f, "{}: it changed while it was hashed", path.display()),
-            Error::Content(path) => write!(f, "{}: it is part of the content", path.display()),
+            Error::Content(path) => {
+                write!(f, "{}: it is part of the content (-o names another place)", path.display())
+            }
             Error::Nodes(why) => write!(f, "DHT nodes that the daemon saved: {why}"),
         }
     }
