@@ -670,6 +670,7 @@ fn create_all_makes_a_torrent_for_each_entry_and_leaves_alone_what_is_unchanged(
         fs::write(path, vec![7; size]).unwrap();
     }
     fs::create_dir(data.join("empty")).unwrap();
+    run(Command::new("mkfifo").arg(data.join("pipe")));
     let all = |words: &[&str]| {
         let done = output(command(&["create", "--no-date", "--all"]).arg(&data).args(words));
         (done.status.code(), stdout(&done).lines().last().unwrap_or_default().to_owned(), done)
@@ -684,6 +685,7 @@ fn create_all_makes_a_torrent_for_each_entry_and_leaves_alone_what_is_unchanged(
     let (code, line, done) = all(&[]);
     assert_eq!((code, line), said("2 torrents made, 0 unchanged, 1 empty"), "{done:?}");
     assert_eq!(beside(), ["one.torrent", "two.torrent"]);
+    assert!(String::from_utf8_lossy(&done.stderr).contains("pipe: neither a file nor a folder"), "{done:?}");
     for name in beside() {
         assert!(output(command(&["check"]).arg(data.join(name))).status.success());
     }

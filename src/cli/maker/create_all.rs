@@ -117,6 +117,13 @@ impl All<'_> {
                 tally.empty += 1;
                 return Ok(());
             }
+            // As in a folder: left out, and told.
+            Err(Error::File(error @ io::Error::Special(_))) => {
+                if !self.quiet {
+                    output::note(error);
+                }
+                return Ok(());
+            }
             Err(error) => return Err(error.to_string()),
         };
         created.warnings.iter().filter(|_| !self.quiet).for_each(output::note);
