@@ -235,23 +235,31 @@ fn another_data_root_and_an_edited_file_are_no_news_but_what_goes_with_them_is()
 
 #[test]
 fn trouble_is_told_with_its_reason_and_so_is_its_end() {
-    let (home, path) = home();
-    let bus = Bus::start(&path);
-    let torrent = Torrent::single("moved away", 50_000, 16 * 1024);
-    torrent.add_to(&home);
-    let daemon = home.start();
-    bus.wait_object("meshseed");
-    daemon.wait_seeding(&torrent);
-    let elsewhere = home.folder.path().join("elsewhere");
-    fs::rename(&home.data, &elsewhere).unwrap();
-    daemon.ask("verify", json!({"info_hash": torrent.hex()}));
-    wait_event(&bus, &torrent, "error");
-    let (_, error) = bus.events().into_iter().find(|(_, data)| data["action"] == "error").unwrap();
-    assert_eq!(error["name"], "moved away");
-    assert!(error["reason"].as_str().unwrap().contains(home.data.to_str().unwrap()), "{error}");
-    fs::rename(&elsewhere, &home.data).unwrap();
-    wait_event(&bus, &torrent, "recovered");
-    daemon.wait_seeding(&torrent);
+    for is_configured in [false, true] {
+        let (home, path) = home();
+        let bus = Bus::start(&path);
+        let torrent = Torrent::single("moved away", 50_000, 16 * 1024);
+        torrent.add_to(&home);
+        let daemon = home.start();
+        bus.wait_object("meshseed");
+        daemon.wait_seeding(&torrent);
+        let elsewhere = home.folder.path().join("elsewhere");
+        fs::rename(&home.data, &elsewhere).unwrap();
+        daemon.ask("verify", json!({"info_hash": torrent.hex()}));
+        wait_event(&bus, &torrent, "error");
+        let (_, error) = bus.events().into_iter().find(|(_, data)| data["action"] == "error").unwrap();
+        assert_eq!(error["name"], "moved away");
+        assert!(error["reason"].as_str().unwrap().contains(home.data.to_str().unwrap()), "{error}");
+        if is_configured {
+            home.set("", "data", json!(elsewhere));
+            home.configure();
+            daemon.signal(Signal::SIGHUP);
+        } else {
+            fs::rename(&elsewhere, &home.data).unwrap();
+        }
+        wait_event(&bus, &torrent, "recovered");
+        daemon.wait_seeding(&torrent);
+    }
 }
 
 #[test]

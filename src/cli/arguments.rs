@@ -1,7 +1,7 @@
 //! The arguments of a command, one by one, as getopt_long reads them.
 //!
-//! Options are `-x` and `--name`, and letters may share a dash. A value stands in the same argument, behind `=` or just
-//! behind the letter, or is the next argument. Behind `--` there are no options. Omits which options there are and which
+//! Options are `-x` and `--name`, and letters may share a dash. A value stands in the same argument, behind `=` (which
+//! getopt would leave before the value of a letter) or just behind the letter, or is the next argument. Behind `--` there are no options. Omits which options there are and which
 //! take a value: the command knows. Errors are sentences for the user. Holds the arguments.
 
 use std::ffi::OsString;

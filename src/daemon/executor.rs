@@ -141,8 +141,8 @@ impl Executor {
     fn poll_task(&self, task: u64) {
         let work = self.tasks.borrow_mut().get_mut(&task).and_then(Option::take);
         let Some(Work { mut future, bell }) = work else { return };
-        // From here on it may be woken again.
-        bell.rung.store(false, Ordering::Release);
+        // From here on it may be woken again; what was done before it was woken is seen by it.
+        bell.rung.swap(false, Ordering::AcqRel);
         let ended = future.as_mut().poll(&mut Context::from_waker(&bell.clone().into())).is_ready();
         let mut tasks = self.tasks.borrow_mut();
         match tasks.get_mut(&task) {

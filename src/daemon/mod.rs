@@ -37,7 +37,7 @@ use crate::status::Status;
 use crate::status::io::Control;
 use crate::storage::Trouble;
 use crate::storage::io::{Done, Files, Job as StorageJob, Storage};
-use crate::torrent::{Torrent, TorrentKey};
+use crate::torrent::{State, Torrent, TorrentKey};
 use crate::tracker::client::{Request, Scrape};
 use crate::tracker::host::HostId;
 use crate::tracker::io::{Announcer, Burst, PATIENCE, Params};
@@ -417,10 +417,12 @@ impl Daemon {
                 }
                 Done::Read { key, peer, file, result } => {
                     let mut session = self.house.session.borrow_mut();
-                    // One that has stopped meanwhile may have its disk taken away: what was opened is closed.
-                    let serves = session.torrent(TorrentKey(key)).is_some_and(Torrent::serves);
+                    // One that has stopped meanwhile may have its disk taken away: what was opened is closed. One that waits
+                    // for its check keeps its peers.
+                    let stays = |torrent: &Torrent| torrent.serves() || torrent.state == State::Queued;
+                    let stays = session.torrent(TorrentKey(key)).is_some_and(stays);
                     let result = result.map(|opened| {
-                        if let Some(opened) = opened.filter(|_| serves) {
+                        if let Some(opened) = opened.filter(|_| stays) {
                             self.house.files.borrow_mut().insert(key, file, opened, now);
                         }
                         None

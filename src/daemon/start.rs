@@ -97,7 +97,8 @@ pub fn raise_file_limit(config: &Config) {
 pub fn drop_privileges(user: Option<&str>) -> Result<(), StartError> {
     use nix::unistd::{setgid, setgroups, setuid};
     if let Some(name) = user {
-        let (uid, gid) = user_ids(name).ok_or_else(|| StartError(format!("there is no user '{name}'")))?;
+        let (uid, gid) =
+            user_ids(name).ok_or_else(|| StartError(format!("there is no user '{name}' in /etc/passwd")))?;
         if Uid::effective() != uid {
             setgroups(&[gid])
                 .and_then(|()| setgid(gid))

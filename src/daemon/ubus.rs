@@ -9,7 +9,9 @@ use std::rc::Rc;
 use super::Daemon;
 use crate::config::Ubus;
 use crate::log::escaped;
+use crate::metainfo::InfoHash;
 use crate::session::{Event, Happened, Session};
+use crate::sorted::SortedSet;
 use crate::status::{Error, METHODS, Method, Value};
 use crate::ubus::blob::{self, Status};
 use crate::ubus::io::{Bus, PLACES};
@@ -28,11 +30,18 @@ pub(super) struct OnBus {
     first_new: Cell<Option<u32>>,
     /// What was dropped meanwhile: it may be found again.
     dropped: RefCell<Vec<Event>>,
+    /// Torrents whose error was told and not its end.
+    in_error: RefCell<SortedSet<InfoHash>>,
 }
 
 impl OnBus {
     pub fn new() -> OnBus {
-        OnBus { bus: Bus::new(OBJECT), first_new: Cell::new(None), dropped: RefCell::default() }
+        OnBus {
+            bus: Bus::new(OBJECT),
+            first_new: Cell::new(None),
+            dropped: RefCell::default(),
+            in_error: RefCell::default(),
+        }
     }
 
     /// A look at the watched directories has ended.
@@ -74,6 +83,11 @@ impl OnBus {
     }
 
     fn tell(&self, event: &Event) {
+        if event.action == Happened::Error {
+            self.in_error.borrow_mut().insert(event.info_hash);
+        } else {
+            self.in_error.borrow_mut().remove(&event.info_hash);
+        }
         let action = match event.action {
             Happened::Added => "added",
             Happened::Removed => "removed",
@@ -106,8 +120,12 @@ impl Daemon {
     }
 
     /// Tells an event there, if it is news.
-    pub(super) fn tell_bus(&self, event: Event) {
+    pub(super) fn tell_bus(&self, mut event: Event) {
         let on_bus = &self.on_bus;
+        // It was dropped with its error, and has been found again.
+        if event.action == Happened::Completed && on_bus.in_error.borrow().contains(&event.info_hash) {
+            event.action = Happened::Recovered;
+        }
         if event.action == Happened::Removed && on_bus.first_new.get().is_none() {
             on_bus.dropped.borrow_mut().push(event);
         } else if on_bus.is_news(&event, &self.house.session.borrow()) {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::{Event, Happened, Job, RECORD_DELAY, Session, Timer, event, path_of};
 use crate::ident::Ident;
+use crate::list;
 use crate::metainfo::{InfoHash, Summary};
 use crate::peer::Close;
 use crate::storage::io::{Job as StorageJob, Place};
@@ -57,7 +58,8 @@ impl Session {
     }
 
     /// These were dropped, and all others that are known are there.
-    pub fn thin_records(&mut self, left: Vec<InfoHash>, now: Instant) {
+    pub fn thin_records(&mut self, mut left: Vec<InfoHash>, now: Instant) {
+        list::sort(&mut left);
         let there = self.by_hash.keys().copied().collect();
         self.submit(StorageJob::Left { left: left.into(), there });
         self.set_by(Timer::Flush, now + RECORD_DELAY);

@@ -49,6 +49,8 @@ pub struct Request {
     pub numwant: u8,
     line: u32,
     slot: u8,
+    /// Seconds since start.
+    began: u32,
 }
 
 /// How it stands with a tracker.
@@ -279,7 +281,7 @@ impl Client {
         line.phase = Phase::Parked;
         match result {
             Ok(reply) => {
-                self.hosts.reached(request.host, datagrams);
+                self.hosts.reached(request.host, datagrams, floor);
                 let answer = Answer {
                     interval: reply.interval,
                     min_interval: reply.min_interval.unwrap_or(0),
@@ -304,6 +306,9 @@ impl Client {
             Err(failure) => {
                 let trouble = match failure {
                     Failure::Resolve(_) => Some(Trouble::Unresolved),
+                    Failure::Transport(_) if self.hosts.has_answered_since(request.host, request.began) => {
+                        None
+                    }
                     Failure::Transport(_) => Some(Trouble::Unreached),
                     Failure::Busy(_, seconds) => Some(Trouble::Busy(seconds.unwrap_or(0))),
                     Failure::Url(_) | Failure::Reply(_) | Failure::Refused(..) => None,
@@ -313,7 +318,9 @@ impl Client {
                     self.hosts.failed(request.host, trouble, text, last, &mut self.random);
                     self.evacuate(request.host, floor);
                 } else {
-                    self.hosts.reached(request.host, datagrams);
+                    if !matches!(failure, Failure::Transport(_)) {
+                        self.hosts.reached(request.host, datagrams, floor);
+                    }
                     let text = self.texts.keep(&failure.to_string());
                     if let Some(line) = self.lines.thing_mut(request.line) {
                         line.refused(request.slot, failure, text, last, &mut self.random);
@@ -421,6 +428,7 @@ impl Client {
                 numwant,
                 line: wait.line,
                 slot,
+                began: now,
             });
         }
     }
@@ -776,6 +784,13 @@ mod tests {
         world.run(60);
         assert_eq!(world.log.len(), 40);
         assert!(world.log[39].0 < 20.0, "{:?}", world.times());
+        // Nor is a host dead that never answers for one torrent and does for those that come after it.
+        let mut world = World::new();
+        let mut never = dead(75);
+        world.host("u.example", move |request| if request.key == 7 { never(request) } else { answer(0) });
+        (0..40).for_each(|key| world.insert(key, &[&[U]]));
+        world.run(80);
+        assert_eq!((world.states(7), world.states(39)), (vec![State::Failed], vec![State::Working]));
         // One that has never answered may be dead, and over TCP nothing is lost.
         for (url, late) in [(U, 45), (A, 10)] {
             let mut world = World::new();
@@ -800,6 +815,9 @@ mod tests {
         assert_eq!(world.log.len(), 5, "one, and four at a time");
         world.run(80);
         assert_eq!(world.states(39), [State::Unreachable]);
+        // It rests as one that has failed once.
+        world.run(120);
+        assert_eq!(world.log.len(), 6, "{:?}", world.times());
         world.client.shutdown(world.now);
         world.run(400);
         assert!(world.client.is_idle() && world.client.hosts.is_empty());

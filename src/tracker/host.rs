@@ -78,6 +78,8 @@ pub(super) struct Host {
     asked: u32,
     /// It answered last time, and over UDP.
     datagrams: bool,
+    /// When it answered last.
+    answered: u32,
     /// Seconds since start before which it is left alone.
     pub rest_until: u32,
     failures: u8,
@@ -138,6 +140,7 @@ impl Hosts {
                 lost: 0,
                 asked: 0,
                 datagrams: false,
+                answered: 0,
                 rest_until: 0,
                 failures: 0,
                 queue: SortedSet::new(),
@@ -279,9 +282,10 @@ impl Hosts {
 
     /// Whether the host should step back behind those that wait.
     pub fn turn_is_over(&self, id: HostId, now: u32) -> bool {
-        // Busy is counted without this host: its announce has ended.
-        self.busy + 1 >= self.limit
-            && self.host(id).is_some_and(|host| now.saturating_sub(host.turn) >= TURN)
+        let Some(host) = self.host(id) else { return false };
+        // This host counts, too, though its announce has ended.
+        self.busy + usize::from(host.in_flight == 0) >= self.limit
+            && now.saturating_sub(host.turn) >= TURN
             && self.ready.iter().take_while(|(at, _)| *at <= now).any(|(_, other)| *other != id.0)
     }
 
@@ -295,13 +299,18 @@ impl Hosts {
     }
 
     /// The host answered.
-    pub fn reached(&mut self, id: HostId, datagrams: bool) {
+    pub fn reached(&mut self, id: HostId, datagrams: bool, now: u32) {
         let Some(host) = self.host_mut(id) else { return };
-        host.datagrams = datagrams;
+        (host.datagrams, host.answered) = (datagrams, now);
         host.failures = 0;
         host.rest_until = 0;
         (host.trouble, host.unreached) = (None, false);
         self.order(id);
+    }
+
+    /// Whether it has answered since: what began then and is not answered is not for want of a host.
+    pub fn has_answered_since(&self, id: HostId, began: u32) -> bool {
+        self.host(id).is_some_and(|host| host.answered > began)
     }
 
     /// The host did not: it is left alone, longer each time.
@@ -312,8 +321,11 @@ impl Hosts {
         if let Trouble::Busy(seconds) = trouble {
             rest = rest.max(seconds.min(MAX_RETRY_AFTER));
         }
-        host.failures = host.failures.saturating_add(1);
-        host.rest_until = now.saturating_add(rest);
+        // Of several that were under way the first has told it.
+        if host.rest_until <= now || matches!(trouble, Trouble::Busy(_)) {
+            host.failures = host.failures.saturating_add(1);
+            host.rest_until = now.saturating_add(rest);
+        }
         host.datagrams = false;
         host.trouble = Some(text);
         host.unreached = !matches!(trouble, Trouble::Busy(_));

@@ -318,9 +318,15 @@ impl Watch {
         if due { 0 } else { self.fingerprint }
     }
 
-    /// Whether all directories could be looked at.
+    /// Whether there is no torrent but those that are known: all directories could be looked at, none is as empty as one whose
+    /// disk is away, and all files could be read.
     pub fn sees_all(&self) -> bool {
+        let is_known = |file: &File| matches!(file.state, State::Seeded(_) | State::Duplicate(_));
+        let is_within = |root: &PathBuf| self.files.iter().any(|file| file.path.starts_with(root));
         self.unlisted.is_empty()
+            && !self.told_of_cut
+            && self.files.iter().all(is_known)
+            && self.roots.iter().all(|(root, _)| is_within(root))
     }
 
     /// Whether a file was just found half-written, so that a look in a second or two is worth its cost.

@@ -221,7 +221,7 @@ impl Records {
     }
 
     /// Takes records of torrents that are not `there` out at the next flush, until the others are few enough. Those that
-    /// have just `left` stay; which of the others go is left to chance, as info-hashes are. `there` is sorted.
+    /// have just `left` stay; which of the others go is left to chance, as info-hashes are. Both lists are sorted.
     pub(super) fn thin_out(&mut self, left: &[InfoHash], there: &[InfoHash]) {
         let mut end = self.file.map_or(0, |file| u32::try_from(file.size).unwrap_or(u32::MAX));
         let (mut bytes, mut gone) = (0, Vec::new());
@@ -235,7 +235,7 @@ impl Records {
         }
         let middle = gone.iter().position(|(info_hash, _)| Some(info_hash) < left.first()).unwrap_or(0);
         for &(info_hash, len) in gone[middle..].iter().chain(&gone[..middle]) {
-            if bytes > GONE && !left.contains(&info_hash) {
+            if bytes > GONE && left.binary_search(&info_hash).is_err() {
                 bytes -= len;
                 self.keep(info_hash, None);
             }
