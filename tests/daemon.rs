@@ -514,6 +514,8 @@ fn a_torrent_that_is_put_back_is_known_still_but_not_for_ever() {
     }
     let torrent = Torrent::single("put back", 40_000, 16 * 1024);
     torrent.add_to(&home);
+    // A directory with nothing in it may be one whose disk is away.
+    Torrent::single("stays", 40_000, 16 * 1024).add_to(&home);
     let size = || fs::metadata(home.state.join("resume")).unwrap().len();
     let daemon = home.start();
     daemon.wait_seeding(&torrent);
