@@ -3,6 +3,7 @@
 //! Holds no memory; an [`Ident`] is 32 bytes by value.
 
 use std::fs::Metadata;
+use std::hash::Hasher;
 use std::os::unix::fs::MetadataExt;
 
 /// A file as `stat` saw it.
@@ -21,6 +22,29 @@ pub struct Ident {
     pub mtime_nanos: u32,
     /// A digest of the time of the last change of content, name or permissions (ctime): compared for equality alone.
     pub ctime: u32,
+}
+
+/// Tells that files are as they were at the last look, without keeping what was seen of them.
+///
+/// FNV-1a, whose last bytes are mixed too: nobody is to be kept from guessing, and the library's hash is two kilobytes.
+pub struct Fingerprint(u64);
+
+impl Default for Fingerprint {
+    fn default() -> Fingerprint {
+        Fingerprint(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fingerprint {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        crate::random::Random::new(self.0).draw()
+    }
 }
 
 impl Ident {

@@ -22,7 +22,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use smol::future::FutureExt;
 
 use super::{Listing, MAX_DEPTH, MAX_DIRECTORIES, MAX_FILES, bytes};
-use crate::ident::Ident;
+use crate::ident::{Fingerprint, Ident};
 use crate::list;
 use crate::sorted::SortedSet;
 
@@ -76,7 +76,7 @@ enum Seen<'a> {
 impl Seen<'_> {
     /// A sum, since directories return names in any order.
     fn mix(&self, fingerprint: u64) -> u64 {
-        let mut hasher = Fingerprint(0xcbf2_9ce4_8422_2325);
+        let mut hasher = Fingerprint::default();
         match self {
             Seen::Root(path, device) => (0, bytes(path), device).hash(&mut hasher),
             Seen::Directory(path) => (1, bytes(path)).hash(&mut hasher),
@@ -88,21 +88,6 @@ impl Seen<'_> {
             Seen::Cut(why) => (5, why).hash(&mut hasher),
         }
         fingerprint.wrapping_add(hasher.finish())
-    }
-}
-
-/// FNV-1a, whose last bytes are mixed too: nobody is to be kept from guessing, and the library's hash is two kilobytes.
-struct Fingerprint(u64);
-
-impl Hasher for Fingerprint {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        crate::random::Random::new(self.0).draw()
     }
 }
 

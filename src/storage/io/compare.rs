@@ -5,6 +5,7 @@
 //! on record need none, and of the others those where something was written. Holds one byte a piece and 24 a file
 //! while it works, and only where something differs from the record.
 
+use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use super::records::Records;
 use super::tree::{Tree, exists, hashed, missing, read_sidecar};
 use super::{Checked, Done, Place};
 use crate::have::Have;
+use crate::ident::Fingerprint;
 use crate::metainfo::InfoHash;
 use crate::storage::resume::{Record, Stamp, Verified};
 use crate::storage::{Layout, Trouble};
@@ -233,15 +235,10 @@ impl Verified {
     }
 }
 
-/// FNV-1a over the stamps: tells that files are as they were at the last look, without keeping them.
 fn fingerprint(stamps: &[Stamp]) -> u64 {
-    let mut sum = 0xcbf2_9ce4_8422_2325u64;
+    let mut sum = Fingerprint::default();
     for stamp in stamps {
-        for number in [stamp.size, stamp.mtime_secs.cast_unsigned(), u64::from(stamp.mtime_nanos)] {
-            for byte in number.to_le_bytes() {
-                sum = (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        }
+        (stamp.size, stamp.mtime_secs, stamp.mtime_nanos).hash(&mut sum);
     }
-    sum
+    sum.finish()
 }
